@@ -1,0 +1,293 @@
+"""How ``assets/mini-base`` was made: ``python -m glore_lib.pretrain --out DIR``.
+
+The paper starts from Llama-2, which has read the web: it knows arithmetic, reads language, and has seen worked, graded
+and corrected answers. This script gives a model of about one million parameters the analogue of that, on generated
+text: arithmetic drills, equations judged right or wrong, word problems solved in several styles, orders and qualities
+(right and wrong, with a verdict on the whole answer at its end), and drafts followed by a corrected answer in loose
+formats. It never sees this method's ``[BAD]`` mark, a step label, or a question of the train, validation or test
+splits (a question belongs to one split by its text's hash; see :data:`glore_lib.tasks.arithmetic.SPLIT_BUCKETS`).
+"""
+
+import hashlib
+import json
+import math
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from torch.utils.data import IterableDataset
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Trainer, TrainingArguments
+
+from glore_lib.tasks import arithmetic as task
+
+WORDS = (
+    "has owns had is are there with more fewer than compared , . as many plus short of twice times half a third quarter "
+    "boxes bags each and buys then got together how do does in all ? find the number difference have hold "
+    "3 + - * / = : #### [BAD] right wrong yes no true false answer so check it this that again correct grade good bad "
+    "draft solution first try not quite instead fixed"
+).split()
+PAD, BOS, EOS = "<pad>", "<s>", "</s>"
+WIDTHS = (48, 72, 96, 128, 160, 192)  # the few padded lengths of a batch, so that compiled graphs are reused
+TOKENS_PER_BATCH = 4096  # a process; two processes make 8,192
+
+# The pre-training mixture differs from the task: shorter problems mostly, seldom turned round, text order varied.
+DIFFICULTIES = (
+    task.Difficulty(1, 2, inverse=0.2, join=0.15, boxes=0.3, distractors=1, shuffle=0.5),
+    task.Difficulty(2, 4, inverse=0.2, join=0.2, boxes=0.3, distractors=2, shuffle=0.7),
+    task.Difficulty(3, 5, inverse=0.2, join=0.2, boxes=0.3, distractors=2, shuffle=0.8),
+)
+STYLES = ("{e}", "{e}", "{a} {op} {b} = {c}", "{s} : {a} {op} {b} = {c}", "{a} {op} {b} = {c} so {s} {v} {c} {i}")
+ENDINGS = ("#### {x}", "#### {x}", "answer : {x}", "so the answer is {x} .")
+VERDICTS = (
+    ("check : right", "check : wrong"),
+    ("is this correct ? yes", "is this correct ? no"),
+    ("grade : good", "grade : bad"),
+    ("that is true .", "that is false ."),
+)
+CORRECTIONS = ("no , not quite . again :", "wrong . instead :", "first try is bad . fixed solution :", "not correct . so")
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """A word-level fast tokenizer: every word, sign and whole number 0-199 is one token, and so is a line's end."""
+    words = [PAD, BOS, EOS, "<unk>", "\n", *map(str, range(200)), *WORDS, *task.HOLDERS, *task.ITEMS]
+    vocabulary = {word: i for i, word in enumerate(dict.fromkeys(words))}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Replace(Regex(" *\n *"), "\n")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split("\n", "isolated"), pre_tokenizers.Split(" ", "removed")]
+    )
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.WordPiece(prefix="\0", cleanup=False), decoders.Fuse(), decoders.Replace(Regex(" *\n *"), "\n")]
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, vocabulary[BOS])]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token=PAD, bos_token=BOS, eos_token=EOS, unk_token="<unk>",
+        model_max_length=384, clean_up_tokenization_spaces=False, padding_side="right",
+    )  # fmt: skip
+
+
+def build_model(tokenizer: PreTrainedTokenizerFast, seed: int, fourier: bool = True) -> LlamaForCausalLM:
+    """A fresh Llama of about one million parameters.
+
+    With ``fourier`` the number tokens start as cosines and sines of several periods, in which addition is a rotation;
+    the rest of each vector stays random. It is only an initialisation: the saved model is an ordinary Llama.
+    """
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=128, intermediate_size=256, num_hidden_layers=6, num_attention_heads=4,
+        num_key_value_heads=4, max_position_embeddings=384, rms_norm_eps=1e-5, tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config)
+    if fourier:
+        ids = torch.tensor([tokenizer.convert_tokens_to_ids(str(n)) for n in range(200)])
+        n = torch.arange(200, dtype=torch.float32)
+        waves = [f(2 * math.pi * n / p) for p in (2, 3, 4, 5, 9, 10, 20, 50, 100, 200) for f in (torch.cos, torch.sin)]
+        features = torch.stack([*waves, n / 100 - 1], dim=1) * 2 * config.initializer_range
+        with torch.no_grad():
+            model.get_input_embeddings().weight[ids, : features.shape[1]] = features
+    return model
+
+
+def facts() -> list[tuple[int, str, int, int]]:
+    """Every arithmetic fact a, op, b, c that the task's questions can ask for."""
+    top, functions = task.MAX_VALUE, task.OPERATORS
+    pairs = [(a, op, b) for a in range(1, top + 1) for b in range(1, top + 1) for op in "+-"]
+    pairs += [(a, "*", b) for a in range(1, 50) for b in range(2, 10) if b <= 5 or a <= 9]
+    pairs += [(a, "/", b) for a in range(2, top + 1) for b in (2, 3, 4, 5)]
+    results = [(a, op, b, functions[op](a, b)) for a, op, b in pairs]
+    return [(a, op, b, c) for a, op, b, c in results if c is not None and 1 <= c <= top]
+
+
+FACTS = {op: [f for f in facts() if f[1] == op] for op in "+-*/"}
+
+
+def drill(rng: random.Random) -> str:
+    """A page of equations, some of them judged, some of those false."""
+    lines = []
+    for _ in range(10):
+        a, op, b, c = rng.choice(FACTS[rng.choices("+-*/", (4, 4, 2, 1))[0]])
+        if rng.random() < 0.7:
+            lines.append(f"{a} {op} {b} = {c}")
+        else:
+            wrong = rng.random() < 0.5
+            shown = _other_number(rng, c) if wrong else c
+            lines.append(f"{a} {op} {b} = {shown} {'wrong' if wrong else 'right'}")
+    return "\n".join(lines)
+
+
+def _other_number(rng: random.Random, c: int) -> int:
+    near = [x for x in (c - 10, c - 2, c - 1, c + 1, c + 2, c + 10, rng.randint(1, 99)) if 1 <= x <= 99 and x != c]
+    return rng.choice(near)
+
+
+def _order(rng: random.Random, problem: task.Problem) -> list[int]:
+    """A random valid order of solving."""
+    todo, done, order = list(problem.needed), set(), []
+    while todo:
+        ready = [i for i in todo if all(p in done for p in problem.quantities[i].parents)]
+        i = rng.choice(ready)
+        todo.remove(i)
+        done.add(i)
+        order.append(i)
+    return order
+
+
+def write_solution(rng: random.Random, problem: task.Problem, wrong: bool) -> str:
+    """A solution in a random style; where ``wrong``, one step is misread or miscalculated and the rest follows it."""
+    order = problem.needed if rng.random() < 0.6 else _order(rng, problem)
+    steps = [e for i in order for e in problem.quantities[i].equations] + list(problem.ask)
+    answer = problem.answer
+    if wrong:
+        steps, answer = _spoil(rng, problem, steps)
+    style, ending = rng.choice(STYLES), rng.choice(ENDINGS)
+    lines = [
+        style.format(e=e, a=e.a, op=e.op, b=e.b, c=e.c, s=e.subject, v=e.verb, i=e.item)
+        if style != STYLES[-1] or e.verb else str(e)
+        for e in steps
+    ]  # fmt: skip
+    return "\n".join([*lines, ending.format(x=answer)])
+
+
+def _spoil(rng: random.Random, problem: task.Problem, steps: list[task.Equation]) -> tuple[list[task.Equation], int]:
+    """The steps with one error that changes a result, carried through the later steps."""
+    numbers = [q.value for q in problem.quantities] + [k for e in steps for k in (e.a, e.b)]
+    while True:
+        at, changed, spoiled = rng.randrange(len(steps)), {}, []
+        for i, e in enumerate(steps):
+            a, b = changed.get(e.a, e.a), changed.get(e.b, e.b)
+            op, noise = e.op, 0
+            if i == at:
+                kind = rng.choice(("operand", "operand", "operator", "result"))
+                if kind == "operand":
+                    a, b = (rng.choice(numbers), b) if rng.random() < 0.5 else (a, rng.choice(numbers))
+                elif kind == "operator":
+                    op = task.INVERSE[op]
+                else:
+                    noise = _other_number(rng, e.c) - e.c
+            c = task.OPERATORS[op](a, b)
+            if c is None or not 1 <= c + noise <= task.MAX_VALUE:
+                break
+            if c + noise != e.c:
+                changed[e.c] = c + noise
+            spoiled.append(replace(e, a=a, op=op, b=b, c=c + noise))
+        if len(spoiled) == len(steps) and spoiled[-1].c != problem.answer:
+            return spoiled, spoiled[-1].c
+
+
+def document(rng: random.Random) -> tuple[str, str]:
+    """One document as (question, text); the loss is taken on the text alone."""
+    kind = rng.choices(("drill", "solved", "graded", "edited"), (0.2, 0.4, 0.22, 0.18))[0]
+    if kind == "drill":
+        return "", drill(rng)
+    problem = task.generate(rng, rng.choices(DIFFICULTIES, (3, 4, 3))[0], "pretrain")
+    question = problem.question + "\n"
+    if kind == "solved":
+        return question, write_solution(rng, problem, wrong=False)
+    if kind == "graded":
+        wrong = rng.random() < 0.5
+        return question, f"{write_solution(rng, problem, wrong)}\n{rng.choice(VERDICTS)[wrong]}"
+    draft, fixed = write_solution(rng, problem, wrong=True), write_solution(rng, problem, wrong=False)
+    return f"{question}{draft}\n", f"{rng.choice(CORRECTIONS)}\n{fixed}"
+
+
+class Corpus(IterableDataset):
+    """An endless stream of padded batches; batch ``i`` of seed ``s`` is always the same."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, seed: int):
+        self.tokenizer, self.seed = tokenizer, seed
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        rng = random.Random(f"pretrain/{self.seed}")
+        rows: dict[int, list[tuple[list[int], int]]] = {width: [] for width in WIDTHS}
+        while True:
+            question, text = document(rng)
+            ids = self.tokenizer(question + text).input_ids + [self.tokenizer.eos_token_id]
+            skip = len(self.tokenizer(question).input_ids)
+            width = next((w for w in WIDTHS if w >= len(ids)), None)
+            if width is None:
+                continue
+            rows[width].append((ids, skip))
+            if len(rows[width]) == TOKENS_PER_BATCH // width:
+                yield self._batch(rows[width], width)
+                rows[width] = []
+
+    def _batch(self, rows: list[tuple[list[int], int]], width: int) -> dict[str, torch.Tensor]:
+        ids = torch.full((len(rows), width), self.tokenizer.pad_token_id)
+        labels = torch.full((len(rows), width), -100)
+        for i, (row, skip) in enumerate(rows):
+            ids[i, : len(row)] = torch.tensor(row)
+            labels[i, skip : len(row)] = torch.tensor(row[skip:])
+        return {"input_ids": ids, "labels": labels}
+
+
+@torch.inference_mode()
+def fact_accuracy(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, every: int = 1) -> dict[str, float]:
+    """The fraction of arithmetic facts whose result is the model's first choice, by operation and over all."""
+    right: dict[str, list[float]] = {op: [] for op in FACTS}
+    model.eval()
+    for op, all_facts in FACTS.items():
+        subset = all_facts[::every]
+        for start in range(0, len(subset), 1024):
+            batch = subset[start : start + 1024]
+            ids = torch.tensor(tokenizer([f"{a} {op} {b} =" for a, _, b, _ in batch]).input_ids)
+            guesses = model(ids).logits[:, -1].argmax(-1).tolist()
+            answers = [tokenizer.convert_tokens_to_ids(str(c)) for *_, c in batch]
+            right[op] += [float(g == t) for g, t in zip(guesses, answers, strict=True)]
+    everything = [x for values in right.values() for x in values]
+    return {op: sum(v) / len(v) for op, v in right.items()} | {"all": sum(everything) / len(everything)}
+
+
+def file_hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def main(
+    out: Annotated[Path, typer.Option(help="Folder of the model, its tokenizer and card.json.")],
+    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps of 4,096 tokens a process.")] = 5000,
+    learning_rate: float = 3e-3,
+    seed: int = 0,
+    fourier: bool = True,
+    compile: Annotated[bool, typer.Option(help="torch.compile: faster, needs a C++ compiler.")] = True,
+) -> None:
+    """Pre-train the small base model, resuming from OUT/checkpoints where there are any."""
+    started = time.monotonic()
+    tokenizer = build_tokenizer()
+    model = build_model(tokenizer, seed, fourier)
+    arguments = TrainingArguments(
+        output_dir=str(out / "checkpoints"), max_steps=steps, per_device_train_batch_size=1, learning_rate=learning_rate,
+        lr_scheduler_type="warmup_stable_decay", lr_scheduler_kwargs={"num_decay_steps": max(1, steps // 4)},
+        warmup_steps=min(200, steps // 10), weight_decay=0.05, adam_beta2=0.98, max_grad_norm=1.0, logging_steps=50,
+        save_steps=200, save_total_limit=3, report_to="none", use_cpu=not torch.cuda.is_available(), seed=seed,
+        torch_compile=compile, disable_tqdm=True, accelerator_config={"dispatch_batches": False}, dataloader_num_workers=0, include_num_input_tokens_seen="all",
+    )  # fmt: skip
+    trainer = Trainer(model, arguments, train_dataset=Corpus(tokenizer, seed), data_collator=lambda rows: rows[0])
+    done = sorted((out / "checkpoints").glob("checkpoint-*"))
+    trainer.train(resume_from_checkpoint=bool(done) or None)
+    if not trainer.is_world_process_zero():
+        return
+    model.to(torch.bfloat16).save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+    card = {
+        "parameters": model.num_parameters(), "steps": steps, "tokens": trainer.state.num_input_tokens_seen,
+        "final_loss": losses[-1] if losses else None, "fact_accuracy": fact_accuracy(model.float(), tokenizer),
+        "seed": seed, "learning_rate": learning_rate, "fourier": fourier,
+        "seconds": round(time.monotonic() - started), "threads": torch.get_num_threads(),
+        "command": f"python -m glore_lib.pretrain --out DIR --steps {steps} --seed {seed}",
+        "sha256": file_hash(out / "model.safetensors"),
+    }  # fmt: skip
+    (out / "card.json").write_text(json.dumps(card, indent=1) + "\n")
+    typer.echo(json.dumps(card, indent=1))
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,56 @@
+"""Tasks: questions, reference solutions, grading and prompts. One file a task; :func:`load_task` picks one."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from glore_lib import params
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question of one split. ``reference_solution`` is empty where the data set has none (SVAMP)."""
+
+    question_id: str
+    split: str  # train, validation or test
+    question: str
+    reference_answer: str
+    reference_solution: str
+
+
+class Task(Protocol):
+    """What every stage needs of a task. Solutions are steps separated by newlines, the last one ``#### answer``."""
+
+    caption: str  # names the data set and the split, for tables
+
+    def questions(self, split: str, count: int, seed: int) -> list[Question]:
+        """``count`` distinct questions of a split; the same arguments give the same ones."""
+
+    def prompt(self, question: str) -> str:
+        """The text after which a model writes a solution."""
+
+    def refine_prompt(self, question: str, marked_draft: str) -> str:
+        """The text after which the refiner writes a solution, given a draft with its ``[BAD]`` mark."""
+
+    def final_answer(self, solution: str) -> str:
+        """The solution's normalised final answer; empty where there is none. Never raises."""
+
+    def is_correct(self, solution: str, reference_answer: str) -> bool:
+        """Whether the solution's final answer equals the reference; False without an answer. Never raises."""
+
+    def exact_step_labels(self, question: Question, solution: str) -> list[int] | None:
+        """The true label of every step where the task knows it, else None."""
+
+
+def load_task(task: params.Task) -> Task:
+    """The task that the parameters name."""
+    if task.name == "arithmetic":
+        from glore_lib.tasks.arithmetic import Arithmetic
+
+        return Arithmetic(task.difficulty)
+    if task.name == "gsm8k":
+        from glore_lib.tasks.gsm8k import GSM8K
+
+        return GSM8K()
+    from glore_lib.tasks.svamp import SVAMP
+
+    return SVAMP(task.svamp_split)

@@ -1,0 +1,383 @@
+"""Generated word problems with an exact step checker: the small default task.
+
+A problem is a small graph of quantities ("tom's apples", "ann's apples"), each given in the text or defined from
+others; the question asks for one of them, a total or a difference. Because the graph is known, so is the right label
+of every step of any solution (see :meth:`Problem.step_labels`), which no natural data set offers.
+
+Two difficulties stand for the paper's two benchmarks: ``hard`` (GSM8K's role: four to six steps, and relations stated
+the wrong way round) and ``easy`` (SVAMP's role: at most three steps).
+"""
+
+import hashlib
+import random
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+
+from glore_lib.tasks import Question
+
+HOLDERS = ("tom", "ann", "ben", "sue", "max", "eve", "dan", "kim", "lee", "joy", "sam", "pat")
+ITEMS = ("apples", "coins", "pens", "cards", "books", "eggs", "stamps", "shells")
+MAX_VALUE = 99
+OPERATORS: dict[str, Callable[[int, int], int | None]] = {
+    "+": lambda a, b: a + b,
+    "-": lambda a, b: a - b,
+    "*": lambda a, b: a * b,
+    "/": lambda a, b: a // b if b and a % b == 0 else None,
+}
+INVERSE = {"+": "-", "-": "+", "*": "/", "/": "*"}
+
+# How many of 100 hash buckets each split owns. A question belongs to the split its own text hashes into, so no two
+# splits (nor the base model's pre-training text) can ever share a question, whatever the seeds.
+SPLIT_BUCKETS = {"pretrain": range(0, 50), "train": range(50, 75), "validation": range(75, 85), "test": range(85, 100)}
+
+_FRACTION = {2: "half", 3: "a third", 4: "a quarter"}
+_TIMES = {2: "twice", 3: "3 times", 4: "4 times", 5: "5 times"}
+# Each relation is worded from the point of view of x, who holds (y's amount) op k.
+_RELATIONS = {
+    "+": (
+        "{x} has {k} more {item} than {y} .",
+        "compared with {y} , {x} has {k} more {item} .",
+        "{x} has as many {item} as {y} plus {k} more .",
+    ),
+    "-": (
+        "{x} has {k} fewer {item} than {y} .",
+        "compared with {y} , {x} has {k} fewer {item} .",
+        "{x} is {k} {item} short of {y} .",
+    ),
+    "*": (
+        "{x} has {times} as many {item} as {y} .",
+        "compared with {y} , {x} has {times} as many {item} .",
+    ),
+    "/": (
+        "{x} has {fraction} as many {item} as {y} .",
+        "compared with {y} , {x} has {fraction} as many {item} .",
+    ),
+}
+_GIVEN = ("{x} has {v} {item} .", "there are {v} {item} with {x} .", "{x} owns {v} {item} .")
+_BOXES = ("{x} has {n} boxes of {m} {item} .", "{x} owns {n} bags with {m} {item} each .")
+_GIVEN_AND_BOXES = (
+    "{x} has {v} {item} and buys {n} boxes of {m} {item} .",
+    "{x} had {v} {item} and then got {n} bags with {m} {item} each .",
+)
+_SUM = (
+    "{x} has as many {item} as {y} and {z} together .",
+    "{y} and {z} together have as many {item} as {x} .",
+)
+_ASK = {
+    "one": ("how many {item} does {x} have ?", "find the number of {item} {x} has ."),
+    "total": ("how many {item} do {x} and {y} have in all ?", "find how many {item} {x} and {y} have together ."),
+    "difference": ("how many more {item} does {x} have than {y} ?",),
+}
+
+
+@dataclass(frozen=True)
+class Difficulty:
+    """What questions are made of. Probabilities lie in [0, 1]; steps count equations, without the answer line."""
+
+    min_steps: int
+    max_steps: int
+    inverse: float  # relations worded from the known quantity's side, so that the operation must be turned round
+    join: float  # quantities that are the sum of two others
+    boxes: float  # nested quantities: "5 boxes of 6"
+    distractors: int  # at most so many sentences that the answer does not need
+    shuffle: float  # chance that the sentences do not come in the order of solving
+
+
+DIFFICULTIES = {
+    "hard": Difficulty(4, 6, inverse=0.35, join=0.15, boxes=0.25, distractors=2, shuffle=0.8),
+    "easy": Difficulty(2, 3, inverse=0.25, join=0.15, boxes=0.3, distractors=1, shuffle=0.5),
+}
+
+
+@dataclass(frozen=True)
+class Equation:
+    """One step: ``subject verb a op b = c item``. ``subject`` is a holder, "in all" or "difference"."""
+
+    subject: str
+    verb: str
+    a: int
+    op: str
+    b: int
+    c: int
+    item: str
+
+    def __str__(self) -> str:
+        return " ".join(f"{self.subject} {self.verb} {self.a} {self.op} {self.b} = {self.c} {self.item}".split())
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A node of the graph: who holds how many of what, and how that is known."""
+
+    holder: str
+    item: str
+    value: int
+    sentence: str
+    parents: tuple[int, ...] = ()
+    equations: tuple[Equation, ...] = ()  # the steps that compute it from its parents; none where it is given
+
+
+_STEP = re.compile(
+    rf"^(?:(?P<holder>{'|'.join(HOLDERS)}) (?P<verb>has|buys)|(?P<ask>in all|difference)) "
+    rf"(?P<a>\d+) (?P<op>[-+*/]) (?P<b>\d+) = (?P<c>\d+) (?P<item>{'|'.join(ITEMS)})$"
+)
+_ANSWER = re.compile(r"^#### (\d+)$")
+
+
+def parse_step(line: str) -> Equation | None:
+    """The equation on a solution's line, or None where the line is not one."""
+    match = _STEP.match(line.strip())
+    if not match:
+        return None
+    g = match.groupdict()
+    return Equation(g["holder"] or g["ask"], g["verb"] or "", int(g["a"]), g["op"], int(g["b"]), int(g["c"]), g["item"])
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A question with its graph of quantities, its answer and its exact checker."""
+
+    question: str
+    quantities: tuple[Quantity, ...]
+    needed: tuple[int, ...]  # indices of the quantities that the answer depends on, in an order of solving
+    ask: tuple[Equation, ...]  # the closing step of a total or a difference; none where one quantity is asked for
+    answer: int
+
+    def steps(self) -> list[Equation]:
+        """The reference solution's equations, in the order of solving."""
+        return [e for i in self.needed for e in self.quantities[i].equations] + list(self.ask)
+
+    @property
+    def solution(self) -> str:
+        """The reference solution: a step a line, then ``#### answer``."""
+        return "\n".join([*map(str, self.steps()), f"#### {self.answer}"])
+
+    def step_labels(self, solution: str) -> list[int]:
+        """For each line, 1 while the right answer can still be reached from what was written so far, else 0.
+
+        A step breaks a solution if it gives a quantity that the answer needs in any way other than the question
+        states it (a false equation, a wrong operand or operation), names something that the question does not, or
+        is no step at all. Steps may come in any order, operands of + and * in either, and a step about a quantity
+        that the answer does not need, right or wrong, breaks nothing. The answer line must hold the answer. Once
+        broken, always broken: labels never rise again. Shape: one label a line of ``solution``.
+        """
+        valid: dict[tuple[str, str, str], set[tuple[int, str, int]]] = {}
+        for i, quantity in enumerate(self.quantities):
+            for e in quantity.equations:
+                forms = valid.setdefault((e.subject, e.verb, e.item), set())
+                if i in self.needed:
+                    forms.add(_canonical(e))
+            # A given quantity has no step of its own, and restating it as one is not a valid step.
+        for e in self.ask:
+            valid.setdefault((e.subject, e.verb, e.item), set()).add(_canonical(e))
+        labels, intact = [], 1
+        for line in solution.split("\n"):
+            answer = _ANSWER.match(line.strip())
+            if answer:
+                intact &= int(int(answer[1]) == self.answer)
+            else:
+                e = parse_step(line)
+                forms = valid.get((e.subject, e.verb, e.item)) if e else None
+                if e is None or forms is None:
+                    intact = 0
+                elif forms:
+                    intact &= int(_canonical(e) in forms and OPERATORS[e.op](e.a, e.b) == e.c)
+            labels.append(intact)
+        return labels
+
+
+def _canonical(e: Equation) -> tuple[int, str, int]:
+    return (min(e.a, e.b), e.op, max(e.a, e.b)) if e.op in "+*" else (e.a, e.op, e.b)
+
+
+@dataclass
+class _Draft:
+    """A problem while it is being made."""
+
+    rng: random.Random
+    difficulty: Difficulty
+    item: str
+    holders: list[str]
+    quantities: list[Quantity] = field(default_factory=list)
+
+    def value(self, i: int) -> int:
+        return self.quantities[i].value
+
+    def add(self, templates: tuple[str, ...], value: int, parents: tuple[int, ...] = (), equations=(), **words) -> int:
+        holder = self.holders.pop()
+        sentence = self.rng.choice(templates).format(**{"x": holder, "item": self.item} | words)
+        equations = tuple(replace(e, subject=holder) for e in equations)
+        self.quantities.append(Quantity(holder, self.item, value, sentence, parents, equations))
+        return len(self.quantities) - 1
+
+    def given(self) -> int:
+        v = self.rng.randint(2, 60)
+        return self.add(_GIVEN, v, v=v)
+
+    def boxes(self) -> int:
+        n, m = self.rng.randint(2, 9), self.rng.randint(2, 9)
+        return self.add(_BOXES, n * m, equations=[self.step(n, "*", m)], n=n, m=m)
+
+    def given_and_boxes(self) -> int:
+        n, m, v = self.rng.randint(2, 6), self.rng.randint(2, 9), self.rng.randint(2, 40)
+        equations = [replace(self.step(n, "*", m), verb="buys"), self.step(v, "+", n * m)]
+        return self.add(_GIVEN_AND_BOXES, v + n * m, equations=equations, v=v, n=n, m=m)
+
+    def step(self, a: int, op: str, b: int) -> Equation:
+        c = OPERATORS[op](a, b)
+        return Equation("", "has", a, op, b, -1 if c is None else c, self.item)
+
+    def related(self, y: int) -> int:
+        """A quantity defined from quantity ``y`` by one operation, its value within bounds."""
+        base = self.value(y)
+        inverse = self.rng.random() < self.difficulty.inverse
+        while True:
+            op = self.rng.choices("+-*/", (4, 4, 3, 2))[0]
+            # Worded from y's side, "y has k more than x" says the opposite of the operation that finds x.
+            told = INVERSE[op] if inverse else op
+            k = self.rng.randint(2, {"*": 5, "/": 4}.get(told, 30))
+            equation = self.step(base, op, k)
+            if 1 <= equation.c <= MAX_VALUE:
+                break
+        words = {"k": k, "times": _TIMES.get(k), "fraction": _FRACTION.get(k), "y": self.quantities[y].holder}
+        if inverse:
+            words |= {"x": self.quantities[y].holder, "y": self.holders[-1]}
+        return self.add(_RELATIONS[told], equation.c, (y,), [equation], **words)
+
+    def joined(self, y: int, z: int) -> int:
+        equation = self.step(self.value(y), "+", self.value(z))
+        words = {"y": self.quantities[y].holder, "z": self.quantities[z].holder}
+        return self.add(_SUM, equation.c, (y, z), [equation], **words)
+
+    def source(self) -> int:
+        """A quantity that depends on no other."""
+        r = self.rng.random()
+        if r < self.difficulty.boxes / 2:
+            return self.boxes()
+        return self.given_and_boxes() if r < self.difficulty.boxes else self.given()
+
+    def grow(self) -> int:
+        """One more quantity, most often from the last one, so that chains get long."""
+        rng, n = self.rng, len(self.quantities)
+        if rng.random() < 0.15:
+            return self.source()
+        y = n - 1 if rng.random() < 0.75 else rng.randrange(n)
+        if n > 1 and rng.random() < self.difficulty.join:
+            return self.joined(y, rng.choice([z for z in range(n) if z != y]))
+        return self.related(y)
+
+    def count_steps(self, indices: tuple[int, ...]) -> int:
+        return sum(len(self.quantities[i].equations) for i in indices)
+
+    def ancestors(self, targets: tuple[int, ...]) -> tuple[int, ...]:
+        """The quantities that ``targets`` depend on, parents first."""
+        order: list[int] = []
+
+        def visit(i: int) -> None:
+            if i not in order:
+                for parent in self.quantities[i].parents:
+                    visit(parent)
+                order.append(i)
+
+        for target in sorted(targets):
+            visit(target)
+        return tuple(order)
+
+
+def _attempt(rng: random.Random, difficulty: Difficulty) -> Problem | None:
+    """A problem, or None where the dice gave none within the bounds."""
+    steps = rng.randint(difficulty.min_steps, difficulty.max_steps)
+    item, other_item = rng.sample(ITEMS, 2)
+    draft = _Draft(rng, difficulty, item, rng.sample(HOLDERS, len(HOLDERS)))
+    kind = rng.choices(("one", "total", "difference"), (6, 3, 1))[0]
+    targets: tuple[int, ...] = (draft.source(),)
+    needed = draft.ancestors(targets)
+    while draft.count_steps(needed) + (kind != "one") != steps or len(targets) < 1 + (kind != "one"):
+        if len(draft.quantities) > steps + 2:
+            return None
+        last = draft.grow()
+        if draft.value(last) > MAX_VALUE:
+            return None
+        targets = (last,) if kind == "one" else (last, rng.randrange(last))
+        needed = draft.ancestors(targets)
+    ask: tuple[Equation, ...] = ()
+    if kind != "one":
+        targets = tuple(sorted(targets, key=draft.value, reverse=True))
+        op, name = ("+", "in all") if kind == "total" else ("-", "difference")
+        closing = draft.step(draft.value(targets[0]), op, draft.value(targets[1]))
+        if not 1 <= closing.c <= MAX_VALUE:
+            return None
+        ask = (replace(closing, subject=name, verb=""),)
+    spare = difficulty.distractors - (len(draft.quantities) - len(needed))
+    if spare < 0:
+        return None
+    sentences = [q.sentence for q in draft.quantities]
+    for holder in rng.sample([q.holder for q in draft.quantities], min(rng.randint(0, spare), len(draft.quantities))):
+        sentences.append(rng.choice(_GIVEN).format(x=holder, v=rng.randint(2, 60), item=other_item))
+    if rng.random() < difficulty.shuffle:
+        rng.shuffle(sentences)
+    answer = ask[0].c if ask else draft.value(targets[0])
+    holders = [draft.quantities[t].holder for t in targets]
+    question = rng.choice(_ASK[kind]).format(x=holders[0], y=holders[-1], item=item)
+    return Problem(" ".join([*sentences, question]), tuple(draft.quantities), needed, ask, answer)
+
+
+def generate(rng: random.Random, difficulty: Difficulty, split: str) -> Problem:
+    """One random problem of ``difficulty`` whose text belongs to ``split``."""
+    while True:
+        problem = _attempt(rng, difficulty)
+        if problem and split_of(problem.question) == split:
+            return problem
+
+
+def split_of(question: str) -> str:
+    """The one split that a question's text belongs to."""
+    bucket = int.from_bytes(hashlib.sha256(question.encode()).digest()[:4], "big") % 100
+    return next(name for name, buckets in SPLIT_BUCKETS.items() if bucket in buckets)
+
+
+def problems(difficulty: str, split: str, seed: int) -> Iterator[Problem]:
+    """An endless stream of distinct problems; the same arguments give the same stream."""
+    seen: set[str] = set()
+    rng = random.Random(f"{difficulty}/{split}/{seed}")
+    while True:
+        problem = generate(rng, DIFFICULTIES[difficulty], split)
+        if problem.question not in seen:
+            seen.add(problem.question)
+            yield problem
+
+
+class Arithmetic:
+    """The generated task as the stages see it; see :class:`glore_lib.tasks.Task`."""
+
+    def __init__(self, difficulty: str):
+        self.difficulty = difficulty
+        bounds = DIFFICULTIES[difficulty]
+        self.caption = f"generated word problems, {difficulty} ({bounds.min_steps}-{bounds.max_steps} steps)"
+        self._problems: dict[str, Problem] = {}
+
+    def questions(self, split: str, count: int, seed: int) -> list[Question]:
+        found = []
+        for i, problem in zip(range(count), problems(self.difficulty, split, seed), strict=False):
+            self._problems[problem.question] = problem
+            question_id = f"{self.difficulty}-{split}-{seed}-{i:06d}"
+            found.append(Question(question_id, split, problem.question, str(problem.answer), problem.solution))
+        return found
+
+    def prompt(self, question: str) -> str:
+        return f"{question}\n"
+
+    def refine_prompt(self, question: str, marked_draft: str) -> str:
+        return f"{question}\n{marked_draft}\nsolution :\n"
+
+    def final_answer(self, solution: str) -> str:
+        match = _ANSWER.match(solution.strip().rsplit("\n", 1)[-1].strip())
+        return str(int(match[1])) if match else ""
+
+    def is_correct(self, solution: str, reference_answer: str) -> bool:
+        return self.final_answer(solution) == reference_answer
+
+    def exact_step_labels(self, question: Question, solution: str) -> list[int]:
+        """The true label of every step. The question must come from this object's :meth:`questions`."""
+        return self._problems[question.question].step_labels(solution)
