@@ -6,11 +6,15 @@ the field, its value and what would be right.
 
 import hashlib
 import json
+import re
+from collections.abc import Iterator
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 
 Count = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -23,7 +27,7 @@ class ParamsError(ValueError):
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Task(Section):
@@ -86,6 +90,7 @@ class Student(Section):
     max_kept_per_question: Count  # distinct right solutions kept a question and round
     convergence: Annotated[float, Field(ge=0, lt=1)]  # stop once validation maj@1 gains less than this
     training: Training
+    sft_control: bool = False  # also train the base for as many steps on the SFT data alone
 
 
 class RewardModels(Section):
@@ -96,11 +101,14 @@ class RewardModels(Section):
     temperature: Temperature
     rollouts_per_step: Count  # K = 8 in the paper
     rollout_temperature: Temperature
+    early_stop: bool = True  # no more rollouts of a prefix whose labels are settled; the labels are the same
     sorm_samples_per_question: Count  # of the samples above, how many a question are labelled by rollouts
     monotone: bool  # post-processing 1: a positive step makes the earlier ones positive
     consistent: bool  # post-processing 2: a rollout verifies only if it uses the prefix's results
     balance_steps: bool  # post-processing 3: as many positive as negative labels at each step number
     threshold: Fraction  # T = 0.5 in the paper
+    # Weight of next-token prediction beside the labels (Cobbe et al. 2021).
+    language_model_loss: Annotated[float, Field(ge=0)] = 0.0
     training: Training
     figure4: bool  # also train reward models on the SFT student, with and without post-processing
     figure4_training: Training | None = None
@@ -164,22 +172,54 @@ def load_params(path: str | Path, overrides: dict[str, Any] | None = None) -> Pa
     """
     path = Path(path)
     try:
-        data = yaml.safe_load(path.read_text())
+        data = read_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ParamsError(f"params file {path}: no such file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ParamsError(f"params file {path}: not readable as YAML: {' '.join(str(error).split())}") from None
+    except UnicodeDecodeError:
+        raise ParamsError(f"params file {path}: must be YAML in UTF-8, and holds other bytes") from None
+    except yaml.YAMLError as error:
+        raise ParamsError(f"params file {path}: must be YAML, and is not: {explain_yaml(error)}") from None
     except OSError as error:
-        raise ParamsError(f"params file {path}: {error.strerror}") from None
+        raise ParamsError(f"params file {path}: not readable: {error.strerror}") from None
     if not isinstance(data, dict):
-        raise ParamsError(f"params file {path}: must hold 'section: {{field: value}}' mappings, not {type(data).__name__}")
+        found = "is empty" if data is None else f"is {_show(data)}"
+        raise ParamsError(f"params file {path}: {found}: must be a mapping that sets {', '.join(_known(()))}")
     data = {"run": path.stem} | data
     for key, value in (overrides or {}).items():
         _put(data, key, value)
     try:
         return Params.model_validate(data)
     except ValidationError as error:
-        raise ParamsError("; ".join(_explain(e) for e in error.errors())) from None
+        raise ParamsError(f"params file {path}: " + "; ".join(_explain(e) for e in error.errors())) from None
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML with the numbers of YAML 1.2, and an error where a mapping sets a key twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for number, key in enumerate(keys):
+            if any(key.value == earlier.value for earlier in keys[:number]):
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value} is set twice", key.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+# PyYAML follows YAML 1.1, which wants a dot and a sign: it takes 1e-3 and 1.0e3 for text.
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def read_yaml(text: str) -> Any:
+    """The value of a YAML text, read safely; raises yaml.YAMLError."""
+    return yaml.load(text, _Loader)
+
+
+def explain_yaml(error: yaml.YAMLError) -> str:
+    """What is wrong with a YAML text and where, in one line."""
+    mark = getattr(error, "problem_mark", None)
+    where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+    return where + " ".join(str(getattr(error, "problem", None) or error).split())
 
 
 def _put(data: dict, key: str, value: Any) -> None:
@@ -187,24 +227,100 @@ def _put(data: dict, key: str, value: Any) -> None:
     for section in sections:
         data = data.setdefault(section, {})
         if not isinstance(data, dict):
-            raise ParamsError(f"{key} = {value!r}: {section} is not a section of parameters")
+            raise ParamsError(
+                f"{key} = {_show(value)}: {section} is {_show(data)}, and must be a section of parameters"
+            )
     data[last] = value
 
 
 def _explain(error: dict) -> str:
-    field, kind = ".".join(map(str, error["loc"])), error["type"]
+    location, kind = error["loc"], error["type"]
+    name = ".".join(map(str, location))
     if kind == "value_error":
         return str(error["ctx"]["error"])
-    if kind == "missing":
-        return f"{field} is missing: every params file must set it"
     if kind == "extra_forbidden":
-        return f"{field} = {error['input']!r}: no such parameter; known ones are {', '.join(_known(error['loc'][:-1]))}"
-    return f"{field} = {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
+        near = _nearest(location)
+        did_you_mean = f"did you mean {near}? " if near else ""
+        known = f"{location[-2]} knows" if location[1:] else "known ones are"
+        return (
+            f"{name} = {_show(error['input'])}: no such parameter; {did_you_mean}"
+            f"{known} {', '.join(_known(location[:-1]))}"
+        )
+    field = _field(location)
+    expected = _expected(field) if field else error["msg"]
+    return f"{name} is missing: {expected}" if kind == "missing" else f"{name} = {_show(error['input'])}: {expected}"
+
+
+def _show(value: Any) -> str:
+    """A value as it stands in a params file, in one line and cut short."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    text = text if text.isprintable() else json.dumps(value, default=str)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _section(annotation: Any) -> type[Section] | None:
+    """The section that a field holds, also where it may be none; None for a value."""
+    for part in (annotation, *get_args(annotation)):
+        if isinstance(part, type) and issubclass(part, Section):
+            return part
+    return None
+
+
+def _field(location: tuple) -> FieldInfo | None:
+    section, field = Params, None
+    for name in location:
+        if section is None or name not in section.model_fields:
+            break  # an item of a list, whose field is reported
+        field = section.model_fields[name]
+        section = _section(field.annotation)
+    return field
 
 
 def _known(location: tuple) -> list[str]:
-    model: Any = Params
-    for name in location:
-        model = model.model_fields[name].annotation
-        model = next((m for m in (*getattr(model, "__args__", ()), model) if hasattr(m, "model_fields")), model)
-    return sorted(model.model_fields)
+    field = _field(location)
+    return sorted((_section(field.annotation) if field else Params).model_fields)
+
+
+def _names(section: type[Section] = Params, prefix: str = "") -> Iterator[str]:
+    """Every parameter's dotted name."""
+    for name, field in section.model_fields.items():
+        yield prefix + name
+        if inner := _section(field.annotation):
+            yield from _names(inner, f"{prefix}{name}.")
+
+
+def _nearest(location: tuple) -> str | None:
+    """The parameter that an unknown name was meant to be: one spelled nearly so, or the same in another section."""
+    *sections, name = map(str, location)
+    elsewhere = [known for known in _names() if known.split(".")[-1] == name]
+    near = [".".join([*sections, known]) for known in get_close_matches(name, _known(tuple(sections)), n=1)]
+    return next(iter(elsewhere + near), None)
+
+
+def _expected(field: FieldInfo) -> str:
+    """What a field's value must be, in words, from its type and bounds."""
+    annotation = field.annotation
+    if section := _section(annotation):
+        return f"must be a section that sets {', '.join(sorted(section.model_fields))}"
+    if get_origin(annotation) is Literal:
+        return f"must be one of {', '.join(map(str, get_args(annotation)))}"
+    if get_origin(annotation) is list:
+        return "must be a list of texts"
+    bounds = {name: m for m in field.metadata for name in ("gt", "ge", "lt", "le", "pattern") if hasattr(m, name)}
+    bounds = {name: getattr(m, name) for name, m in bounds.items() if getattr(m, name) is not None}
+    if annotation is str and "pattern" in bounds:
+        return f"must be text that matches {bounds['pattern']}"
+    words = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+    return " ".join(["must be", words.get(annotation, str(annotation)), *_range(bounds)])
+
+
+def _range(bounds: dict[str, float]) -> list[str]:
+    low, high = bounds.get("gt", bounds.get("ge")), bounds.get("lt", bounds.get("le"))
+    if low is not None and high is not None:
+        excluded = [str(bounds[name]) for name in ("gt", "lt") if name in bounds]
+        return [f"between {low} and {high}" + (f" ({' and '.join(excluded)} excluded)" if excluded else "")]
+    if low is not None:
+        return [f"greater than {low}" if "gt" in bounds else f"of at least {low}"]
+    if high is not None:
+        return [f"less than {high}" if "lt" in bounds else f"of at most {high}"]
+    return []

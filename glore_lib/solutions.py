@@ -6,8 +6,9 @@ A solution is steps separated by newlines (paper, section 2); a completion of a 
 import re
 
 BAD = "[BAD]"
+ANSWER_MARK = "####"  # opens the line that holds the final answer; a solution ends with that line
 _RESULT = re.compile(r"=\s*\$?(-?\d[\d,]*(?:\.\d+)?)")
-_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
+_NUMBER = re.compile(r"(?:(?<![\w)%])-)?\d[\d,]*(?:\.\d+)?")  # in 46-23 the minus is no sign
 
 
 def split_steps(solution: str) -> list[str]:

@@ -22,11 +22,20 @@ class Task(Protocol):
 
     caption: str  # names the data set and the split, for tables
 
+    def check_data(self) -> None:
+        """Raises a one-line ParamsError where the task's data can't be read; called before any work."""
+
     def questions(self, split: str, count: int, seed: int) -> list[Question]:
-        """``count`` distinct questions of a split; the same arguments give the same ones."""
+        """``count`` distinct questions of a split; the same arguments give the same ones.
+
+        Raises ParamsError where the split has fewer.
+        """
 
     def prompt(self, question: str) -> str:
         """The text after which a model writes a solution."""
+
+    def one_shot_prompt(self, question: str) -> str:
+        """:meth:`prompt` after one worked example, for a base model that has seen no solution of the task."""
 
     def refine_prompt(self, question: str, marked_draft: str) -> str:
         """The text after which the refiner writes a solution, given a draft with its ``[BAD]`` mark."""

@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
+from glore_lib.solutions import ANSWER_MARK, split_steps
 from glore_lib.tasks import Question
 
 HOLDERS = ("tom", "ann", "ben", "sue", "max", "eve", "dan", "kim", "lee", "joy", "sam", "pat")
@@ -118,11 +119,12 @@ class Quantity:
     equations: tuple[Equation, ...] = ()  # the steps that compute it from its parents; none where it is given
 
 
+_NUMBER = "[0-9]{1,9}"  # bounded, because int() refuses runaway digits
 _STEP = re.compile(
     rf"^(?:(?P<holder>{'|'.join(HOLDERS)}) (?P<verb>has|buys)|(?P<ask>in all|difference)) "
-    rf"(?P<a>\d+) (?P<op>[-+*/]) (?P<b>\d+) = (?P<c>\d+) (?P<item>{'|'.join(ITEMS)})$"
+    rf"(?P<a>{_NUMBER}) (?P<op>[-+*/]) (?P<b>{_NUMBER}) = (?P<c>{_NUMBER}) (?P<item>{'|'.join(ITEMS)})$"
 )
-_ANSWER = re.compile(r"^#### (\d+)$")
+_ANSWER = re.compile(rf"^{ANSWER_MARK} ({_NUMBER})$")
 
 
 def parse_step(line: str) -> Equation | None:
@@ -154,13 +156,13 @@ class Problem:
         return "\n".join([*map(str, self.steps()), f"#### {self.answer}"])
 
     def step_labels(self, solution: str) -> list[int]:
-        """For each line, 1 while the right answer can still be reached from what was written so far, else 0.
+        """For each step, 1 while the right answer can still be reached from what was written so far, else 0.
 
         A step breaks a solution if it gives a quantity that the answer needs in any way other than the question
         states it (a false equation, a wrong operand or operation), names something that the question does not, or
         is no step at all. Steps may come in any order, operands of + and * in either, and a step about a quantity
         that the answer does not need, right or wrong, breaks nothing. The answer line must hold the answer. Once
-        broken, always broken: labels never rise again. Shape: one label a line of ``solution``.
+        broken, always broken: labels never rise again. Shape: one label a step; blank lines are no steps.
         """
         valid: dict[tuple[str, str, str], set[tuple[int, str, int]]] = {}
         for i, quantity in enumerate(self.quantities):
@@ -172,8 +174,8 @@ class Problem:
         for e in self.ask:
             valid.setdefault((e.subject, e.verb, e.item), set()).add(_canonical(e))
         labels, intact = [], 1
-        for line in solution.split("\n"):
-            answer = _ANSWER.match(line.strip())
+        for line in split_steps(solution):
+            answer = _ANSWER.match(line)
             if answer:
                 intact &= int(int(answer[1]) == self.answer)
             else:
@@ -348,6 +350,15 @@ def problems(difficulty: str, split: str, seed: int) -> Iterator[Problem]:
             yield problem
 
 
+# A worked example in the task's language, written by hand; its question is not one of the validation or test split.
+_EXAMPLE = """\
+tom has 3 boxes of 4 pens . ann has 5 more pens than tom . how many pens do ann and tom have in all ?
+tom has 3 * 4 = 12 pens
+ann has 12 + 5 = 17 pens
+in all 17 + 12 = 29 pens
+#### 29"""
+
+
 class Arithmetic:
     """The generated task as the stages see it; see :class:`glore_lib.tasks.Task`."""
 
@@ -356,6 +367,9 @@ class Arithmetic:
         bounds = DIFFICULTIES[difficulty]
         self.caption = f"generated word problems, {difficulty} ({bounds.min_steps}-{bounds.max_steps} steps)"
         self._problems: dict[str, Problem] = {}
+
+    def check_data(self) -> None:
+        """Nothing to check: questions are generated."""
 
     def questions(self, split: str, count: int, seed: int) -> list[Question]:
         found = []
@@ -367,6 +381,9 @@ class Arithmetic:
 
     def prompt(self, question: str) -> str:
         return f"{question}\n"
+
+    def one_shot_prompt(self, question: str) -> str:
+        return f"{_EXAMPLE}\n\n{self.prompt(question)}"
 
     def refine_prompt(self, question: str, marked_draft: str) -> str:
         return f"{question}\n{marked_draft}\nsolution :\n"

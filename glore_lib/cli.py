@@ -1,0 +1,132 @@
+"""The command ``glore``. Exit codes: 0 done, 1 a stage failed, 2 bad input."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from glore_lib.params import ParamsError, explain_yaml, read_yaml
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Replicates GLoRe (arXiv 2402.10963): reward models, refinements, and the paper's tables and figures.",
+)
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    """What the user can mend is one line on stderr: 2 for bad input, 1 for a notebook that failed."""
+    from glore_lib.pipeline import StageError
+
+    try:
+        yield
+    except (ParamsError, StageError) as error:
+        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+        raise typer.Exit(2 if isinstance(error, ParamsError) else 1) from None
+
+
+@app.command()
+def run(
+    params: Annotated[list[Path], typer.Argument(help="Params files, one for each (task, model) run.")],
+    out: Annotated[Path, typer.Option(help="Folder for rendered notebooks, tables, figures and the manifest.")],
+    start: Annotated[
+        str | None, typer.Option("--from", metavar="STAGE", help="Execute again from this stage on, such as 03.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY.SUB=VALUE", help="Override a parameter in every file.")
+    ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Replace the results in OUT; artifacts are kept.")] = False,
+    artifacts: Annotated[
+        Path | None, typer.Option(help="Folder for what lies between the stages; artifacts/ in the clone if not given.")
+    ] = None,
+) -> None:
+    """Run notebooks 01-05 for each params file, then 06 over all of them. What is done already is kept.
+
+    Exit codes: 0 done, 1 a notebook failed, 2 bad input.
+    """
+    from glore_lib.pipeline import ROOT, Pipeline
+
+    with _errors():
+        pipeline = Pipeline(
+            params, out, artifacts or ROOT / "artifacts", _parse(settings or []), start=start, fresh=fresh
+        )
+        _execute(pipeline)
+    typer.echo(f"done: {out}")
+
+
+@app.command()
+def status(out: Annotated[Path, typer.Argument(metavar="DIR", help="The --out folder of a run.")]) -> None:
+    """Show which stages of a run are done, running or failed, and what they took."""
+    from glore_lib.pipeline import read_manifest
+
+    with _errors():
+        manifest = read_manifest(out)
+    table = Table("run", "stage", "status", "seconds", "tokens", box=None)
+    for stage in manifest["stages"]:
+        seconds = f"{stage['seconds']:.0f}" if "seconds" in stage else ""
+        tokens = f"{sum(stage['tokens'].values()):,}" if stage.get("tokens") else ""
+        table.add_row(stage["run"] or "all", stage["stage"], stage["status"], seconds, tokens)
+    console = Console()
+    console.print(table)
+    for stage in manifest["stages"]:
+        if "error" in stage:
+            console.print(
+                f"{stage['error']}; rendered so far: {out / stage['partial']}",
+                soft_wrap=True,
+                markup=False,
+                highlight=False,
+            )
+    console.print(f"{manifest['status']}, {timedelta(seconds=round(manifest['seconds']))} of work", highlight=False)
+
+
+def _parse(settings: list[str]) -> dict[str, Any]:
+    """The overrides in ``--set key.sub=value`` texts; the value is read as YAML."""
+    overrides: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals or not all(key.split(".")):
+            raise ParamsError(f"--set {setting}: must be key.sub=value, such as student.rounds=2")
+        try:
+            overrides[key] = read_yaml(value)
+        except yaml.YAMLError as error:
+            raise ParamsError(f"--set {setting}: the value must be YAML, and is not: {explain_yaml(error)}") from None
+    return overrides
+
+
+class _TimeLeft(ProgressColumn):
+    """Time left if the rest goes at the pace of all that was done: cells take minutes, too long for a recent pace."""
+
+    def render(self, task: Task) -> Text:
+        if not task.completed or not task.total or task.elapsed is None:
+            return Text("-:--:-- left")
+        left = task.elapsed * (task.total - task.completed) / task.completed
+        return Text(f"{timedelta(seconds=round(left))} left")
+
+
+def _execute(pipeline: Any) -> None:
+    from glore_lib.pipeline import STAGES, Job
+
+    due = [job for job in pipeline.jobs if job.due]
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f} %"))
+    with Progress(*columns, TimeElapsedColumn(), _TimeLeft(), console=Console(stderr=True)) as bar:
+        task = bar.add_task("starting", total=sum(STAGES[job.stage] for job in due))
+        done = 0.0
+
+        def progress(job: Job, share: float) -> None:
+            nonlocal done
+            bar.update(task, description=job.label, completed=done + share * STAGES[job.stage])
+            if share == 1.0:
+                done += STAGES[job.stage]
+                bar.console.print(f"{job.label} rendered", highlight=False)
+
+        pipeline.execute(progress)

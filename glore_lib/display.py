@@ -1,0 +1,267 @@
+"""What the notebooks show of a :class:`glore_lib.replication.Replication`: frames and figures to be looked at."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from glore_lib import figures, refinement, step_labels
+from glore_lib import statistics as st
+from glore_lib.evaluation import wide
+from glore_lib.replication import Replication
+from glore_lib.reward_models import StepData, labels_for
+from glore_lib.run import Run
+from glore_lib.solutions import mark_bad, split_steps
+from glore_lib.store import Artifact
+from glore_lib.students import Student, sample_solutions
+
+TABLE_METRICS = {
+    "table1": (
+        "step_accuracy", "step_false_positive_rate", "step_false_negative_rate", "step_accuracy_difference",
+        "step_accuracy_exact", "step_false_positive_rate_exact", "step_false_negative_rate_exact",
+        "step_accuracy_difference_exact",
+    ),
+    "table2": ("final_accuracy", "final_false_positive_rate", "final_false_negative_rate", "final_accuracy_difference"),
+    "table3": ("fixed_fraction", "fixed_fraction_difference"),
+}  # fmt: skip
+
+
+def parameters(run: Run, *sections: str) -> pd.DataFrame:
+    """The parameters of some sections, a row each."""
+    values = {
+        f"{section}.{name}": str(value)
+        for section in sections
+        for name, value in getattr(run.params, section).model_dump().items()
+    }
+    return pd.DataFrame({"value": values})
+
+
+def losses(*models: Artifact | None) -> Figure:
+    """The training loss of each model against its steps."""
+    trained = [model for model in models if model is not None]
+    return figures.losses({model.record["name"]: pd.DataFrame(model.record["info"]["losses"]) for model in trained})
+
+
+def student_comparison(lab: Replication) -> pd.DataFrame:
+    """Validation accuracy of the SFT student, its longer-trained control and the student of expert iteration."""
+    compared = [lab.student]
+    if lab.run.params.student.start == "sft":
+        compared.insert(0, lab.sft_student)
+    if lab.run.params.student.sft_control:
+        compared.insert(1, lab.sft_control)
+    return pd.DataFrame([_accuracy_row(lab.run, student) for student in compared]).set_index("student")
+
+
+def _accuracy_row(run: Run, student: Student) -> dict[str, str | float]:
+    greedy = sample_solutions(run, student, "validation", 1, 0.0, f"greedy-{student.policy}").read()
+    estimate = st.proportion(greedy["is_correct"])
+    return {"student": student.policy, "accuracy, %": percent(estimate), "n": estimate.n}
+
+
+def percent(estimate: st.Estimate) -> str:
+    """ "value [low, high]" in per cent."""
+    return f"{100 * estimate.value:.1f} [{100 * estimate.ci_low:.1f}, {100 * estimate.ci_high:.1f}]"
+
+
+def wrong_drafts(lab: Replication, count: int) -> list[pd.DataFrame]:
+    """The first wrong drafts of the validation split: their steps with the exact label where it is known."""
+    drafts = sample_solutions(lab.run, lab.student, "validation", 1, 0.0, f"greedy-{lab.student.policy}").read()
+    wrong = drafts[~drafts["is_correct"]].head(count)
+    exact = step_labels.exact_labels(lab.run, wrong, "validation")
+    questions = lab.run.questions("validation")
+    frames = []
+    for draft in wrong.itertuples():
+        steps = [questions[draft.question_id].question, *split_steps(draft.text)]
+        labels = [""] * len(steps)
+        if exact is not None:
+            labels[1:] = exact.loc[exact["sample_id"] == draft.sample_id, "label"].astype(str)
+        frames.append(pd.DataFrame({"label": labels, "text": steps}))
+    return frames
+
+
+def sample_counts(data: StepData) -> pd.DataFrame:
+    """How many samples, and for how many questions they are all right, mixed, or all wrong."""
+    samples = data.samples.read()
+    share = samples.groupby("question_id")["is_correct"].mean()
+    counts = {
+        "samples": len(samples), "right, %": round(100 * samples["is_correct"].mean(), 1), "questions": len(share),
+        "all right": int((share == 1).sum()), "mixed": int(share.between(0, 1, inclusive="neither").sum()),
+        "all wrong": int((share == 0).sum()), "samples with rollouts": data.rollouts.read()["sample_id"].nunique(),
+        "rollouts": len(data.rollouts.read()),
+    }  # fmt: skip
+    return pd.DataFrame([counts]).T.rename(columns={0: "count"})
+
+
+def label_counts(lab: Replication, *kinds: str) -> pd.DataFrame:
+    """Training labels by step number: how many there are, and the share of positive ones."""
+    frames = {k: labels_for(lab.run, k, lab.data).groupby("step")["label"].agg(["count", "mean"]) for k in kinds}
+    return pd.concat(frames, axis=1).round(2)
+
+
+def reward_model_table(lab: Replication, split: str, *kinds: str) -> pd.DataFrame:
+    """Step, final-answer and first-error accuracy of some reward models on a split."""
+    numbers = getattr(lab, split).numbers.read()
+    metrics = ["step_accuracy", "step_accuracy_exact", "final_accuracy", "first_error_accuracy_exact"]
+    return wide(numbers[numbers["method"].isin((*kinds, "all_positive"))], metrics)
+
+
+def _scored_steps(lab: Replication, split: str, kinds: Sequence[str]) -> pd.DataFrame:
+    evaluated = getattr(lab, split)
+    truth = evaluated.draft_set.exact if evaluated.draft_set.exact is not None else evaluated.draft_set.labels
+    scores = pd.concat([evaluated.scores[k].read() for k in kinds])
+    merged = scores.merge(truth[["sample_id", "step", "label"]], on=["sample_id", "step"])
+    return merged.assign(task=lab.run.params.run)
+
+
+def pessimism(lab: Replication, split: str, *kinds: str) -> Figure:
+    """Mean score of right steps by step number."""
+    return figures.scores_by_step(_scored_steps(lab, split, kinds))
+
+
+def rollout_example(lab: Replication) -> pd.DataFrame:
+    """The first wrong training sample with rollouts: a row a step, how many rollouts were right, and the labels."""
+    rollouts = lab.data.rollouts.read()
+    samples = lab.data.samples.read().set_index("sample_id")
+    mixed = rollouts[rollouts["step"] > 1].groupby("sample_id")["is_correct"].agg(["any", "all"])
+    candidates = [s for s in mixed[mixed["any"]].index if not samples.loc[s, "is_correct"]]
+    chosen = rollouts[rollouts["sample_id"] == (candidates or list(mixed.index))[0]]
+    question_id, sample_id = chosen.iloc[0][["question_id", "sample_id"]]
+    by_step = chosen.groupby("step")
+    frame = pd.DataFrame({"text": split_steps(samples.loc[sample_id, "text"])}, index=sorted(chosen["step"].unique()))
+    frame["rollouts"], frame["right"] = by_step.size(), by_step["is_correct"].sum()
+    for rule, switches in step_labels.POSTPROCESSING.items():
+        frame[rule] = step_labels.rollout_labels(chosen, *switches).set_index("step")["label"]
+    drafts = samples.loc[[sample_id]].reset_index()
+    exact = step_labels.exact_labels(lab.run, drafts, "train")
+    if exact is not None:
+        frame["exact"] = exact.set_index("step")["label"]
+    frame.index.name = "step"
+    print(lab.run.questions("train")[question_id].question)
+    return frame
+
+
+def training_label_quality(lab: Replication) -> pd.DataFrame:
+    """Precision and recall of the training labels by rollouts against the exact ones, after each rule."""
+    rollouts = lab.data.rollouts.read()
+    samples = lab.data.samples.read()
+    exact = step_labels.exact_labels(lab.run, samples[samples["sample_id"].isin(rollouts["sample_id"])], "train")
+    if exact is None:
+        return pd.DataFrame({"exact labels": ["not known for this task"]})
+    truth = exact.set_index(["sample_id", "step"])
+    rows = []
+    for rule, switches in step_labels.POSTPROCESSING.items():
+        made = step_labels.rollout_labels(rollouts, *switches).set_index(["sample_id", "step"])["label"]
+        c = st.confusion(truth["label"], made.reindex(truth.index), truth["question_id"], lab.tables.seed)
+        rows.append(
+            {
+                "labels": rule,
+                "precision, %": percent(c.precision),
+                "recall, %": percent(c.recall),
+                "accuracy, %": percent(c.accuracy),
+                "n": c.accuracy.n,
+            }
+        )
+    return pd.DataFrame(rows).set_index("labels")
+
+
+def stepwise(lab: Replication) -> pd.DataFrame:
+    """The SORM's training data in TRL's stepwise-supervision format, kept beside the artifacts; the first rows."""
+    frame = step_labels.stepwise_supervision(
+        lab.run, lab.data.samples.read(), labels_for(lab.run, "sorm_consistent", lab.data), "train"
+    )
+    path = lab.run.store.root / "stepwise" / f"{lab.run.params.run}.parquet"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    frame.to_parquet(path, index=False)
+    return frame.head(3)
+
+
+def pair_examples(lab: Replication) -> pd.DataFrame:
+    """A local and a global pair, as the refiner reads and writes them."""
+    pairs = refinement.refiner_pairs(lab.run, lab.data)
+    shown = pairs[(pairs["kind"] == "global") | (pairs["first_error"] > 1)].groupby("kind").head(1)
+    for pair in shown.itertuples():
+        draft = mark_bad(split_steps(pair.draft), pair.first_error)
+        print(
+            f"--- {pair.kind}",
+            lab.run.questions("train")[pair.question_id].question,
+            draft,
+            "-> " + pair.target,
+            sep="\n",
+        )
+    return shown[["kind", "first_error"]]
+
+
+def pair_counts(lab: Replication) -> pd.DataFrame:
+    """Distinct pairs of each kind by the step of the first error (global marks stand before step 1)."""
+    pairs = refinement.refiner_pairs(lab.run, lab.data)
+    return pairs.groupby(["kind", "first_error"]).size().unstack(fill_value=0)
+
+
+def table(numbers: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
+    """Numbers to read: a row a method, "value [low, high] (n)" in per cent."""
+    return wide(numbers, list(metrics))
+
+
+def all_numbers(labs: Sequence[Replication]) -> pd.DataFrame:
+    return pd.concat([lab.numbers for lab in labs], ignore_index=True)
+
+
+def save_table(numbers: pd.DataFrame, name: str, out: str) -> pd.DataFrame:
+    """Writes Table 1, 2 or 3 as long CSV and, with its paired differences below, as Markdown under ``out``/tables.
+
+    Returns the table to read; :func:`differences` returns the differences.
+    """
+    folder = Path(out) / "tables"
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = numbers[numbers["metric"].isin(TABLE_METRICS[name])]
+    rows.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
+    shown = _values(rows, name)
+    parts = [frame.reset_index().to_markdown(index=False) for frame in (shown, differences(numbers, name))]
+    (folder / f"{name}.md").write_text(
+        "\n\n".join([f"Per cent [95 % interval] (n).\n\n{parts[0]}", f"Paired differences, in points.\n\n{parts[1]}"])
+        + "\n"
+    )
+    return shown
+
+
+def _values(numbers: pd.DataFrame, name: str) -> pd.DataFrame:
+    return wide(numbers, [m for m in TABLE_METRICS[name] if "_difference" not in m])
+
+
+def differences(numbers: pd.DataFrame, name: str) -> pd.DataFrame:
+    """The paired differences of Table 1, 2 or 3: the same steps or questions under both methods, in points. Where the
+    interval lies on one side of 0, the methods differ at the 5 % level."""
+    return wide(numbers, [m for m in TABLE_METRICS[name] if "_difference" in m])
+
+
+def save_figure(draw: Callable[[pd.DataFrame], Figure], numbers: pd.DataFrame, name: str, out: str) -> Figure:
+    """Draws a figure and writes it as PNG, SVG and CSV under ``out``/figures."""
+    drawn = getattr(figures, f"{draw.__name__}_rows")(numbers)
+    shown = numbers[numbers["task"].isin(drawn["task"])]  # runs without this figure's numbers have no panel in it
+    figure = draw(shown)
+    figures.save(figure, drawn, Path(out) / "figures", name)
+    return figure
+
+
+def save_pessimism(labs: Sequence[Replication], out: str) -> Figure:
+    """Scores of right steps by step number, of all runs."""
+    steps = pd.concat([_scored_steps(lab, "test", ("orm", "balanced_orm", "sorm")) for lab in labs])
+    figure = figures.scores_by_step(steps)
+    figures.save(figure, figures.scores_by_step_rows(steps), Path(out) / "figures", "scores_by_step")
+    return figure
+
+
+def save_overlap(labs: Sequence[Replication], out: str) -> Figure:
+    """Which wrong drafts global and local + SORM fix, of all runs."""
+    drafts = pd.concat([_fixed(lab) for lab in labs])
+    figure = figures.fixed_overlap(drafts)
+    figures.save(figure, figures.fixed_overlap_rows(drafts), Path(out) / "figures", "fixed_overlap")
+    return figure
+
+
+def _fixed(lab: Replication) -> pd.DataFrame:
+    drafts = lab.test.drafts.read().set_index("sample_id")
+    kinds = ("global", "local+sorm")
+    fixed = pd.DataFrame({k: lab.test.refined[k].read().set_index("sample_id")["is_correct"] for k in kinds})
+    return fixed[~drafts["is_correct"].reindex(fixed.index)].assign(task=lab.run.params.run)

@@ -1,0 +1,269 @@
+"""The (Q, D) test set, Tables 1-3, reranking and its baselines (paper, sections 4.2 and 5).
+
+Every function returns rows of the long ``numbers`` table (see :data:`glore_lib.store.SCHEMAS`), built from stored
+samples and scores.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from glore_lib import statistics as st
+from glore_lib import step_labels
+from glore_lib.refinement import locate_first_error
+from glore_lib.reward_models import answer_scores
+from glore_lib.run import Run
+from glore_lib.store import Artifact
+from glore_lib.students import Student, sample_solutions
+
+Numbers = list[dict]
+
+
+@dataclass(frozen=True)
+class DraftSet:
+    """Greedy drafts on a split's questions, with step labels made as the SORM's are and, where known, exact ones."""
+
+    drafts: Artifact
+    rollouts: Artifact
+    labels: pd.DataFrame
+    exact: pd.DataFrame | None
+
+    @property
+    def truths(self) -> dict[str, pd.DataFrame]:
+        """Metric suffix -> step labels: by rollouts as in the paper, and exact."""
+        return {"": self.labels} | ({"_exact": self.exact} if self.exact is not None else {})
+
+
+def draft_set(run: Run, student: Student, split: str) -> DraftSet:
+    """The (Q, D) set of a split: one greedy draft a question (paper, section 4.2)."""
+    p = run.params.reward_models
+    drafts = sample_solutions(run, student, split, 1, 0.0, f"greedy-{student.policy}")
+    rollouts = step_labels.rollouts(run, student, drafts.read(), split, f"drafts-{split}", [drafts])
+    labels = step_labels.rollout_labels(rollouts.read(), p.monotone, p.consistent)
+    return DraftSet(drafts, rollouts, labels, step_labels.exact_labels(run, drafts.read(), split))
+
+
+class Tables:
+    """Builds the numbers of one run; ``seed`` drives the bootstraps."""
+
+    def __init__(self, run: Run):
+        self.run, self.seed, self.threshold = run, run.seed("statistics"), run.params.reward_models.threshold
+
+    def row(self, method: str, metric: str, estimate: st.Estimate) -> dict:
+        return st.row(self.run.params.run, self.run.params.base_model.source, method, metric, estimate)
+
+    def table1(self, draft_set: DraftSet, scores: Mapping[str, Artifact]) -> Numbers:
+        """Step accuracy, false positives and false negatives of every reward model at the threshold, against the
+        labels by rollouts and, with the suffix ``_exact``, against the exact ones; paired differences to the ORM."""
+        numbers: Numbers = []
+        for suffix, labels in draft_set.truths.items():
+            truth = labels.set_index(["sample_id", "step"])
+            y, questions = truth["label"].to_numpy(), truth["question_id"].to_numpy()
+            guesses = {m: self._step_guesses(artifact, truth.index) for m, artifact in scores.items()}
+            for method, guess in (guesses | {"all_positive": np.ones_like(y)}).items():
+                c = st.confusion(y, guess, questions, self.seed)
+                numbers += [
+                    self.row(method, f"step_accuracy{suffix}", c.accuracy),
+                    self.row(method, f"step_false_positive_rate{suffix}", c.false_positive_rate),
+                    self.row(method, f"step_false_negative_rate{suffix}", c.false_negative_rate),
+                ]
+                if method not in ("orm", "all_positive"):
+                    difference = st.paired_difference(guess == y, guesses["orm"] == y, questions, self.seed)
+                    numbers.append(self.row(f"{method}-orm", f"step_accuracy_difference{suffix}", difference))
+        return numbers + self._first_errors(draft_set, scores)
+
+    def _step_guesses(self, scores: Artifact, index: pd.MultiIndex) -> np.ndarray:
+        predicted = scores.read().set_index(["sample_id", "step"])["score"].reindex(index)
+        return (predicted > self.threshold).to_numpy().astype(int)
+
+    def _first_errors(self, draft_set: DraftSet, scores: Mapping[str, Artifact]) -> Numbers:
+        """Of the drafts that are wrong: the share whose first error is found at the right step."""
+        drafts = draft_set.drafts.read()
+        wrong = set(drafts.loc[~drafts["is_correct"], "sample_id"])
+        numbers = []
+        for suffix, labels in draft_set.truths.items():
+            truth = step_labels.first_errors(labels)
+            truth = truth[truth.index.isin(wrong)]
+            for method, artifact in scores.items():
+                found = locate_first_error(artifact.read(), self.threshold).reindex(truth.index, fill_value=0)
+                numbers.append(self.row(method, f"first_error_accuracy{suffix}", st.proportion(found == truth)))
+        return numbers
+
+    def table2(self, draft_set: DraftSet, scores: Mapping[str, Artifact]) -> Numbers:
+        """Accuracy of the score after the last step as a predictor of final-answer correctness."""
+        drafts = draft_set.drafts.read().set_index("sample_id")
+        right, questions = drafts["is_correct"].to_numpy().astype(int), drafts["question_id"].to_numpy()
+        numbers, hits = [], {}
+        for method, artifact in scores.items():
+            guess = (answer_scores(artifact.read()).reindex(drafts.index, fill_value=0) > self.threshold).to_numpy()
+            hits[method] = guess == right
+            c = st.confusion(right, guess.astype(int), questions, self.seed)
+            numbers += [
+                self.row(method, "final_accuracy", st.proportion(hits[method])),
+                self.row(method, "final_false_positive_rate", c.false_positive_rate),
+                self.row(method, "final_false_negative_rate", c.false_negative_rate),
+            ]
+            if method != "orm":
+                difference = st.paired_difference(hits[method], hits["orm"], seed=self.seed)
+                numbers.append(self.row(f"{method}-orm", "final_accuracy_difference", difference))
+        numbers.append(self.row("all_positive", "final_accuracy", st.proportion(right)))
+        return numbers
+
+    def label_quality(self, draft_set: DraftSet) -> Numbers:
+        """Precision and recall of labels by rollouts against the exact ones, raw and after each post-processing step,
+        and how many labels are positive."""
+        numbers = [self.row("labels", "positive_labels", self._clustered(draft_set.labels))]
+        if draft_set.exact is None:
+            return numbers
+        numbers.append(self.row("labels", "positive_labels_exact", self._clustered(draft_set.exact)))
+        truth = draft_set.exact.set_index(["sample_id", "step"])
+        for method, (monotone, consistent) in step_labels.POSTPROCESSING.items():
+            made = step_labels.rollout_labels(draft_set.rollouts.read(), monotone, consistent)
+            guess = made.set_index(["sample_id", "step"])["label"].reindex(truth.index).to_numpy()
+            c = st.confusion(truth["label"], guess, truth["question_id"], self.seed)
+            numbers += [
+                self.row(method, "label_precision", c.precision),
+                self.row(method, "label_recall", c.recall),
+                self.row(method, "label_accuracy", c.accuracy),
+            ]
+        return numbers
+
+    def _clustered(self, labels: pd.DataFrame) -> st.Estimate:
+        return st.clustered(labels["label"], labels["question_id"], self.seed)
+
+    def table3(self, drafts: Artifact, refined: Mapping[str, Artifact]) -> Numbers:
+        """Of the wrong drafts: the share that each refinement fixes, and that global and local fix between them."""
+        fixed = self._right(drafts, refined)[~self._right(drafts, {})["greedy"]]
+        for locator in ("orm", "sorm"):
+            fixed[f"global+local+{locator}"] = fixed["global"] | fixed[f"local+{locator}"]
+        numbers = [
+            self.row(method, "fixed_fraction", st.proportion(fixed[method])) for method in fixed if method != "greedy"
+        ]  # fmt: skip
+        for a, b in (
+            ("local+sorm", "local+orm"), ("local+sorm", "global"), ("global+local+sorm", "global"),
+            ("global+local+sorm", "local+sorm"), ("global+local+sorm", "resample"),
+        ):  # fmt: skip
+            difference = st.paired_difference(fixed[a], fixed[b], seed=self.seed)
+            numbers.append(self.row(f"{a}-{b}", "fixed_fraction_difference", difference))
+        return numbers
+
+    def figure5(self, drafts: Artifact, refined: Mapping[str, Artifact]) -> Numbers:
+        """Accuracy when all drafts are replaced by their refinements, and when only the wrong ones are."""
+        right = self._right(drafts, refined)
+        numbers = [self.row("greedy", "accuracy", st.proportion(right["greedy"]))]
+        for method in refined:
+            numbers += [
+                self.row(method, "accuracy_all_drafts", st.proportion(right[method])),
+                self.row(method, "accuracy_incorrect_drafts", st.proportion(right["greedy"] | right[method])),
+            ]
+        return numbers
+
+    def _right(self, drafts: Artifact, refined: Mapping[str, Artifact]) -> pd.DataFrame:
+        """Columns of booleans, a row a draft: the draft itself (``greedy``) and each of its refinements."""
+        right = drafts.read().set_index("sample_id")["is_correct"].to_frame("greedy")
+        for method, artifact in refined.items():
+            right[method] = artifact.read().set_index("sample_id")["is_correct"].reindex(right.index)
+        return right
+
+    def figure6(
+        self, candidates: Mapping[str, tuple[pd.DataFrame, pd.DataFrame]], samples: pd.DataFrame, scores: pd.DataFrame
+    ) -> Numbers:
+        """Greedy draft, best of three by the ORM, reranked draft + global + local, and both with a perfect reranker.
+
+        ``candidates`` holds (answers, step scores by the ORM) of the ``draft`` and of each refinement; ``samples`` are
+        three fresh ones a question with the ORM's ``scores``. Ties go to the draft, then to the global refinement.
+        """
+        right, score = {}, {}
+        for name, (answers, step_scores) in candidates.items():
+            by_sample = answers.set_index("sample_id")
+            right[name] = by_sample["is_correct"]
+            score[name] = answer_scores(step_scores).reindex(by_sample.index, fill_value=0.0)
+        right, score = pd.DataFrame(right), pd.DataFrame(score)
+        reranked = _pick(right.to_numpy(), score.to_numpy())
+        pool = samples.assign(score=answer_scores(scores).reindex(samples["sample_id"], fill_value=0.0).to_numpy())
+        pools = pool.sort_values("sample_id").groupby("question_id", sort=False)
+        pool_right = np.stack([g["is_correct"].to_numpy() for _, g in pools])
+        order = [g for g, _ in pools]
+        question = candidates["draft"][0].set_index("sample_id")["question_id"].reindex(right.index)
+        bo3 = pd.Series(_pick(pool_right, np.stack([g["score"].to_numpy() for _, g in pools])), order)[
+            question
+        ].to_numpy()
+        voted = [st.majority_vote(list(g["final_answer"])) for _, g in pools]
+        majority = pd.Series([
+            bool(vote) and bool(g.loc[g["final_answer"] == vote, "is_correct"].any())
+            for vote, (_, g) in zip(voted, pools, strict=True)
+        ], order)[question].to_numpy()  # fmt: skip
+        greedy, oracle_reranked = right["draft"].to_numpy(), right.to_numpy().any(axis=1)
+        oracle_bo3 = pd.Series(pool_right.any(axis=1), order)[question].to_numpy()
+        random_pick = st.clustered(pool_right.ravel(), np.repeat(np.array(order), pool_right.shape[1]), self.seed)
+        methods = {
+            "greedy": greedy, "bo3": bo3, "majority": majority, "reranked": reranked, "oracle_bo3": oracle_bo3,
+            "oracle_reranked": oracle_reranked,
+        }  # fmt: skip
+        numbers = [self.row(method, "accuracy", st.proportion(hits)) for method, hits in methods.items()]
+        numbers.append(self.row("random_sample", "accuracy", random_pick))
+        for a, b in (("reranked", "greedy"), ("reranked", "bo3"), ("bo3", "greedy"), ("oracle_reranked", "oracle_bo3")):
+            difference = st.paired_difference(methods[a], methods[b], seed=self.seed)
+            numbers.append(self.row(f"{a}-{b}", "accuracy_difference", difference))
+        return numbers
+
+    def figure4(self, samples: pd.DataFrame, scores: Mapping[str, pd.DataFrame], greedy: pd.DataFrame) -> Numbers:
+        """Accuracy of the top-scored of K samples, for K in powers of two, with greedy, majority and oracle beside."""
+        pool = samples.sort_values(["question_id", "sample_id"])
+        n = int(pool.groupby("question_id").size().iloc[0])
+        questions = pool["question_id"].to_numpy()[::n]
+        right = pool["is_correct"].to_numpy().reshape(-1, n)
+        answers = pool["final_answer"].to_numpy().reshape(-1, n).tolist()
+        ks = [2**i for i in range(n.bit_length()) if 2**i <= n]
+        curves = {
+            method: st.best_of_k(
+                answer_scores(frame).reindex(pool["sample_id"], fill_value=0.0).to_numpy().reshape(-1, n), right, ks
+            )
+            for method, frame in scores.items()
+        }
+        numbers = [self.row("greedy_sft", "accuracy", st.proportion(greedy["is_correct"]))]
+        for method, curve in curves.items():
+            numbers += self._curve(method, "rerank_accuracy", ks, curve, questions)
+        for method, curve in curves.items():
+            if method != "orm":
+                for k, a, b in zip(ks, curve, curves["orm"], strict=True):
+                    difference = st.paired_difference(a, b, questions, self.seed)
+                    numbers.append(self.row(f"{method}-orm", f"rerank_accuracy_difference@{k}", difference))
+        numbers += self._curve("majority", "majority", ks, st.majority_at_k(answers, right, ks, self.seed), questions)
+        return numbers + self._curve("oracle", "rerank_accuracy", ks, st.oracle_at_k(right, ks), questions)
+
+    def _curve(self, method: str, metric: str, ks: list[int], curve: np.ndarray, questions: np.ndarray) -> Numbers:
+        return [
+            self.row(method, f"{metric}@{k}", st.clustered(values, questions, self.seed))
+            for k, values in zip(ks, curve, strict=True)
+        ]  # fmt: skip
+
+
+def _pick(right: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Whether the top-scored candidate is right; both are [questions, candidates], and ties go to the first."""
+    return right[np.arange(len(right)), scores.argmax(axis=1)]
+
+
+def wide(numbers: pd.DataFrame, metrics: list[str], methods: list[str] | None = None) -> pd.DataFrame:
+    """A table to read: a row a task and method, a column a metric, each cell "value [low, high] (n)" in per cent."""
+    shown = numbers[numbers["metric"].isin(metrics)]
+    if methods is not None:
+        shown = shown[shown["method"].isin(methods)]
+    cells = shown.assign(
+        cell=[
+            "–"
+            if row.n == 0
+            else f"{100 * row.value:.1f} [{100 * row.ci_low:.1f}, {100 * row.ci_high:.1f}] (n={row.n})"
+            for row in shown.itertuples()
+        ]
+    )
+    table = cells.pivot(index=["task", "method"], columns="metric", values="cell")
+    order = {m: i for i, m in enumerate(dict.fromkeys(shown["method"]))}
+    table = table.sort_index(level="method", key=lambda index: index.map(order), sort_remaining=False)
+    return (
+        table.reindex(columns=[m for m in metrics if m in table])
+        .sort_index(level="task", sort_remaining=False, kind="stable")
+        .fillna("")
+    )

@@ -1,0 +1,543 @@
+"""Figures 4-6 of the paper, the figures that exact step labels make possible, and the pipeline diagram.
+
+The functions take the long ``numbers`` table of one or several runs, draw one panel a run and return the figure; the
+``..._rows`` function beside each returns the rows drawn, which :func:`save` writes next to the picture. A method
+without data leaves a gap and a note.
+"""
+
+import io
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch
+from matplotlib.path import Path as Outline
+from matplotlib.ticker import MaxNLocator, NullLocator
+from numpy.typing import ArrayLike
+from scipy.optimize import isotonic_regression
+
+from glore_lib.statistics import clustered
+
+# Okabe and Ito's colours, which the colour-blind tell apart. Blue is the ORM's and red the SORM's, whatever they are
+# used for; an oracle has the colour of what it reranks, hatched.
+METHOD_COLOURS = {
+    "orm": "#0072B2", "local+orm": "#0072B2", "balanced_orm": "#56B4E9",
+    "sorm": "#D55E00", "local+sorm": "#D55E00", "sorm_raw": "#E69F00", "raw": "#E69F00",
+    "sorm_consistent": "#CC79A7", "consistent": "#CC79A7", "sorm_balanced": "#009E73", "monotone": "#009E73",
+    "global": "#009E73", "greedy": "#6E6E6E", "greedy_sft": "#6E6E6E", "majority": "#222222",
+    "bo3": "#56B4E9", "oracle_bo3": "#56B4E9", "reranked": "#0072B2", "oracle_reranked": "#0072B2",
+}  # fmt: skip
+METHOD_LABELS = {
+    "orm": "ORM", "balanced_orm": "Balanced ORM", "sorm": "SORM", "sorm_raw": "SORM, raw labels",
+    "sorm_consistent": "SORM, consistency", "sorm_balanced": "SORM, balance",
+    "global": "Global", "local+orm": "Local + ORM", "local+sorm": "Local + SORM",
+    "global+local+orm": "Global ∪ local + ORM", "global+local+sorm": "Global ∪ local + SORM",
+    "greedy": "Greedy draft", "greedy_sft": "Greedy", "majority": "Majority vote", "bo3": "Best of 3",
+    "reranked": "Refined, reranked", "oracle_bo3": "Oracle best of 3", "oracle_reranked": "Refined, oracle reranked",
+    "raw": "Raw labels", "monotone": "Monotone labels", "consistent": "Consistent labels",
+}  # fmt: skip
+OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # those seen well on white
+MARKERS = {"orm": "o", "balanced_orm": "D", "sorm": "s", "sorm_raw": "^", "sorm_consistent": "v", "sorm_balanced": "<"}
+HATCHES = {"local+orm": "///", "local+sorm": "...", "oracle_bo3": "///", "oracle_reranked": "///"}
+
+RERANKERS = ("orm", "balanced_orm", "sorm", "sorm_raw")
+RERANKER_ABLATIONS = ("sorm_consistent", "sorm_balanced")  # drawn where a run has them, not missed where it hasn't
+REFERENCES = ("majority", "greedy_sft")
+REFINERS = ("global", "local+orm", "local+sorm")
+DRAFTS = {"accuracy_all_drafts": "All drafts\nrefined", "accuracy_incorrect_drafts": "Only incorrect\ndrafts refined"}
+CHOICES = ("greedy", "bo3", "reranked", "oracle_bo3", "oracle_reranked")
+LABEL_RULES = ("raw", "monotone", "consistent")
+LABEL_METRICS = {"label_precision": "Precision", "label_recall": "Recall"}
+LABEL_MARKERS: dict[str, dict[str, Any]] = {
+    "Precision": {"marker": "o", "markersize": 7},
+    "Recall": {"marker": "s", "markersize": 6.5, "markerfacecolor": "white", "markeredgewidth": 1.8},
+}
+STEP_SCORERS = ("orm", "balanced_orm", "sorm")
+
+INK, FAINT = "#222222", "#707070"
+DASHED, DOTTED = (0, (5, 2)), (0, (1, 1.2))
+LABEL_DISTANCE = 0.19  # inches between the names of two curves
+STYLE = {
+    "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial", "Helvetica", "sans-serif"],
+    "font.size": 9.5, "axes.titlesize": 10.5, "axes.titleweight": "bold", "axes.titlelocation": "left",
+    "axes.labelsize": 9.5, "xtick.labelsize": 9, "ytick.labelsize": 9, "legend.fontsize": 9.5, "legend.frameon": False,
+    "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": FAINT, "xtick.color": FAINT, "ytick.color": FAINT,
+    "xtick.labelcolor": INK, "ytick.labelcolor": INK, "axes.linewidth": 0.8,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True,
+    "axes.grid": True, "axes.grid.axis": "y", "grid.color": "#E4E4E4", "grid.linewidth": 0.7,
+    "lines.linewidth": 1.8, "lines.markersize": 5.5, "hatch.linewidth": 0.8,
+    "savefig.dpi": 150, "svg.fonttype": "none", "svg.hashsalt": "glore",
+}  # fmt: skip
+
+
+@plt.rc_context(STYLE)
+def save(figure: Figure, data: pd.DataFrame | None, folder: Path, name: str) -> None:
+    """Write ``name``.png (150 dpi), ``name``.svg (text as text) and ``name``.csv (the rows drawn) into ``folder``.
+
+    A diagram has no ``data`` and gets no CSV. The same figure and rows give the same bytes. A file is written whole or
+    not at all.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    contents = {} if data is None else {"csv": data.to_csv(index=False, lineterminator="\n").encode()}
+    for suffix, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=suffix, metadata=metadata, facecolor="white")
+        contents[suffix] = buffer.getvalue()
+    for suffix, content in contents.items():
+        temporary = folder / f".{name}.{suffix}.tmp"
+        temporary.write_bytes(content)
+        temporary.replace(folder / f"{name}.{suffix}")
+
+
+def figure4_rows(numbers: pd.DataFrame) -> pd.DataFrame:
+    """Of a ``numbers`` frame, the rows that :func:`figure4` draws."""
+    rerank = numbers.metric.str.fullmatch(r"rerank_accuracy@\d+") & numbers.method.isin(RERANKERS + RERANKER_ABLATIONS)
+    majority = numbers.metric.str.fullmatch(r"majority@\d+") & (numbers.method == "majority")
+    return numbers[rerank | majority | ((numbers.metric == "accuracy") & (numbers.method == "greedy_sft"))]
+
+
+@plt.rc_context(STYLE)
+def figure4(numbers: pd.DataFrame) -> Figure:
+    """Accuracy of the sample that each reward model ranks first, against the number K of samples (paper, Figure 4)."""
+    runs = list(_runs(numbers))
+    figure, panels = _panels(len(runs), width=5.0, height=3.6)
+    for axes, (title, rows) in zip(panels, runs, strict=True):
+        drawn = _with_data(figure4_rows(rows))
+        drawn = drawn.assign(k=pd.to_numeric(drawn.metric.str.extract(r"@(\d+)", expand=False)))
+        ends: list[tuple[str, float, float]] = []
+        found = [method for method in RERANKERS + RERANKER_ABLATIONS if method in set(drawn.method)]
+        for place, method in enumerate(found):
+            curve = drawn[drawn.method == method].sort_values("k")
+            x = curve.k.to_numpy() * 2 ** (0.06 * (place - (len(found) - 1) / 2))  # so that intervals lie side by side
+            ends.append(_curve(axes, x, curve, method))
+        majority = drawn[drawn.method == "majority"].sort_values("k")
+        if len(majority):
+            ends.append(_curve(axes, majority.k, majority, "majority"))
+        ks = sorted(int(k) for k in drawn.k.dropna().unique())
+        for greedy in drawn[drawn.method == "greedy_sft"].itertuples():
+            axes.axhline(greedy.value, label="greedy_sft", **_line("greedy_sft"))
+            ends.append(("greedy_sft", ks[-1] if ks else 1, greedy.value))
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(ks, [str(k) for k in ks])
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xlabel(_noting_missing("Samples K", RERANKERS + REFERENCES, drawn.method))
+        axes.set_title(_titled(title, drawn))
+        _percent(axes.yaxis)
+        _outer_label(axes, "Accuracy of the top-ranked sample (%)")
+        _label_ends(axes, ends, percent=True)
+    return figure
+
+
+def figure5_rows(numbers: pd.DataFrame) -> pd.DataFrame:
+    """Of a ``numbers`` frame, the rows that :func:`figure5` draws."""
+    bars = numbers.metric.isin(list(DRAFTS)) & numbers.method.isin(REFINERS)
+    return numbers[bars | ((numbers.metric == "accuracy") & (numbers.method == "greedy"))]
+
+
+@plt.rc_context(STYLE)
+def figure5(numbers: pd.DataFrame) -> Figure:
+    """Accuracy after refining all drafts, and only the incorrect ones, without reranking (paper, Figure 5)."""
+    runs = list(_runs(numbers))
+    figure, panels = _panels(len(runs), width=4.6, height=3.6, sharey=True)
+    for axes, (title, rows) in zip(panels, runs, strict=True):
+        drawn = _with_data(figure5_rows(rows))
+        cells = _cells(drawn)
+        for group, metric in enumerate(DRAFTS):
+            for place, method in enumerate(REFINERS):
+                _bar(axes, group + 0.28 * (place - 1), 0.25, method, cells.get((method, metric)))
+        if ("greedy", "accuracy") in cells:
+            value = cells["greedy", "accuracy"].value
+            axes.axhline(value, label="greedy", color=INK, linestyle=DASHED, linewidth=1.2, zorder=3)
+            text = f"Greedy\ndraft\n{100 * value:.1f}"
+            axes.text(1.01, value, text, transform=axes.get_yaxis_transform(), va="center")
+        axes.set_xticks(range(len(DRAFTS)), list(DRAFTS.values()))
+        axes.set_xlim(-0.5, len(DRAFTS) - 0.5)
+        axes.set_xlabel(_noting_missing("", ("greedy",), drawn.method))
+        axes.set_title(_titled(title, drawn))
+        _accuracy_from_zero(axes, drawn)
+    keys = [Patch(label=METHOD_LABELS[method], **_fill(method)) for method in REFINERS]
+    figure.legend(handles=keys, loc="outside upper center", ncols=len(keys))
+    return figure
+
+
+def figure6_rows(numbers: pd.DataFrame) -> pd.DataFrame:
+    """Of a ``numbers`` frame, the rows that :func:`figure6` draws."""
+    return numbers[(numbers.metric == "accuracy") & numbers.method.isin(CHOICES)]
+
+
+@plt.rc_context(STYLE)
+def figure6(numbers: pd.DataFrame) -> Figure:
+    """Greedy draft, best of three samples, reranked refinements, and both with an oracle reranker (paper, Figure 6)."""
+    runs = list(_runs(numbers))
+    figure, panels = _panels(len(runs), width=4.4, height=3.4, sharey=True)
+    for axes, (title, rows) in zip(panels, runs, strict=True):
+        drawn = _with_data(figure6_rows(rows))
+        cells = _cells(drawn)
+        for place, method in enumerate(CHOICES):
+            _bar(axes, place, 0.68, method, cells.get((method, "accuracy")))
+        axes.set_xticks(range(len(CHOICES)), ["Greedy\ndraft", *["Best\nof 3", "Refined,\nreranked"] * 2])
+        axes.set_xlim(-0.6, len(CHOICES) - 0.4)
+        below = axes.get_xaxis_transform()
+        for x, text in ((1.5, "by the ORM"), (3.5, "by an oracle")):
+            axes.plot([x - 0.85, x + 0.85], [-0.2, -0.2], color=FAINT, linewidth=0.8, transform=below, clip_on=False)
+            axes.text(x, -0.22, text, transform=below, ha="center", va="top")
+        axes.set_title(_titled(title, drawn))
+        _accuracy_from_zero(axes, drawn)
+    return figure
+
+
+def label_quality_rows(numbers: pd.DataFrame) -> pd.DataFrame:
+    """Of a ``numbers`` frame, the rows that :func:`label_quality` draws."""
+    return numbers[numbers.metric.isin(list(LABEL_METRICS)) & numbers.method.isin(LABEL_RULES)]
+
+
+@plt.rc_context(STYLE | {"axes.grid.axis": "x"})
+def label_quality(numbers: pd.DataFrame) -> Figure:
+    """Precision and recall of step labels by rollouts against the exact labels, after each post-processing step."""
+    runs = list(_runs(numbers))
+    figure, panels = _panels(len(runs), width=4.6, height=2.6, sharex=True)
+    for axes, (title, rows) in zip(panels, runs, strict=True):
+        drawn = _with_data(label_quality_rows(rows))
+        cells = _cells(drawn)
+        for place, method in enumerate(LABEL_RULES):
+            for offset, metric in zip((-0.16, 0.16), LABEL_METRICS, strict=True):
+                _dot(axes, place + offset, method, LABEL_METRICS[metric], cells.get((method, metric)))
+        axes.set_yticks(range(len(LABEL_RULES)), ["Raw", "+ monotone", "+ consistent"])
+        axes.set_ylim(len(LABEL_RULES) - 0.5, -0.5)
+        axes.set_xlabel("Share of steps (%)")
+        axes.tick_params(labelbottom=True)
+        axes.set_title(_titled(title, drawn))
+        _percent(axes.xaxis)
+    keys = [Line2D([], [], color=INK, linestyle="", label=label, **LABEL_MARKERS[label]) for label in LABEL_MARKERS]
+    figure.legend(handles=keys, loc="outside upper center", ncols=len(keys))
+    return figure
+
+
+def scores_by_step_rows(step_scores: pd.DataFrame) -> pd.DataFrame:
+    """The mean score of exactly right steps: columns task, model, step, value, ci_low, ci_high, n.
+
+    ``step_scores`` has the columns task, question_id, step, model (orm, balanced_orm or sorm), score and label (the
+    exact one). Intervals are by bootstrap over questions.
+    """
+    right = step_scores[(step_scores.label == 1) & step_scores.model.isin(STEP_SCORERS)]
+    columns = ["task", "model", "step", "value", "ci_low", "ci_high", "n"]
+    rows = [
+        dict(zip(columns, keys, strict=False)) | asdict(clustered(group.score, group.question_id, seed=0))
+        for keys, group in right.groupby(columns[:3])
+    ]
+    return pd.DataFrame(rows, columns=columns)
+
+
+@plt.rc_context(STYLE)
+def scores_by_step(step_scores: pd.DataFrame) -> Figure:
+    """What each reward model says of steps that are exactly right: the ORM's pessimism about early ones.
+
+    ``step_scores`` is as for :func:`scores_by_step_rows`.
+    """
+    rows = scores_by_step_rows(step_scores)
+    tasks = list(step_scores.task.unique())
+    figure, panels = _panels(len(tasks), width=4.7, height=3.2, sharey=True)
+    for axes, task in zip(panels, tasks, strict=True):
+        drawn = rows[rows.task == task]
+        ends = []
+        for place, method in enumerate(STEP_SCORERS):
+            curve = drawn[drawn.model == method]
+            if len(curve):
+                ends.append(_curve(axes, curve.step.to_numpy() + 0.06 * (place - 1), curve, method))
+        counts = drawn.groupby("step").n.max()
+        axes.set_xticks(counts.index, [f"{step}\n({n:,})" for step, n in counts.items()])
+        axes.set_xlabel(_noting_missing("Step (number of exactly right ones)", STEP_SCORERS, drawn.model))
+        axes.set_ylim(0, 1)
+        axes.set_title(task)
+        _outer_label(axes, "Mean score of exactly right steps")
+        _label_ends(axes, ends, percent=False)
+    return figure
+
+
+def fixed_overlap_rows(drafts: pd.DataFrame) -> pd.DataFrame:
+    """Counts of incorrect drafts: columns task, global and local+sorm (fixed by it or not), count, fraction, n.
+
+    ``drafts`` has one row an incorrect draft: columns task, global and local+sorm, both bool.
+    """
+    rows = []
+    for task, group in drafts.groupby("task", sort=False):
+        for by_global in (True, False):
+            for by_local in (True, False):
+                count = int(((group["global"] == by_global) & (group["local+sorm"] == by_local)).sum())
+                rows.append((task, by_global, by_local, count, count / len(group), len(group)))
+    return pd.DataFrame(rows, columns=["task", "global", "local+sorm", "count", "fraction", "n"])
+
+
+@plt.rc_context(STYLE | {"axes.grid": False})
+def fixed_overlap(drafts: pd.DataFrame) -> Figure:
+    """Incorrect drafts fixed by the global refinement, by local + SORM, by both, by neither (paper, Table 3).
+
+    ``drafts`` is as for :func:`fixed_overlap_rows`.
+    """
+    rows = fixed_overlap_rows(drafts)
+    tasks = list(rows.task.unique())
+    figure, panels = _panels(len(tasks), width=3.7, height=3.4)
+    for axes, task in zip(panels, tasks, strict=True):
+        cells = rows[rows.task == task]
+        fractions = cells.fraction.to_numpy().reshape(2, 2)
+        texts = [f"{100 * f:.1f} %\n({count:,})" for f, count in zip(cells.fraction, cells["count"], strict=True)]
+        sns.heatmap(
+            fractions, vmin=0, vmax=1.5, cmap="Blues", annot=np.reshape(texts, (2, 2)), fmt="",  # light enough for ink
+            annot_kws={"size": 11, "color": INK}, cbar=False, square=True, linewidths=2, ax=axes,
+        )  # fmt: skip
+        for axis, shares in ((axes.yaxis, fractions.sum(axis=1)), (axes.xaxis, fractions.sum(axis=0))):
+            names = [f"{word}\n{100 * share:.1f} %" for word, share in zip(("Yes", "No"), shares, strict=True)]
+            axis.set_ticklabels(names, rotation=0)
+        axes.tick_params(length=0)
+        axes.set_xlabel("Fixed by local + SORM")
+        axes.set_title(f"{task} (n = {cells.n.iloc[0]:,})\nFixed by either: {100 * (1 - fractions[1, 1]):.1f} %")
+        _outer_label(axes, "Fixed by global")
+    return figure
+
+
+@plt.rc_context(STYLE)
+def losses(curves: Mapping[str, pd.DataFrame]) -> Figure:
+    """The training loss of each model, by its name, against its optimiser steps: frames of columns step, loss."""
+    figure, panels = _panels(min(len(curves), 1), width=6.0, height=3.2)
+    looks = cycle((colour, style) for style in ("-", DASHED, DOTTED) for colour in OKABE_ITO)
+    for axes in panels:
+        for (name, curve), (colour, style) in zip(curves.items(), looks, strict=False):
+            axes.plot(curve.step, curve.loss, label=name, color=colour, linestyle=style, marker="o", markersize=3)
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("Optimiser step")
+        axes.set_ylabel("Training loss")
+        figure.legend(loc="outside right upper")
+    return figure
+
+
+def _runs(numbers: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """The rows of each run under its title, in order of appearance; the model is named where there are several."""
+    several = numbers.model.nunique() > 1
+    for (task, model), rows in numbers.groupby(["task", "model"], sort=False):
+        yield f"{task}, {model}" if several else str(task), rows
+
+
+def _panels(count: int, width: float, height: float, **shared: bool) -> tuple[Figure, list[Axes]]:
+    """A figure of ``count`` panels, at most two a row, sized in inches a panel; of one empty panel where it is 0."""
+    columns, rows = min(max(count, 1), 2), max(-(-count // 2), 1)
+    size = (width * columns, height * rows)
+    figure, grid = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False, **shared)
+    figure.get_layout_engine().set(wspace=0.06, hspace=0.06)
+    plt.close(figure)  # pyplot forgets it, so that a notebook shows it once: as the value of its cell
+    for axes in grid.flat[count:]:
+        axes.set_axis_off()
+    if count == 0:
+        grid[0, 0].text(0.5, 0.5, "No data", ha="center", va="center", color=FAINT)
+    return figure, list(grid.flat[:count])
+
+
+def _with_data(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of one run that hold a value; raises ValueError where a number is there twice."""
+    for twice in rows[rows.duplicated(["method", "metric"])].itertuples():
+        raise ValueError(f"numbers: {twice.task} has several rows of method {twice.method}, metric {twice.metric}")
+    return rows[(rows.n > 0) & rows.value.notna()]
+
+
+def _cells(rows: pd.DataFrame) -> dict[tuple[str, str], Any]:
+    return {(row.method, row.metric): row for row in rows.itertuples()}
+
+
+def _titled(title: str, rows: pd.DataFrame) -> str:
+    counts = sorted({rows.n.min(), rows.n.max()}) if len(rows) else []
+    return f"{title} (n = {' to '.join(f'{n:,}' for n in counts)})" if counts else title
+
+
+def _noting_missing(label: str, expected: Sequence[str], found: pd.Series) -> str:
+    missing = "; ".join(METHOD_LABELS[method] for method in expected if method not in set(found))
+    return f"{label}\n{textwrap.fill(f'No data: {missing}', 45)}".strip() if missing else label
+
+
+def _percent(axis: Axis) -> None:
+    axis.set_major_formatter(lambda value, _: f"{round(100 * value, 6):g}")
+    axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+
+
+def _outer_label(axes: Axes, label: str) -> None:
+    """The label of the y axis, once a row of panels."""
+    if axes.get_subplotspec().is_first_col():
+        axes.set_ylabel(label)
+
+
+def _accuracy_from_zero(axes: Axes, rows: pd.DataFrame) -> None:
+    _percent(axes.yaxis)
+    _outer_label(axes, "Accuracy (%)")
+    top = 1.12 * rows[["value", "ci_high"]].max(axis=None) if len(rows) else 1.0
+    axes.set_ylim(0, max(axes.get_ylim()[1], top))  # the panels share the axis
+
+
+def _fill(method: str) -> dict[str, Any]:
+    colour = METHOD_COLOURS[method]
+    if method.startswith("oracle"):
+        return {"facecolor": to_rgba(colour, 0.2), "edgecolor": colour, "hatch": HATCHES[method], "linewidth": 1}
+    return {"facecolor": colour, "edgecolor": "white", "hatch": HATCHES.get(method), "linewidth": 0}
+
+
+def _line(method: str) -> dict[str, Any]:
+    """How a method's curve is drawn; those of reference have no marker and are broken."""
+    if method in REFERENCES:
+        return {"color": METHOD_COLOURS[method], "linestyle": DASHED if method == "greedy_sft" else DOTTED}
+    marker = {"marker": MARKERS[method], "markeredgecolor": "white", "markeredgewidth": 0.7}
+    return {"color": METHOD_COLOURS[method]} | marker
+
+
+def _bar(axes: Axes, x: float, width: float, method: str, row: Any) -> None:
+    """A bar with its interval and, above both, its number; a note where there is no row."""
+    if row is None:
+        axes.text(x, 0.02, "no data", transform=axes.get_xaxis_transform(), rotation=90, ha="center", color=FAINT)
+        return
+    axes.bar(x, row.value, width, label=method, **_fill(method))
+    axes.errorbar(x, row.value, _reach(row), fmt="none", ecolor=INK, elinewidth=1.1, capsize=3)
+    axes.annotate(
+        f"{100 * row.value:.1f}", (x, np.nanmax([row.value, row.ci_high])), (0, 3), textcoords="offset points",
+        ha="center", va="bottom", zorder=4, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
+    )  # fmt: skip
+
+
+def _dot(axes: Axes, y: float, method: str, label: str, row: Any) -> None:
+    """A point with its interval and, right of both, its number; a note where there is no row."""
+    if row is None:
+        axes.text(0.02, y, f"{label}: no data", transform=axes.get_yaxis_transform(), va="center", color=FAINT)
+        return
+    axes.errorbar(row.value, y, xerr=_reach(row), fmt="none", ecolor=INK, elinewidth=1.1, capsize=3)
+    axes.plot(row.value, y, color=METHOD_COLOURS[method], label=f"{method} {label}", zorder=3, **LABEL_MARKERS[label])
+    right = np.nanmax([row.value, row.ci_high])
+    axes.annotate(f"{100 * row.value:.1f}", (right, y), (5, 0), textcoords="offset points", va="center")
+
+
+def _reach(rows: Any) -> np.ndarray:
+    """How far the intervals of one row or several reach below and above the values: [2, rows]."""
+    below, above = np.atleast_1d(rows.value - rows.ci_low), np.atleast_1d(rows.ci_high - rows.value)
+    return np.clip([below, above], 0, None)
+
+
+def _curve(axes: Axes, x: ArrayLike, rows: pd.DataFrame, method: str) -> tuple[str, float, float]:
+    """Draw a method's values, with intervals unless it is a reference; returns the method and the curve's end."""
+    (line,) = axes.plot(x, rows.value, label=method, zorder=3, **_line(method))
+    if method not in REFERENCES:
+        colour = METHOD_COLOURS[method]
+        axes.errorbar(x, rows.value, _reach(rows), fmt="none", ecolor=colour, elinewidth=0.9, alpha=0.5)
+    return method, line.get_xdata()[-1], line.get_ydata()[-1]
+
+
+def _label_ends(axes: Axes, ends: list[tuple[str, float, float]], percent: bool) -> None:
+    """Name each curve right of its end (method, x, y), with its last value; names keep clear of each other."""
+    if not ends:
+        return
+    low, high = axes.get_ylim()
+    wanted = np.array([(y - low) / (high - low) for _, _, y in ends])
+    order = np.argsort(wanted, kind="stable")
+    # Least moves under a least distance: isotonic regression once the distances are taken out.
+    distances = LABEL_DISTANCE / (axes.bbox.height / axes.figure.dpi) * np.arange(len(ends))
+    places = isotonic_regression(wanted[order] - distances).x + distances
+    for i, place in zip(order, places, strict=True):
+        method, x, y = ends[i]
+        leader = {"arrowstyle": "-", "color": METHOD_COLOURS[method], "linewidth": 0.7, "shrinkA": 0, "shrinkB": 4}
+        axes.annotate("", (x, y), (1.05, place), textcoords="axes fraction", annotation_clip=False, arrowprops=leader)
+        key = [1.05, 1.085, 1.12], [place] * 3
+        axes.plot(*key, transform=axes.transAxes, clip_on=False, markevery=[1], **_line(method))
+        number = f"{100 * y:.1f}" if percent else f"{y:.2f}"
+        axes.text(1.15, place, f"{METHOD_LABELS[method]}  {number}", transform=axes.transAxes, va="center")
+
+
+Box = tuple[float, float, float]  # of the diagram: its centre and its width
+BOX_HEIGHT = 0.66
+
+
+@plt.rc_context(STYLE | {"axes.grid": False, "font.size": 10.5})
+def pipeline_diagram() -> Figure:
+    """What each model is trained on, and how a question is answered; a model has one colour throughout."""
+    figure, axes = plt.subplots(figsize=(11, 6.16), layout="constrained")
+    plt.close(figure)
+    axes.set(xlim=(0, 11), ylim=(0, 6.16), aspect="equal")
+    axes.set_axis_off()
+    for bottom, height, title in ((3.06, 3.05, "Training"), (0.05, 2.86, "Test time")):
+        _rounded(axes, 0.05, bottom, 10.9, height, facecolor="#F4F4F2", edgecolor="none")
+        axes.text(0.25, bottom + height - 0.32, title, size=12.5, weight="bold", va="center")
+    _draw_training(axes)
+    _draw_test_time(axes)
+    return figure
+
+
+def _draw_training(axes: Axes) -> None:
+    top, middle, bottom = 5.585, 4.585, 3.585
+    questions = _box(axes, 0.95, middle, 1.35, "Training\nquestions")
+    student = _box(axes, 2.85, middle, 1.55, "Student", "greedy")
+    samples = _box(axes, 4.8, middle, 1.45, "K samples\na question")
+    _link(axes, questions, student)
+    _link(axes, student, samples)
+    under = middle - BOX_HEIGHT / 2
+    _arrow(axes, (4.8, under), (4.8, under - 0.3), (2.85, under - 0.3), (2.85, under))
+    axes.text(3.82, under - 0.45, "expert iteration:\nkeep the correct ones", ha="center", va="top")
+    for y, text, name, method in (
+        (top, "Each step: is the\nfinal answer right?", "ORM", "orm"),
+        (middle, "Each step: is one of\nits rollouts right?", "SORM", "sorm"),
+        (bottom, "Pairs: incorrect and\ncorrect solution", "Refiner", "global"),
+    ):
+        data = _box(axes, 7.2, y, 2.3, text)
+        _link(axes, samples, data)
+        _link(axes, data, _box(axes, 9.9, y, 1.7, name, method))
+    _arrow(axes, (7.2, under), (7.2, bottom + BOX_HEIGHT / 2))
+    axes.text(7.3, (middle + bottom) / 2, "first error, correct rollout", size=9.5, va="center")
+
+
+def _draw_test_time(axes: Axes) -> None:
+    top, middle, bottom = 2.38, 1.48, 0.58
+    question = _box(axes, 0.95, middle, 1.35, "Question")
+    student = _box(axes, 2.5, middle, 1.15, "Student", "greedy")
+    draft = _box(axes, 3.95, middle, 1.05, "Draft")
+    rerank = _box(axes, 8.85, middle, 1.15, "ORM\nreranks", "orm")
+    _link(axes, question, student)
+    _link(axes, student, draft)
+    _link(axes, rerank, _box(axes, 10.25, middle, 1.0, "Answer"))
+    kept = _box(axes, 6.35, top, 3.0, "The draft as it is")
+    _link(axes, draft, kept)
+    _link(axes, kept, rerank)
+    whole = _box(axes, 5.55, middle, 1.4, "[BAD] at\nthe start")
+    found = _box(axes, 5.55, bottom, 1.4, "SORM finds\nfirst error", "sorm")
+    for y, mark, text in ((middle, whole, "Refiner:\nglobal"), (bottom, found, "Refiner:\nlocal")):
+        refiner = _box(axes, 7.25, y, 1.2, text, "global")
+        _link(axes, draft, mark)
+        _link(axes, mark, refiner)
+        _link(axes, refiner, rerank)
+
+
+def _rounded(axes: Axes, left: float, bottom: float, width: float, height: float, **style: Any) -> None:
+    axes.add_patch(FancyBboxPatch((left, bottom), width, height, boxstyle="round,pad=0,rounding_size=0.1", **style))
+
+
+def _box(axes: Axes, x: float, y: float, width: float, text: str, method: str | None = None) -> Box:
+    """A box of data in white or, with the ``method`` whose colour it has, of a model."""
+    style = {"facecolor": METHOD_COLOURS[method] if method else "white", "edgecolor": "none" if method else FAINT}
+    _rounded(axes, x - width / 2, y - BOX_HEIGHT / 2, width, BOX_HEIGHT, **style)
+    font = {"color": "white", "weight": "bold"} if method else {}
+    axes.text(x, y, text, ha="center", va="center", linespacing=1.25, **font)
+    return x, y, width
+
+
+def _link(axes: Axes, left: Box, right: Box) -> None:
+    """An arrow from the right side of a box to the left side of another, square where they are not level."""
+    (x0, y0, width0), (x1, y1, width1) = left, right
+    start, end = x0 + width0 / 2, x1 - width1 / 2
+    _arrow(axes, (start, y0), ((start + end) / 2, y0), ((start + end) / 2, y1), (end, y1))
+
+
+def _arrow(axes: Axes, *points: tuple[float, float]) -> None:
+    style = {"arrowstyle": "-|>", "mutation_scale": 11, "joinstyle": "round", "color": INK, "linewidth": 1.1}
+    axes.add_patch(FancyArrowPatch(path=Outline(points), **style))

@@ -1,0 +1,277 @@
+"""The whole method on one run, each part made when it is first asked for. Every notebook starts from here, so that each
+can be run alone: what an earlier notebook made is found in the artifacts."""
+
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+
+from glore_lib import refinement, reward_models, step_labels, students
+from glore_lib.evaluation import DraftSet, Tables, draft_set
+from glore_lib.reward_models import StepData, score_steps
+from glore_lib.run import Run
+from glore_lib.store import Artifact
+from glore_lib.students import Student, sample_solutions
+
+KINDS = ("orm", "balanced_orm", "sorm", "sorm_raw")
+
+
+class Replication:
+    """Students, reward models, refiner and evaluation of one :class:`glore_lib.run.Run`."""
+
+    def __init__(self, run: Run):
+        self.run, self.tables = run, Tables(run)
+
+    # Students (notebook 01)
+
+    @cached_property
+    def sft_student(self) -> Student:
+        return students.sft_student(self.run)
+
+    @cached_property
+    def _expert_iteration(self) -> tuple[Student, pd.DataFrame]:
+        return students.expert_iteration(self.run)
+
+    @property
+    def student(self) -> Student:
+        """The student of expert iteration: the policy of all that follows."""
+        return self._expert_iteration[0]
+
+    @property
+    def rounds(self) -> pd.DataFrame:
+        """Expert iteration, a row a round."""
+        return self._expert_iteration[1]
+
+    @cached_property
+    def sft_control(self) -> Student:
+        """The base trained for as many steps as the last round of expert iteration, on the SFT data alone."""
+        return students.sft_control(self.run, self.student)
+
+    # Reward models (notebooks 02 and 03)
+
+    @cached_property
+    def data(self) -> StepData:
+        return reward_models.step_data(self.run, self.student)
+
+    @cached_property
+    def reward_models(self) -> dict[str, Artifact]:
+        """ORM, balanced ORM, SORM and raw SORM of the student."""
+        training = self.run.params.reward_models.training
+        return {k: reward_models.train_reward_model(self.run, k, self.student, self.data, training) for k in KINDS}
+
+    @cached_property
+    def sft_data(self) -> StepData:
+        return reward_models.step_data(self.run, self.sft_student)
+
+    @cached_property
+    def sft_reward_models(self) -> dict[str, Artifact]:
+        """The same four of the SFT student, for Figure 4; empty where ``reward_models.figure4`` is off."""
+        p = self.run.params.reward_models
+        if not p.figure4:
+            return {}
+        return {
+            k: reward_models.train_reward_model(self.run, k, self.sft_student, self.sft_data, p.figure4_training)
+            for k in KINDS
+        }  # fmt: skip
+
+    # Refiner (notebook 04)
+
+    @cached_property
+    def refiner(self) -> Artifact:
+        return refinement.train_refiner(self.run, self.student, self.data)
+
+    # Evaluation (notebook 05; the validation split serves the choices made in 01-04)
+
+    @cached_property
+    def validation(self) -> "Evaluated":
+        return Evaluated(self, "validation")
+
+    @cached_property
+    def test(self) -> "Evaluated":
+        return Evaluated(self, "test")
+
+    def gate(self) -> pd.DataFrame:
+        """On the validation split: does the ORM's best of three beat a random sample, and does the SORM find errors?
+
+        Below the gate, refining can't be expected to work: work on the base model, not on the test split.
+        """
+        numbers = self.validation.numbers.read()
+        value = numbers.set_index(["method", "metric"])["value"]
+        exact = "_exact" if ("sorm", "first_error_accuracy_exact") in value.index else ""
+        rows = [
+            (
+                "best of 3 by the ORM − random sample",
+                value["bo3", "accuracy"] - value["random_sample", "accuracy"],
+                0.05,
+            ),
+            ("first error found by the SORM", value["sorm", f"first_error_accuracy{exact}"], 0.5),
+        ]
+        return pd.DataFrame([{"gate": g, "value": v, "wanted": w, "holds": bool(v >= w)} for g, v, w in rows])
+
+    @cached_property
+    def figure4_numbers(self) -> Artifact | None:
+        """Figure 4's curves: the SFT student's samples on the test split, reranked by reward models of that student."""
+        if not self.run.params.reward_models.figure4:
+            return None
+        p = self.run.params.evaluation
+        samples = sample_solutions(self.run, self.sft_student, "test", p.rerank_samples, p.temperature, "figure4")
+        greedy = sample_solutions(self.run, self.sft_student, "test", 1, 0.0, "greedy-sft")
+        scores = {
+            k: score_steps(self.run, m, f"{k}-figure4", samples.read(), "test", samples)
+            for k, m in self.sft_reward_models.items()
+        }  # fmt: skip
+
+        def make() -> pd.DataFrame:
+            curves = {k: a.read() for k, a in scores.items()}
+            return pd.DataFrame(self.tables.figure4(samples.read(), curves, greedy.read()))
+
+        return self.run.frame("numbers-figure4", "numbers", make, self._statistics, [samples, greedy, *scores.values()])
+
+    @property
+    def _statistics(self) -> dict:
+        p = self.run.params
+        rm = p.reward_models
+        return {
+            "run": p.run,
+            "model": p.base_model.source,
+            "t": rm.threshold,
+            "monotone": rm.monotone,
+            "consistent": rm.consistent,
+        }
+
+    @cached_property
+    def numbers(self) -> pd.DataFrame:
+        """Every number of the test split behind Tables 1-3 and Figures 4-6."""
+        parts = [self.test.numbers, *([self.figure4_numbers] if self.figure4_numbers else [])]
+        return pd.concat([part.read() for part in parts], ignore_index=True)
+
+
+class Evaluated:
+    """A split's drafts, scores, refinements and numbers."""
+
+    def __init__(self, replication: Replication, split: str):
+        self.replication, self.run, self.split = replication, replication.run, split
+
+    @cached_property
+    def draft_set(self) -> DraftSet:
+        return draft_set(self.run, self.replication.student, self.split)
+
+    @cached_property
+    def drafts(self) -> Artifact:
+        return self.draft_set.drafts
+
+    @cached_property
+    def scores(self) -> dict[str, Artifact]:
+        """Step scores of the drafts by every reward model."""
+        return {k: self._score(k, self.drafts) for k in KINDS}
+
+    def _score(self, kind: str, answers: Artifact, name: str = "") -> Artifact:
+        model = self.replication.reward_models[kind]
+        return score_steps(self.run, model, f"{kind}{name}", answers.read(), self.split, answers)
+
+    @cached_property
+    def first_errors(self) -> dict[str, pd.Series]:
+        """Where each locator puts the first error of every draft (0: nowhere): ``orm``, ``sorm`` and, where the truth
+        is known, ``oracle``."""
+        threshold = self.run.params.reward_models.threshold
+        found = {k: refinement.locate_first_error(self.scores[k].read(), threshold) for k in ("orm", "sorm")}
+        if self.draft_set.exact is not None:
+            true = step_labels.first_errors(self.draft_set.exact)
+            found["oracle"] = true.reindex(self.drafts.read()["sample_id"], fill_value=0)
+        # A draft without a single step has no step to score.
+        return {k: errors.reindex(self.drafts.read()["sample_id"], fill_value=0) for k, errors in found.items()}
+
+    @cached_property
+    def refined(self) -> dict[str, Artifact]:
+        """Every refinement of the drafts, and three controls: a fresh sample of the student, the refiner shown no
+        draft, and local refinements that decode the prefix themselves (or are forced, if the parameter says not to)."""
+        refiner, force = self.replication.refiner, self.run.params.refiner.force_prefix
+        refined = {"global": refinement.refine(self.run, refiner, self.drafts, self.split, "global")}
+        for locator, errors in self.first_errors.items():
+            kind = f"local+{locator}"
+            refined[kind] = refinement.refine(self.run, refiner, self.drafts, self.split, kind, errors)
+        other = "local+sorm_free" if force else "local+sorm_forced"
+        errors = self.first_errors["sorm"]
+        refined[other] = refinement.refine(self.run, refiner, self.drafts, self.split, other, errors, not force)
+        refined["refiner_no_draft"] = refinement.solve_without_draft(self.run, refiner, self.drafts, self.split)
+        refined["resample"] = self._resampled
+        return refined
+
+    @cached_property
+    def _resampled(self) -> Artifact:
+        """The first of the three fresh samples, under the drafts' ids."""
+
+        def make() -> pd.DataFrame:
+            first = self.samples.read().groupby("question_id").head(1).set_index("question_id")
+            drafts = self.drafts.read()[["question_id", "sample_id"]]
+            answers = first.loc[drafts["question_id"], ["text", "final_answer", "is_correct"]].reset_index(drop=True)
+            return pd.concat([drafts, answers], axis=1).assign(kind="resample", first_error=0)
+
+        return self.run.frame(f"resampled-{self.split}", "refinements", make, {}, [self.samples, self.drafts])
+
+    @cached_property
+    def samples(self) -> Artifact:
+        """Three fresh samples a question, for Bo3."""
+        p, student = self.run.params.evaluation, self.replication.student
+        return sample_solutions(self.run, student, self.split, 3, p.temperature, "bo3")
+
+    @cached_property
+    def numbers(self) -> Artifact:
+        """Tables 1-3, Figures 5 and 6 and the label quality as numbers."""
+        answers = {"draft": self.drafts, "global": self.refined["global"], "local": self.refined["local+sorm"]}
+        by_orm = {
+            name: self.scores["orm"] if name == "draft" else self._score("orm", artifact, f"-{name}")
+            for name, artifact in answers.items()
+        }  # fmt: skip
+        bo3_scores = self._score("orm", self.samples, "-bo3")
+        tables = self.replication.tables
+
+        def make() -> pd.DataFrame:
+            candidates = {name: (artifact.read(), by_orm[name].read()) for name, artifact in answers.items()}
+            return pd.DataFrame(
+                tables.label_quality(self.draft_set) + tables.table1(self.draft_set, self.scores)
+                + tables.table2(self.draft_set, self.scores) + tables.table3(self.drafts, self.refined)
+                + tables.figure5(self.drafts, self.refined)
+                + tables.figure6(candidates, self.samples.read(), bo3_scores.read())
+            )  # fmt: skip
+
+        inputs = [
+            self.draft_set.rollouts,
+            self.drafts,
+            bo3_scores,
+            self.samples,
+            *self.scores.values(),
+            *self.refined.values(),
+            *by_orm.values(),
+        ]
+        return self.run.frame(f"numbers-{self.split}", "numbers", make, self.replication._statistics, inputs)
+
+    def no_error_found(self) -> pd.DataFrame:
+        """For how many drafts each locator sees no error; ``refiner.no_error_found`` says what happens to them."""
+        right = self.drafts.read().set_index("sample_id")["is_correct"]
+        rows = []
+        for locator, errors in self.first_errors.items():
+            none = errors.reindex(right.index) == 0
+            rows.append(
+                {
+                    "locator": locator,
+                    "right drafts": int((none & right).sum()),
+                    "wrong drafts": int((none & ~right).sum()),
+                }
+            )
+        return pd.DataFrame(rows).set_index("locator")
+
+    def examples(self, count: int) -> list[pd.DataFrame]:
+        """Wrong drafts, a row a step: its text, exact label, and score by each reward model."""
+        drafts = self.drafts.read()
+        wrong = drafts[~drafts["is_correct"]]["sample_id"].head(count)
+        exact = self.draft_set.exact if self.draft_set.exact is not None else self.draft_set.labels
+        label = exact.set_index(["sample_id", "step"])["label"]
+        columns = {k: a.read().set_index(["sample_id", "step"])["score"] for k, a in self.scores.items()}
+        frames = []
+        for sample_id in wrong:
+            steps = students.split_steps(drafts.set_index("sample_id").loc[sample_id, "text"])
+            index = pd.MultiIndex.from_arrays([[sample_id] * len(steps), np.arange(1, len(steps) + 1)])
+            frame = pd.DataFrame({"step": steps, "label": label.reindex(index).to_numpy()})
+            frames.append(frame.assign(**{k: s.reindex(index).round(2).to_numpy() for k, s in columns.items()}))
+        return frames

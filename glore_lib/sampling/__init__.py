@@ -1,0 +1,33 @@
+"""Sampling: prompts in, completions out. One file a backend; every backend gives the same records."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Request:
+    """The completions ``first`` … ``first + n - 1`` of one prompt. Completion ``j`` depends on ``(seed, j)`` and the
+    prompt alone, whatever else is asked for."""
+
+    prompt: tuple[int, ...]  # token ids
+    n: int
+    seed: int
+    first: int = 0
+
+
+@dataclass(frozen=True)
+class Completion:
+    text: str
+    finished: bool  # ended by itself, before the token limit
+    tokens: int
+
+
+class Sampler(Protocol):
+    def sample(
+        self, requests: list[Request], temperature: float, max_new_tokens: int, progress: str
+    ) -> list[list[Completion]]:
+        """``n`` completions a request, in the order of the requests. Temperature 0 decodes greedily.
+
+        A completion ends with the end-of-sequence token, with the line that holds the final answer (``#### x``), or
+        at ``max_new_tokens``. ``progress`` labels the progress bar.
+        """

@@ -1,0 +1,162 @@
+"""What the published data sets share: where their records come from, their splits, prompts and grading.
+
+Records come from the folder that the environment variable ``GLORE_DATA_DIR`` names, else from the hub.
+"""
+
+import csv
+import hashlib
+import json
+import os
+import random
+from abc import ABC, abstractmethod
+from dataclasses import replace
+from fractions import Fraction
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from glore_lib.params import ParamsError
+from glore_lib.tasks import Question, grading
+
+DATA_DIR = "GLORE_DATA_DIR"
+VALIDATION_PERCENT = 10  # of the train split, by hash of the question's text
+
+Rows = list[dict[str, Any]]
+
+
+class Benchmark(ABC):
+    """A published data set as the stages see it; see :class:`glore_lib.tasks.Task`.
+
+    ``folder`` is the local copy, None where the hub is read; it is looked up once, when the object is made.
+    """
+
+    name: str
+    files: tuple[str, ...]  # what a local copy must hold, relative to its folder
+    hub_name: str | None  # None where the hub does not have it
+    example: tuple[str, str]  # a question and its solution, for the one-shot prompt; written for this project
+
+    def __init__(self) -> None:
+        value = os.environ.get(DATA_DIR)
+        self.folder = Path(value) if value else None
+
+    @abstractmethod
+    def _read(self) -> tuple[list[Question], list[Question]]:
+        """The train and the test questions as released, in a fixed order."""
+
+    @cached_property
+    def splits(self) -> dict[str, list[Question]]:
+        """The questions of train, validation and test. No text is in two splits, nor twice in one.
+
+        A text that comes again is kept at its first place; one that test has too is dropped from train. Validation
+        is a part of train alone. Raises ParamsError where the data can't be read.
+        """
+        try:
+            train, test = self._read()
+        except ParamsError:
+            raise
+        except (AttributeError, LookupError, TypeError, ValueError) as error:  # rows of another shape
+            reason = f"{self.name} is not as released: {type(error).__name__}: {error}"
+            raise ParamsError(f"{self._source()}: {' '.join(reason.split())}; {self._remedy()}") from None
+        texts = {_key(q.question): q for q in reversed(test)}  # the first of equal texts stays
+        test = [q for q in test if texts[_key(q.question)] is q]
+        rest = {_key(q.question): q for q in reversed(train)}
+        train = [q for q in train if rest[_key(q.question)] is q and _key(q.question) not in texts]
+        held_out = [_bucket(q.question) < VALIDATION_PERCENT for q in train]
+        return {
+            "train": [q for q, out in zip(train, held_out, strict=True) if not out],
+            "validation": [replace(q, split="validation") for q, out in zip(train, held_out, strict=True) if out],
+            "test": test,
+        }
+
+    def check_data(self) -> None:
+        """Reads the data; raises a one-line ParamsError that names GLORE_DATA_DIR where that can't be done."""
+        _ = self.splits
+
+    def questions(self, split: str, count: int, seed: int) -> list[Question]:
+        """The first ``count`` questions of a split shuffled by ``seed``, so that more begin with the fewer.
+
+        Raises ParamsError where the split has fewer.
+        """
+        found = list(self.splits[split])
+        if count > len(found):
+            raise ParamsError(
+                f"task.{split}_questions = {count}: must be at most {len(found)}, all that {self.name} has of {split}"
+            )
+        random.Random(f"{split}/{seed}").shuffle(found)
+        return found[:count]
+
+    def prompt(self, question: str) -> str:
+        return f"Question: {question}\nAnswer:\n"
+
+    def refine_prompt(self, question: str, marked_draft: str) -> str:
+        return f"Question: {question}\nDraft:\n{marked_draft}\nRefined answer:\n"
+
+    def one_shot_prompt(self, question: str) -> str:
+        example, solution = self.example
+        return f"{self.prompt(example)}{solution}\n\n{self.prompt(question)}"
+
+    def final_answer(self, solution: str) -> str:
+        return grading.final_answer(solution)
+
+    def is_correct(self, solution: str, reference_answer: str) -> bool:
+        return grading.is_correct(solution, reference_answer)
+
+    def exact_step_labels(self, question: Question, solution: str) -> None:
+        return None
+
+    def _local_rows(self, file: str) -> Rows:
+        """The rows of one local JSON, JSON-lines or CSV file."""
+        if not self.folder.is_dir():
+            raise ParamsError(f"{self._source()}: no such folder; {self._remedy()}")
+        try:
+            with (self.folder / file).open(encoding="utf-8", newline="") as stream:
+                if file.endswith(".csv"):
+                    return list(csv.DictReader(stream))
+                return json.load(stream) if file.endswith(".json") else [json.loads(line) for line in stream]
+        except OSError as error:
+            raise ParamsError(f"{self._source()}: {file}: {error.strerror}; {self._remedy()}") from None
+        except (ValueError, csv.Error) as error:
+            reason = " ".join(str(error).split())
+            raise ParamsError(f"{self._source()}: {file} is not readable: {reason}; {self._remedy()}") from None
+
+    def _hub_rows(self, split: str, config: str | None = None) -> Rows:
+        """The rows of one split on the hub."""
+        if self.hub_name is None:
+            raise ParamsError(f"{self._source()}: the hub does not have this split; {self._remedy()}")
+        import datasets
+
+        try:
+            return datasets.load_dataset(self.hub_name, config, split=split).to_list()
+        except Exception as error:  # no network, no such name, a full disk: the hub's client raises of every kind
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            raise ParamsError(
+                f"{self._source()} and {self.hub_name} can't be read from the hub ({reason}); {self._remedy()}"
+            ) from None
+
+    def _source(self) -> str:
+        return f"{DATA_DIR} is not set" if self.folder is None else f"{DATA_DIR} = {str(self.folder)!r}"
+
+    def _remedy(self) -> str:
+        remedy = f"set it to a folder that holds {' and '.join(self.files)}"
+        if self.hub_name is None:
+            return remedy
+        return f"{remedy}, or {'go online' if self.folder is None else 'unset it'} to read {self.hub_name} from the hub"
+
+
+def released_number(text: str) -> Fraction:
+    """The number that a data set's field holds; raises ValueError where it holds none.
+
+    Fields written by a program hold 1/6 as 0.16666666666666666: so long a decimal is read as the fraction behind it.
+    """
+    value = Fraction(text.strip().replace(",", ""))
+    return value.limit_denominator(1000) if len(text.partition(".")[2]) > 10 else value
+
+
+def _key(question: str) -> str:
+    """The text by which questions are told apart: case and white space do not count."""
+    return " ".join(question.lower().split())
+
+
+def _bucket(question: str) -> int:
+    """A number below 100 that depends on the question's text alone."""
+    return int.from_bytes(hashlib.sha256(_key(question).encode()).digest()[:4], "big") % 100

@@ -1,0 +1,82 @@
+"""transformers.Trainer glue shared by students, reward models and refiners."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
+
+from glore_lib import params
+from glore_lib.models import encode
+
+IGNORE = -100
+
+
+def solution_example(
+    tokenizer: PreTrainedTokenizerBase, prompt: str, steps: Sequence[str], learn_from: int = 1
+) -> dict[str, list[int]]:
+    """Token ids and labels of a prompt and the solution to be written after it, end-of-sequence token included.
+
+    The loss is taken on the solution from step ``learn_from`` (1-based) on.
+    """
+    encoded = encode(tokenizer, prompt, steps)
+    start = encoded.step_ends[learn_from - 2] + 1 if learn_from > 1 else encoded.prompt_length
+    ids = [*encoded.ids, tokenizer.eos_token_id]
+    return {"input_ids": ids, "labels": [IGNORE] * start + ids[start:]}
+
+
+def collate(rows: list[dict[str, list[int]]], pad: int) -> dict[str, torch.Tensor]:
+    """Right-padded tensors [batch, longest row]; the attention mask, not the pad token, says what is padding."""
+    width = max(len(row["input_ids"]) for row in rows)
+    fill = {"input_ids": pad, "attention_mask": 0}
+    rows = [row | {"attention_mask": [1] * len(row["input_ids"])} for row in rows]
+    return {
+        key: torch.tensor([row[key] + [fill.get(key, IGNORE)] * (width - len(row[key])) for row in rows])
+        for key in rows[0]
+    }  # fmt: skip
+
+
+def train(
+    model: nn.Module, examples: list[dict[str, list[int]]], finetuning: params.Finetuning, training: params.Training,
+    pad: int, seed: int, folder: Path,
+) -> dict[str, Any]:  # fmt: skip
+    """Trains ``model`` in place and returns what it took: steps, sequences, tokens, the loss at each log.
+
+    Sequences longer than ``max_length`` are left out and counted. Raises ValueError where none is left.
+    """
+    kept = [e for e in examples if len(e["input_ids"]) <= finetuning.max_length]
+    if not kept:
+        raise ValueError(
+            f"nothing to train on: 0 of {len(examples)} sequences within "
+            f"finetuning.max_length = {finetuning.max_length}"
+        )
+    epoch_steps = -(-len(kept) // finetuning.batch_size)
+    steps = min(training.max_steps, training.epochs * epoch_steps)
+    arguments = TrainingArguments(
+        output_dir=str(folder / "trainer"), max_steps=steps, learning_rate=training.learning_rate,
+        per_device_train_batch_size=finetuning.micro_batch_size,
+        gradient_accumulation_steps=finetuning.batch_size // finetuning.micro_batch_size,
+        lr_scheduler_type="cosine", warmup_steps=max(1, steps // 20), weight_decay=0.01, max_grad_norm=1.0,
+        train_sampling_strategy="group_by_length", logging_steps=max(1, steps // 40), save_strategy="no",
+        report_to="none",
+        disable_tqdm=True, seed=seed, data_seed=seed, use_cpu=not torch.cuda.is_available(),
+        remove_unused_columns=False,
+        dataloader_pin_memory=torch.cuda.is_available(), label_names=["labels"],
+    )  # fmt: skip
+    trainer = QuietTrainer(model, arguments, train_dataset=kept, data_collator=lambda rows: collate(rows, pad))
+    trainer.train()
+    losses = [{"step": log["step"], "loss": log["loss"]} for log in trainer.state.log_history if "loss" in log]
+    per_epoch = sum(len(e["input_ids"]) for e in kept)
+    return {
+        "steps": steps, "sequences": len(kept), "too_long": len(examples) - len(kept),
+        "tokens_trained": round(per_epoch * steps / epoch_steps), "losses": losses,
+    }  # fmt: skip
+
+
+class QuietTrainer(Trainer):
+    """Keeps its losses to itself: they go into the artifact's record and from there into a plot."""
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        self.state.log_history.append({**logs, "step": self.state.global_step})

@@ -1,0 +1,84 @@
+"""A clone of the repository with stand-in notebooks: they do no learning, and write what the real ones must."""
+
+import json
+import shutil
+from pathlib import Path
+
+import nbformat
+
+from glore_lib import pipeline
+from glore_lib.pipeline import Pipeline
+
+TINY = Path(__file__).parent / "params" / "tiny.yaml"
+PARAMETERS = {
+    "stage": 'params_file = "../params/x.yaml"\noverrides = {}\nartifacts = "../artifacts"',
+    "figures": 'params_files = []\noverrides = {}\nartifacts = "../artifacts"\nout = "../results/x"',
+}
+WORK = """import json
+from pathlib import Path
+from glore_lib.params import load_params
+params = load_params(params_file, overrides)
+root = Path(artifacts)
+with open("../log.txt", "a") as log:
+    log.write(f"{params.run} STAGE {params.student.rounds}\\n")
+used = {"base-00": 100.0, f"STAGE-{params.digest()}": 7.5}  # every stage reads the base, and makes one artifact
+for name in used:
+    (root / name).mkdir(parents=True, exist_ok=True)
+folder = root / "stages" / f"{params.run}-{params.digest()}"
+folder.mkdir(parents=True, exist_ok=True)
+records = {name: {"seconds": s, "info": {"rows": 3, "generated_tokens": 11}} for name, s in used.items()}
+(folder / "STAGE.json").write_text(json.dumps({"artifacts": records}))"""
+FIGURES = """from pathlib import Path
+with open("../log.txt", "a") as log:
+    log.write(f"{len(params_files)} 06_figures\\n")
+for name in ("tables/table1.csv", "figures/figure4.png"):
+    path = Path(out) / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("value")"""
+
+
+def write_notebook(path: Path, *cells: str) -> None:
+    parameters, *rest = [nbformat.v4.new_code_cell(source) for source in cells]
+    parameters.metadata["tags"] = ["parameters"]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# Title"), parameters, *rest])
+    nbformat.write(notebook, path)
+
+
+def write_stage(notebooks: Path, stage: str, *cells: str) -> None:
+    work = WORK.replace("STAGE", stage)
+    write_notebook(notebooks / f"{stage}.ipynb", PARAMETERS["stage"], *(cells or (work,)))
+
+
+class Clone:
+    """A clone with two stand-in stages and the figures, and one params file."""
+
+    def __init__(self, root: Path):
+        self.root, self.notebooks, self.out = root, root / "notebooks", root / "results" / "x"
+        self.params = root / "params" / "tiny.yaml"
+        for folder in (self.notebooks, self.params.parent):
+            folder.mkdir(parents=True)
+        shutil.copy(TINY, self.params)
+        for stage in pipeline.STAGES:
+            if stage != pipeline.FIGURES:
+                write_stage(self.notebooks, stage)
+        write_notebook(self.notebooks / "06_figures.ipynb", PARAMETERS["figures"], FIGURES)
+
+    def pipeline(self, *files: Path, **options) -> Pipeline:
+        return Pipeline(files or [self.params], self.out, self.root / "artifacts", notebooks=self.notebooks, **options)
+
+    def run(self, *files: Path, **options) -> list[str]:
+        """Runs the pipeline; what the notebooks logged since."""
+        self.log.unlink(missing_ok=True)
+        self.pipeline(*files, **options).execute()
+        return self.log.read_text().splitlines() if self.log.exists() else []
+
+    @property
+    def log(self) -> Path:
+        return self.root / "log.txt"
+
+    @property
+    def manifest(self) -> dict:
+        return json.loads((self.out / "manifest.json").read_text())
+
+    def files(self) -> dict[str, bytes]:
+        return {str(p.relative_to(self.out)): p.read_bytes() for p in self.out.rglob("*") if p.is_file()}

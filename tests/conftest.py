@@ -1,0 +1,46 @@
+"""Fixtures that several test modules share."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:  # tests that need no model need not wait for torch
+    from transformers import PreTrainedTokenizerBase
+
+    from glore_lib.run import Run
+
+DATA = Path(os.environ.get("GLORE_DATA_DIR") or Path(__file__).parents[2] / "shared" / "data")
+
+
+@pytest.fixture
+def data_dir(monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the published data sets, with GLORE_DATA_DIR set to it; skips where there is none."""
+    if not DATA.is_dir():
+        pytest.skip(f"no published data sets: {DATA} (GLORE_DATA_DIR, or else ../shared/data) is no folder")
+    monkeypatch.setenv("GLORE_DATA_DIR", str(DATA))
+    return DATA
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny random model with the mini model's tokenizer."""
+    from tiny import save_tiny_base
+
+    return save_tiny_base(tmp_path_factory.mktemp("tiny") / "base")
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tiny_base: Path) -> "PreTrainedTokenizerBase":
+    from glore_lib.models import load_tokenizer
+
+    return load_tokenizer(str(tiny_base))
+
+
+@pytest.fixture
+def run(tiny_base: Path, tmp_path: Path) -> "Run":
+    """A run on the tiny model with an empty store of its own."""
+    from tiny import open_tiny
+
+    return open_tiny(tiny_base, tmp_path / "artifacts")

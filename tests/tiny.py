@@ -1,0 +1,160 @@
+"""A tiny random model, runs opened on it, and a sampler that says what it is told: what tests of the stages share."""
+
+import random
+import re
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
+
+from clone import TINY
+from glore_lib.pretrain import build_tokenizer
+from glore_lib.run import Run, open_run
+from glore_lib.sampling import Completion, Request
+from glore_lib.solutions import join_steps, split_steps
+from glore_lib.store import Artifact
+from glore_lib.students import Student
+
+_numbers = count()
+
+
+def save_tiny_base(folder: Path) -> Path:
+    """A random Llama of 40,000 parameters with the mini model's tokenizer."""
+    tokenizer = build_tokenizer()
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=2, max_position_embeddings=384, initializer_range=0.2, tie_word_embeddings=False,
+        pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def open_tiny(base: Path, store: Path, **overrides: Any) -> Run:
+    """The run of params/tiny.yaml on the tiny model; ``__`` in a keyword stands for a dot."""
+    dotted = {key.replace("__", "."): value for key, value in overrides.items()}
+    run = open_run(str(TINY), {"base_model.source": str(base)} | dotted, str(store))
+    torch.set_num_threads(1)  # so small a model is slower on more
+    return run
+
+
+def frame(run: Run, schema: str, rows: pd.DataFrame | list[dict]) -> Artifact:
+    """Rows as a stored artifact of their own."""
+    return run.store.frame(schema, schema, {"number": next(_numbers)}, lambda: pd.DataFrame(rows))
+
+
+def sample_rows(*samples: tuple[str, str, bool]) -> pd.DataFrame:
+    """Records ``samples`` from (question_id, text, is_correct); the ids are s0, s1, …"""
+    rows = [
+        {
+            "question_id": question_id, "sample_id": f"s{i}", "policy": "p", "temperature": 0.7, "seed": 0,
+            "text": text,
+            "final_answer": text.rpartition("#### ")[2], "is_correct": right, "finished": True,
+        }
+        for i, (question_id, text, right) in enumerate(samples)
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def label_rows(labels: dict[tuple[str, str], list[int]]) -> pd.DataFrame:
+    """Records ``step_labels`` from {(question_id, sample_id): label of each step}."""
+    return pd.DataFrame(
+        [
+            {"question_id": q, "sample_id": s, "step": i, "label_raw": y, "label": y, "source": "rollouts"}
+            for (q, s), ys in labels.items()
+            for i, y in enumerate(ys, start=1)
+        ]
+    )
+
+
+def score_rows(scores: dict[tuple[str, str], list[float]], model: str = "orm") -> pd.DataFrame:
+    """Records ``step_scores`` from {(question_id, sample_id): score of each step}."""
+    return pd.DataFrame(
+        [
+            {"question_id": q, "sample_id": s, "step": i, "model": model, "score": float(x)}
+            for (q, s), xs in scores.items()
+            for i, x in enumerate(xs, start=1)
+        ]
+    )
+
+
+def rollout_rows(rollouts: dict[tuple[str, str], list[list[str]]]) -> pd.DataFrame:
+    """Records ``rollouts`` from {(question_id, sample_id): rollouts of each step}, each rollout written as "c" (right
+    and consistent), "r" (right), "w" (wrong), or "o" (wrong and consistent) and then its text."""
+    return pd.DataFrame(
+        [
+            {
+                "question_id": q, "sample_id": s, "step": i, "rollout": k, "text": rollout[1:],
+                "is_correct": rollout[0] in "cr", "is_consistent": rollout[0] in "co",
+            }
+            for (q, s), steps in rollouts.items()
+            for i, step in enumerate(steps, start=1)
+            for k, rollout in enumerate(step)
+        ]
+    )  # fmt: skip
+
+
+def some_student(policy: str = "p") -> Student:
+    """A student without weights, for runs whose sampler is scripted."""
+    return Student(Artifact(Path(f"student-{policy}")), policy)
+
+
+class Scripted:
+    """A sampler that answers with ``answer(prompt text, seed, number of the completion)``, and keeps what it was asked."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, answer: Callable[[str, int, int], str]):
+        self.tokenizer, self.answer = tokenizer, answer
+        self.requests: list[Request] = []
+        self.temperatures: list[float] = []
+
+    def sample(
+        self, requests: list[Request], temperature: float, max_new_tokens: int, progress: str
+    ) -> list[list[Completion]]:
+        self.requests += requests
+        self.temperatures += [temperature] * len(requests)
+        return [
+            [Completion(self.answer(self.text(r), r.seed, j), True, 1) for j in range(r.first, r.first + r.n)]
+            for r in requests
+        ]
+
+    def text(self, request: Request) -> str:
+        return self.tokenizer.decode(request.prompt, skip_special_tokens=True)
+
+    @property
+    def prompts(self) -> list[str]:
+        return [self.text(request) for request in self.requests]
+
+
+def solver(run: Run, right: float = 0.5) -> Callable[[str, int, int], str]:
+    """What a student of the generated task would write: it goes on after the steps in the prompt, without an error
+    with probability ``right``, else with one error in some step and in the answer."""
+    solutions = {
+        q.question: split_steps(q.reference_solution)
+        for split in ("train", "validation", "test")
+        for q in run.questions(split).values()
+    }
+
+    def answer(prompt: str, seed: int, number: int) -> str:
+        lines = prompt.split("\n")
+        at = max(i for i, line in enumerate(lines) if line in solutions)
+        steps, written = solutions[lines[at]], lines[at + 1 :]
+        if "solution :" in written:
+            written = written[written.index("solution :") + 1 :]
+        rest = steps[len([line for line in written if line]) :]
+        rng = random.Random(f"{prompt}/{seed}/{number}")
+        if rest and rng.random() >= right:
+            for i in {rng.randrange(len(rest)), len(rest) - 1}:
+                rest = [
+                    *rest[:i],
+                    re.sub(r"(= |#### )(\d+)", lambda m: f"{m[1]}{int(m[2]) + 1}", rest[i]),
+                    *rest[i + 1 :],
+                ]
+        return join_steps(rest) + "\n"
+
+    return answer
