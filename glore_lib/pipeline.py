@@ -6,7 +6,6 @@ artifacts, where a notebook that is executed again finds its own work.
 """
 
 import ast
-import hashlib
 import json
 import os
 import platform
@@ -32,6 +31,7 @@ from papermill.exceptions import PapermillExecutionError
 
 import glore_lib
 from glore_lib.params import Params, ParamsError, digest, load_params
+from glore_lib.store import checksum, source_digest
 from glore_lib.tasks import load_task
 
 LIBRARY = Path(glore_lib.__file__).resolve().parent
@@ -341,12 +341,14 @@ def notebook_hash(source: Path) -> str:
 
 
 def code_hash() -> str:
-    """A hash of the library: its modules, and the weights and settings of the models that ship with it."""
-    total = hashlib.sha256()
-    for path in sorted(LIBRARY.rglob("*")):
-        if path.suffix in (".py", ".json", ".safetensors"):
-            total.update(f"{path.relative_to(LIBRARY)}\0".encode() + path.read_bytes())
-    return total.hexdigest()[:12]
+    """A hash of the library: what its modules do, and the weights of the model that ships with it.
+
+    Changes to comments and docstrings, and to the modules that only run notebooks, can't change a result.
+    """
+    modules = [path for path in sorted(LIBRARY.rglob("*.py")) if path.name not in ("cli.py", "pipeline.py")]
+    weights = sorted(LIBRARY.rglob("*.safetensors"))
+    parts = {path: source_digest(path) for path in modules} | {path: checksum(path) for path in weights}
+    return digest({str(path.relative_to(LIBRARY)): part for path, part in parts.items()})
 
 
 def is_done(rendered: Path, hashes: dict[str, str]) -> bool:

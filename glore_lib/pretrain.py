@@ -8,7 +8,6 @@ formats. It never sees this method's ``[BAD]`` mark, a step label, or a question
 splits (a question belongs to one split by its text's hash; see :data:`glore_lib.tasks.arithmetic.SPLIT_BUCKETS`).
 """
 
-import hashlib
 import json
 import math
 import random
@@ -16,7 +15,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -25,6 +24,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
+from glore_lib.store import checksum
 from glore_lib.tasks import arithmetic as task
 
 WORDS = (
@@ -37,6 +37,7 @@ WORDS = (
 PAD, BOS, EOS = "<pad>", "<s>", "</s>"
 WIDTHS = (64, 96, 128, 160, 192, 256)  # the few padded lengths of a batch, so that compiled graphs are reused
 TOKENS_PER_BATCH = 3072  # a process
+LEARNING_RATE = 5e-3
 
 # The pre-training mixture differs from the task: shorter problems mostly, seldom turned round, text order varied.
 DIFFICULTIES = (
@@ -89,11 +90,11 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     )  # fmt: skip
 
 
-def build_model(tokenizer: PreTrainedTokenizerFast, seed: int, fourier: bool = True) -> LlamaForCausalLM:
+def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
     """A fresh Llama of about one million parameters.
 
-    With ``fourier`` the number tokens start as cosines and sines of several periods, in which addition is a rotation;
-    the rest of each vector stays random. It is only an initialisation: the saved model is an ordinary Llama.
+    The number tokens start as cosines and sines of several periods, in which addition is a rotation; the rest of each
+    vector stays random. It is only an initialisation: the saved model is an ordinary Llama.
     """
     torch.manual_seed(seed)
     config = LlamaConfig(
@@ -102,13 +103,12 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int, fourier: bool = T
         pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
     )  # fmt: skip
     model = LlamaForCausalLM(config)
-    if fourier:
-        ids = torch.tensor([tokenizer.convert_tokens_to_ids(str(n)) for n in range(200)])
-        n = torch.arange(200, dtype=torch.float32)
-        waves = [f(2 * math.pi * n / p) for p in (2, 3, 4, 5, 9, 10, 20, 50, 100, 200) for f in (torch.cos, torch.sin)]
-        features = torch.stack([*waves, n / 100 - 1], dim=1) * 2 * config.initializer_range
-        with torch.no_grad():
-            model.get_input_embeddings().weight[ids, : features.shape[1]] = features
+    ids = torch.tensor([tokenizer.convert_tokens_to_ids(str(n)) for n in range(200)])
+    n = torch.arange(200, dtype=torch.float32)
+    waves = [f(2 * math.pi * n / p) for p in (2, 3, 4, 5, 9, 10, 20, 50, 100, 200) for f in (torch.cos, torch.sin)]
+    features = torch.stack([*waves, n / 100 - 1], dim=1) * 2 * config.initializer_range
+    with torch.no_grad():
+        model.get_input_embeddings().weight[ids, : features.shape[1]] = features
     return model
 
 
@@ -313,28 +313,25 @@ def fact_accuracy(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, e
     return {op: sum(v) / len(v) for op, v in right.items()} | {"all": sum(everything) / len(everything)}
 
 
-def file_hash(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def main(
+def pretrain(
     out: Annotated[Path, typer.Option(help="Folder of the model, its tokenizer and card.json.")],
-    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps of 3,072 tokens a process.")] = 5000,
-    learning_rate: float = 5e-3,
+    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps of 3,072 tokens a process.")] = 7000,
     seed: int = 0,
-    fourier: bool = True,
     compile: Annotated[bool, typer.Option(help="torch.compile: faster, needs a C++ compiler.")] = True,
-) -> None:
-    """Pre-train the small base model, resuming from OUT/checkpoints where there are any."""
+) -> dict[str, Any]:
+    """Pre-train the small base model, resuming from OUT/checkpoints where there are any; returns its card.
+
+    With several processes (``torchrun --nproc_per_node=2 -m glore_lib.pretrain …``) each has its own stream of text.
+    """
     started = time.monotonic()
     tokenizer = build_tokenizer()
-    model = build_model(tokenizer, seed, fourier)
+    model = build_model(tokenizer, seed)
     arguments = TrainingArguments(
         output_dir=str(out / "checkpoints"), max_steps=steps, per_device_train_batch_size=1,
-        learning_rate=learning_rate,
-        lr_scheduler_type="warmup_stable_decay", lr_scheduler_kwargs={"num_decay_steps": max(1, steps // 4)},
-        warmup_steps=min(100, steps // 10), max_grad_norm=1.0, logging_steps=50, save_steps=250, save_total_limit=3,
-        report_to="none", use_cpu=not torch.cuda.is_available(), seed=seed, torch_compile=compile, disable_tqdm=True,
+        learning_rate=LEARNING_RATE, lr_scheduler_type="warmup_stable_decay",
+        lr_scheduler_kwargs={"num_decay_steps": max(1, steps // 4)}, warmup_steps=min(100, steps // 10),
+        max_grad_norm=1.0, logging_steps=50, save_steps=250, save_total_limit=3, report_to="none",
+        use_cpu=not torch.cuda.is_available(), seed=seed, torch_compile=compile, disable_tqdm=True,
         ignore_data_skip=True,
     )  # fmt: skip
     resume = get_last_checkpoint(str(out / "checkpoints")) if (out / "checkpoints").exists() else None
@@ -342,25 +339,23 @@ def main(
     corpus = Corpus(tokenizer, f"{seed}/{arguments.process_index}/{Path(resume or 'start').name}")
     trainer = PretrainingTrainer(
         model, arguments, train_dataset=corpus, processing_class=tokenizer,
-        optimizers=(MuonWithAdamW(model, learning_rate), None),
+        optimizers=(MuonWithAdamW(model, LEARNING_RATE), None),
     )  # fmt: skip
     trainer.train(resume_from_checkpoint=resume)
-    if not trainer.is_world_process_zero():
-        return
-    model.to(torch.bfloat16).save_pretrained(out)
-    tokenizer.save_pretrained(out)
-    losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
     card = {
-        "parameters": model.num_parameters(), "steps": steps, "tokens": trainer.state.num_input_tokens_seen,
-        "final_loss": losses[-1] if losses else None, "fact_accuracy": fact_accuracy(model.float(), tokenizer),
-        "seed": seed, "learning_rate": learning_rate, "fourier": fourier,
-        "seconds": round(time.monotonic() - started), "threads": torch.get_num_threads(),
-        "command": f"python -m glore_lib.pretrain --out DIR --steps {steps} --seed {seed}",
-        "sha256": file_hash(out / "model.safetensors"),
+        "parameters": model.num_parameters(), "steps": steps,
+        "tokens": steps * TOKENS_PER_BATCH * arguments.world_size, "processes": arguments.world_size, "seed": seed,
+        "losses": [[log["step"], log["loss"]] for log in trainer.state.log_history if "loss" in log][::5],
+        "seconds": round(time.monotonic() - started), "resumed_from": Path(resume).name if resume else None,
     }  # fmt: skip
-    (out / "card.json").write_text(json.dumps(card, indent=1) + "\n")
-    typer.echo(json.dumps(card, indent=1))
+    if trainer.is_world_process_zero():
+        model.to(torch.bfloat16).save_pretrained(out)
+        tokenizer.save_pretrained(out)
+        card["fact_accuracy"] = fact_accuracy(model.float(), tokenizer)
+        card["sha256"] = checksum(out / "model.safetensors")
+        (out / "card.json").write_text(json.dumps(card, indent=1) + "\n")
+    return card
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    typer.run(pretrain)

@@ -86,7 +86,7 @@ def train_refiner(run: Run, student: Student, data: StepData) -> Artifact:
         save_model(model, run.tokenizer, run.path(start), folder)
         return info
 
-    params = {"refiner": p, "base": run.params.base_model, "finetuning": run.params.finetuning}
+    params = {"refiner": p, "base": run.base_key, "finetuning": run.params.finetuning}
     return run.folder("refiner", make, params, [pairs, *([start] if start else [])])
 
 

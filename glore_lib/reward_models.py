@@ -92,7 +92,7 @@ def train_reward_model(run: Run, kind: str, student: Student, data: StepData, tr
         return info | {"positive_labels": float(labelled.read()["label"].mean())}
 
     params = {
-        "start": p.start, "language_model_loss": p.language_model_loss, "base": run.params.base_model,
+        "start": p.start, "language_model_loss": p.language_model_loss, "base": run.base_key,
         "finetuning": run.params.finetuning, "training": training_params,
     }  # fmt: skip
     return run.folder(f"reward-model-{name}", make, params, [labelled, *([start] if start else [])])

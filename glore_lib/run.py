@@ -18,7 +18,7 @@ from glore_lib import models
 from glore_lib.params import Params, digest, load_params
 from glore_lib.sampling import Sampler
 from glore_lib.sampling.transformers import TransformersSampler
-from glore_lib.store import Artifact, Store, code_digest
+from glore_lib.store import Artifact, Store, checksum, code_digest
 from glore_lib.tasks import Question, Task, load_task
 
 
@@ -81,6 +81,12 @@ class Run:
             steps = self.params.base_model.pretrain_steps
             return str(self.folder("base", lambda out: pretrain(out, steps=steps), {"steps": steps}, []).folder)
         return source
+
+    @cached_property
+    def base_key(self) -> dict[str, Any]:
+        """What stands for the base model in an artifact's key: its parameters and, of a folder, its weights."""
+        weights = {path.name: checksum(path) for path in sorted(Path(self.base).glob("*.safetensors"))}
+        return self.params.base_model.model_dump() | {"weights": weights}
 
     @cached_property
     def tokenizer(self) -> transformers.PreTrainedTokenizerBase:

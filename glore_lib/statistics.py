@@ -7,6 +7,7 @@ one question are not: they get a bootstrap over questions. Every interval covers
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import combinations
 from math import comb, nan
 from typing import Any
@@ -96,9 +97,15 @@ def clustered(values: ArrayLike, clusters: ArrayLike, seed: int, bounds: tuple[f
         unseen = z2 / (size + z2)
         ends = [value + unseen * (low - value), value + unseen * (high - value)]
     else:
-        weights = np.random.default_rng(seed).multinomial(size, np.full(size, 1 / size), RESAMPLES).astype(float)
+        weights = _resamples(size, seed)
         ends = np.quantile((weights @ sums) / (weights @ counts), [0.5 - LEVEL / 2, 0.5 + LEVEL / 2])
     return Estimate(value, float(ends[0]), float(ends[1]), len(numbers))
+
+
+@lru_cache(maxsize=8)  # the same questions are resampled for every number of a table
+def _resamples(size: int, seed: int) -> NDArray[np.float64]:
+    """How often each of ``size`` clusters is drawn in each resample: [RESAMPLES, size]."""
+    return np.random.default_rng(seed).multinomial(size, np.full(size, 1 / size), RESAMPLES).astype(float)
 
 
 def paired_difference(a: ArrayLike, b: ArrayLike, clusters: ArrayLike | None = None, seed: int = 0) -> Estimate:

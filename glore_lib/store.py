@@ -157,10 +157,21 @@ def checksum(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def source_digest(path: Path) -> str:
+    """A hash of what a module does: its comments, docstrings and layout don't count."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(
+            node
+        ):
+            node.body = node.body[1:]
+    return digest(ast.dump(tree))
+
+
 @cache
 def code_digest(module: str) -> str:
     """A hash of a ``glore_lib`` module and of all modules it imports: part of an artifact's key, so that results of
-    other code are never taken for this code's. Comments and layout don't count."""
+    other code are never taken for this code's."""
     seen: dict[str, str] = {}
     todo = [module]
     while todo:
@@ -169,7 +180,7 @@ def code_digest(module: str) -> str:
         source = next((p for p in (path.with_suffix(".py"), path / "__init__.py") if p.exists()), None)
         if source and name not in seen:
             tree = ast.parse(source.read_text())
-            seen[name] = ast.dump(tree)
+            seen[name] = source_digest(source)
             todo += [imported for node in ast.walk(tree) for imported in _imports(node)]
     return digest(seen)
 

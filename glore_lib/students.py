@@ -63,6 +63,7 @@ def sample_solutions(
         "sampling": run.params.sampling,
         "purpose": purpose,
         "count": len(questions),
+        "base": run.base_key if student.model is None else None,
     }
     return run.frame(f"samples-{purpose}-{split}", "samples", make, params, [student.model] if student.model else [])
 
@@ -91,7 +92,7 @@ def fine_tune(
 
     params = {
         "name": name,
-        "base": run.params.base_model,
+        "base": run.base_key,
         "finetuning": run.params.finetuning,
         "training": training_params,
     }

@@ -44,14 +44,11 @@ def train(
 ) -> dict[str, Any]:  # fmt: skip
     """Trains ``model`` in place and returns what it took: steps, sequences, tokens, the loss at each log.
 
-    Sequences longer than ``max_length`` are left out and counted. Raises ValueError where none is left.
+    Sequences longer than ``max_length`` are left out and counted. Where none is left, the model stays as it was.
     """
     kept = [e for e in examples if len(e["input_ids"]) <= finetuning.max_length]
     if not kept:
-        raise ValueError(
-            f"nothing to train on: 0 of {len(examples)} sequences within "
-            f"finetuning.max_length = {finetuning.max_length}"
-        )
+        return {"steps": 0, "sequences": 0, "too_long": len(examples), "tokens_trained": 0, "losses": []}
     epoch_steps = -(-len(kept) // finetuning.batch_size)
     steps = min(training.max_steps, training.epochs * epoch_steps)
     arguments = TrainingArguments(

@@ -106,7 +106,7 @@ def some_student(policy: str = "p") -> Student:
 
 
 class Scripted:
-    """A sampler that answers with ``answer(prompt text, seed, number of the completion)``, and keeps what it was asked."""
+    """A sampler that answers with ``answer(prompt text, seed, number)``, and keeps what it was asked."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, answer: Callable[[str, int, int], str]):
         self.tokenizer, self.answer = tokenizer, answer

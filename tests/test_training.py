@@ -1,0 +1,187 @@
+"""What is learned, token by token, and that training does what its parameters say."""
+
+import math
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy, logsigmoid
+
+from glore_lib.models import RewardModel, encode, load_model
+from glore_lib.params import Finetuning, Training
+from glore_lib.tasks.arithmetic import Arithmetic
+from glore_lib.training import IGNORE, collate, solution_example, train
+
+QUESTIONS = Arithmetic("easy").questions("train", 16, 0)
+
+
+def finetuning(batch: int = 8, micro: int = 8, max_length: int = 256) -> Finetuning:
+    return Finetuning(method="full", batch_size=batch, micro_batch_size=micro, max_length=max_length)
+
+
+def training(steps: int, learning_rate: float = 5e-3, epochs: int = 1000) -> Training:
+    return Training(epochs=epochs, max_steps=steps, learning_rate=learning_rate)
+
+
+@pytest.fixture
+def model(tiny_base):
+    return load_model(str(tiny_base), "float32")
+
+
+@pytest.fixture(scope="module")
+def examples(tokenizer) -> list[dict[str, list[int]]]:
+    return [solution_example(tokenizer, q.question + "\n", q.reference_solution.split("\n")) for q in QUESTIONS]
+
+
+@pytest.mark.parametrize(("learn_from", "first_learned"), [(1, 4), (2, 6), (3, 9)])
+def test_exact_tokens_and_labels_of_an_example(tokenizer, learn_from, first_learned):
+    example = solution_example(tokenizer, "tom has\n", ["3", "4 5", "#### 5"], learn_from)
+    tokens = ["<s>", "tom", "has", "\n", "3", "\n", "4", "5", "\n", "####", "5", "\n", "</s>"]
+    assert tokenizer.convert_ids_to_tokens(example["input_ids"]) == tokens
+    assert example["labels"] == [IGNORE] * first_learned + example["input_ids"][first_learned:]
+
+
+def test_rows_are_padded_on_the_right_and_never_learned_from(tokenizer):
+    pad = tokenizer.pad_token_id
+    rows = [
+        {"input_ids": [5, 6, 7], "labels": [IGNORE, 6, 7], "lm_labels": [5, 6, 7]},
+        {"input_ids": [8], "labels": [8], "lm_labels": [IGNORE]},
+    ]
+    batch = {key: tensor.tolist() for key, tensor in collate(rows, pad).items()}
+    assert batch == {
+        "input_ids": [[5, 6, 7], [8, pad, pad]],
+        "attention_mask": [[1, 1, 1], [1, 0, 0]],
+        "labels": [[IGNORE, 6, 7], [8, IGNORE, IGNORE]],
+        "lm_labels": [[5, 6, 7], [IGNORE, IGNORE, IGNORE]],
+    }
+
+
+def test_a_token_that_is_the_pad_token_is_read_where_it_is_text():
+    assert collate([{"input_ids": [0, 0]}, {"input_ids": [0]}], 0)["attention_mask"].tolist() == [[1, 1], [1, 0]]
+
+
+def test_overfitting_eight_examples(model, examples, tokenizer, tmp_path):
+    info = train(model, examples[:8], finetuning(), training(80, 1e-2), tokenizer.pad_token_id, 0, tmp_path)
+    losses = [point["loss"] for point in info["losses"]]
+    assert info["steps"] == info["losses"][-1]["step"] == 80
+    assert losses[-1] < 0.2 * losses[0]
+    tokens = sum(len(e["input_ids"]) for e in examples[:8])
+    assert (info["sequences"], info["too_long"], info["tokens_trained"]) == (8, 0, 80 * tokens)
+
+
+def test_the_first_loss_is_the_mean_over_learned_tokens(model, examples, tokenizer, tmp_path):
+    batch = collate(examples[:8], tokenizer.pad_token_id)
+    with torch.inference_mode():
+        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    expected = cross_entropy(logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten(), ignore_index=IGNORE)
+    info = train(model, examples[:8], finetuning(), training(1), tokenizer.pad_token_id, 0, tmp_path)
+    assert info["losses"][0]["loss"] == pytest.approx(expected.item(), abs=1e-3)
+
+
+def test_the_seed_makes_the_loss_curve(tiny_base, examples, tokenizer, tmp_path):
+    def curve(seed: int) -> list[dict]:
+        torch.manual_seed(torch.seed())  # whatever happened before
+        model = load_model(str(tiny_base), "float32")
+        settings = finetuning(4, 4), training(4)
+        return train(model, examples, *settings, tokenizer.pad_token_id, seed, tmp_path)["losses"]
+
+    assert curve(1) == curve(1)
+    assert curve(1) != curve(2)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "max_steps", "steps"), [(1, 100, 4), (3, 100, 12), (3, 5, 5)], ids=["one epoch", "three", "max_steps"]
+)
+def test_steps_are_epochs_within_the_limit(model, examples, tokenizer, tmp_path, epochs, max_steps, steps):
+    settings = finetuning(4, 2), training(max_steps, 1e-4, epochs)
+    info = train(model, examples[:13], *settings, tokenizer.pad_token_id, 0, tmp_path)
+    assert info["steps"] == steps
+    assert max(point["step"] for point in info["losses"]) == steps
+
+
+def test_too_long_sequences_are_left_out_and_counted(model, examples, tokenizer, tmp_path):
+    lengths = sorted(len(e["input_ids"]) for e in examples)
+    limit = lengths[9]
+    kept = sum(length <= limit for length in lengths)
+    settings = finetuning(max_length=limit), training(1)
+    info = train(model, examples, *settings, tokenizer.pad_token_id, 0, tmp_path)
+    assert (info["sequences"], info["too_long"]) == (kept, 16 - kept)
+    assert 0 < kept < 16
+
+
+def test_nothing_left_to_train_on(model, examples, tokenizer, tmp_path):
+    settings = finetuning(max_length=5), training(1)
+    with pytest.raises(ValueError, match="nothing to train on: 0 of 16 sequences within finetuning.max_length = 5"):
+        train(model, examples, *settings, tokenizer.pad_token_id, 0, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def step_examples(tokenizer) -> list[dict[str, list[int]]]:
+    """Solutions with one label each to five labels each, so that no two micro-batches have equally many."""
+    made = []
+    for i, q in enumerate(QUESTIONS[:8]):
+        encoded = encode(tokenizer, q.question + "\n", (q.reference_solution + "\n#### 1" * 3).split("\n"))
+        labels = [IGNORE] * len(encoded.ids)
+        for j, end in enumerate(encoded.step_ends[: 1 + i % 5]):
+            labels[end] = (i + j) % 2
+        lm_labels = [IGNORE] * encoded.prompt_length + encoded.ids[encoded.prompt_length :]
+        made.append({"input_ids": encoded.ids, "labels": labels, "lm_labels": lm_labels})
+    return made
+
+
+def reward_model(tiny_base, weight: float) -> RewardModel:
+    model = RewardModel(load_model(str(tiny_base), "float32"), weight)
+    torch.manual_seed(9)
+    torch.nn.init.normal_(model.head.weight)
+    return model
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3])
+def test_the_reward_models_loss_by_hand(tiny_base, step_examples, tokenizer, weight):
+    model = reward_model(tiny_base, weight)
+    batch = collate(step_examples, tokenizer.pad_token_id)
+    with torch.inference_mode():
+        loss = model(**batch)["loss"].item()
+        hidden = model.model.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])[0]
+        scores = hidden @ model.head.weight[0] + model.head.bias
+        predicted = torch.log_softmax(model.model.lm_head(hidden), -1)
+    losses, word_losses = [], []
+    for b, example in enumerate(step_examples):
+        for t, (label, word) in enumerate(zip(example["labels"], example["lm_labels"], strict=True)):
+            if label != IGNORE:
+                losses.append(-logsigmoid(scores[b, t] if label else -scores[b, t]).item())
+            if word != IGNORE:
+                word_losses.append(-predicted[b, t - 1, word].item())
+    assert len(losses) == sum(1 + i % 5 for i in range(8))
+    expected = sum(losses) / len(losses) + weight * sum(word_losses) / len(word_losses)
+    assert loss == pytest.approx(expected, rel=1e-4)
+
+
+def test_an_untrained_head_loses_one_bit(tiny_base, step_examples, tokenizer):
+    model = RewardModel(load_model(str(tiny_base), "float32"))
+    assert model(**collate(step_examples, tokenizer.pad_token_id))["loss"].item() == pytest.approx(math.log(2))
+
+
+def weights(model: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+
+
+def assert_accumulation_changes_nothing(build, rows, tokenizer, folder) -> None:
+    trained, curves = [], []
+    for micro in (8, 2):
+        model = build()
+        before = weights(model)
+        info = train(model, rows, finetuning(8, micro), training(3, 1e-3), tokenizer.pad_token_id, 0, folder)
+        curves.append([point["loss"] for point in info["losses"]])
+        trained.append(weights(model) - before)
+    assert curves[0] == pytest.approx(curves[1], rel=1e-4)
+    assert (trained[0] - trained[1]).norm() < 0.01 * trained[0].norm()
+
+
+def test_four_micro_batches_are_one_batch_for_language_models(tiny_base, examples, tokenizer, tmp_path):
+    assert_accumulation_changes_nothing(
+        lambda: load_model(str(tiny_base), "float32"), examples[:8], tokenizer, tmp_path
+    )
+
+
+def test_four_micro_batches_are_one_batch_for_reward_models(tiny_base, step_examples, tokenizer, tmp_path):
+    assert_accumulation_changes_nothing(lambda: reward_model(tiny_base, 0.0), step_examples, tokenizer, tmp_path)
