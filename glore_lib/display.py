@@ -251,6 +251,13 @@ def save_figure(draw: Callable[[pd.DataFrame], Figure], numbers: pd.DataFrame, n
     return figure
 
 
+def save_diagram(out: str) -> Figure:
+    """The method as a diagram."""
+    figure = figures.pipeline_diagram()
+    figures.save(figure, None, Path(out) / "figures", "pipeline")
+    return figure
+
+
 def save_pessimism(labs: Sequence[Replication], out: str) -> Figure:
     """Scores of right steps by step number, of all runs."""
     steps = pd.concat([_scored_steps(lab, "test", ("orm", "balanced_orm", "sorm")) for lab in labs])

@@ -133,6 +133,8 @@ class RewardModel(nn.Module):
     the model goes on predicting the solution's tokens beside, which Cobbe et al. (2021) found to help.
     """
 
+    accepts_loss_kwargs = True  # so that the Trainer tells how many labels all micro-batches of a step have together
+
     def __init__(self, model: PreTrainedModel | PeftModel, language_model_loss: float = 0.0):
         super().__init__()
         self.model, self.language_model_loss = model, language_model_loss
@@ -145,10 +147,11 @@ class RewardModel(nn.Module):
 
     def forward(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, labels: torch.Tensor | None = None,
-        lm_labels: torch.Tensor | None = None,
+        lm_labels: torch.Tensor | None = None, num_items_in_batch: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:  # fmt: skip
         """Logits [batch, length]; with ``labels`` [batch, length] (0, 1 or -100 where there is none) also the loss,
-        binary cross-entropy averaged over the labelled tokens."""
+        binary cross-entropy averaged over the labelled tokens. Of a micro-batch it is this batch's part of the average
+        over all ``num_items_in_batch`` labels."""
         hidden = self.backbone[0](input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
         logits = self.head(hidden.float())[..., 0]
         if labels is None:
@@ -159,6 +162,8 @@ class RewardModel(nn.Module):
             predicted = self.lm_head[0](hidden[:, :-1])
             lm_loss = nn.functional.cross_entropy(predicted.flatten(0, 1).float(), lm_labels[:, 1:].flatten())
             loss = loss + self.language_model_loss * lm_loss
+        if num_items_in_batch is not None:
+            loss = loss * known.sum() / num_items_in_batch
         return {"loss": loss, "logits": logits}
 
     def save(self, tokenizer: PreTrainedTokenizerBase, start: str, folder: Path) -> None:

@@ -9,7 +9,7 @@ from glore_lib.params import digest
 from glore_lib.run import Run
 from glore_lib.sampling import Request
 from glore_lib.solutions import is_consistent, join_steps, split_steps
-from glore_lib.store import Artifact
+from glore_lib.store import SCHEMAS, Artifact
 from glore_lib.students import Student
 from glore_lib.tasks import Question
 
@@ -28,7 +28,7 @@ def orm_labels(samples: pd.DataFrame) -> pd.DataFrame:
         for s in samples.itertuples()
         for i in range(1, len(split_steps(s.text)) + 1)
     ]  # fmt: skip
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=list(SCHEMAS["step_labels"]))
 
 
 def balance_samples(samples: pd.DataFrame, seed: int) -> pd.DataFrame:
@@ -78,42 +78,21 @@ def rollouts(
     depends on its prefix, its number and the run's seed alone.
     """
     p = run.params.reward_models
-    questions = run.questions(split)
 
     def make() -> pd.DataFrame:
         prefixes = [
-            (s, i, split_steps(s.text)[:i])
+            (s, i, (s.question_id, join_steps(split_steps(s.text)[:i])))
             for s in samples.itertuples()
             for i in range(1, len(split_steps(s.text)) + 1)
         ]
-        ended = {
-            (s.question_id, join_steps(steps)) for s, _, steps in prefixes if run.task.final_answer(join_steps(steps))
-        }
-        open_ended = {(s.question_id, join_steps(steps)): steps for s, _, steps in prefixes}
-        open_ended = {key: steps for key, steps in open_ended.items() if key not in ended}
-        sampler, tokens = run.sampler(student.model), 0
-        found: dict[tuple[str, str], list[Rollout]] = {key: [] for key in open_ended}
-        for first, count in _waves(p.rollouts_per_step, p.early_stop):
-            due = [key for key in open_ended if not (p.early_stop and any(r.verifies for r in found[key]))]
-            requests = [
-                Request(
-                    tuple(encode(run.tokenizer, run.task.prompt(questions[q].question), open_ended[q, prefix]).ids),
-                    count, run.seed(purpose, q, prefix), first,
-                )
-                for q, prefix in due
-            ]  # fmt: skip
-            answers = sampler.sample(requests, p.rollout_temperature, run.params.sampling.max_new_tokens, purpose)
-            for (q, prefix), completions in zip(due, answers, strict=True):
-                found[q, prefix] += [_graded(run, questions[q], prefix, c.text) for c in completions]
-                tokens += sum(c.tokens for c in completions)
+        found, tokens = _roll_out(run, student, split, purpose, list(dict.fromkeys(key for *_, key in prefixes)))
         rows = []
-        for s, i, steps in prefixes:
-            key = (s.question_id, join_steps(steps))
-            for k, r in enumerate(found.get(key) or [_graded(run, questions[s.question_id], key[1], "")]):
+        for s, i, key in prefixes:
+            for k, r in enumerate(found[key]):
                 row = {"question_id": s.question_id, "sample_id": s.sample_id, "step": i, "rollout": k}
                 rows.append(row | {"text": r.text, "is_correct": r.is_correct, "is_consistent": r.is_consistent})
         frame = pd.DataFrame(rows)
-        frame.attrs |= {"tokens_generated": tokens, "prefixes": len(prefixes), "distinct_prefixes": len(open_ended)}
+        frame.attrs |= {"tokens_generated": tokens, "prefixes": len(prefixes), "distinct_prefixes": len(found)}
         return frame
 
     params = {
@@ -134,6 +113,36 @@ class Rollout:
     @property
     def verifies(self) -> bool:
         return self.is_correct and self.is_consistent
+
+
+Prefix = tuple[str, str]  # question_id, and the text of the steps so far
+
+
+def _roll_out(
+    run: Run, student: Student, split: str, purpose: str, prefixes: list[Prefix]
+) -> tuple[dict[Prefix, list[Rollout]], int]:
+    """The rollouts of each prefix, and how many tokens they took. A prefix that ends with an answer is its own."""
+    p, questions = run.params.reward_models, run.questions(split)
+    ended = [(q, text) for q, text in prefixes if run.task.final_answer(text)]
+    found: dict[Prefix, list[Rollout]] = {key: [] for key in prefixes}
+    found |= {(q, text): [_graded(run, questions[q], text, "")] for q, text in ended}
+    open_ended = [key for key in prefixes if not found[key]]
+    encoded = {
+        (q, text): encode(run.tokenizer, run.task.prompt(questions[q].question), split_steps(text))
+        for q, text in open_ended
+    }  # fmt: skip
+    sampler, tokens = run.sampler(student.model), 0
+    for first, count in _waves(p.rollouts_per_step, p.early_stop):
+        due = [key for key in open_ended if not (p.early_stop and any(r.verifies for r in found[key]))]
+        requests = [
+            Request(tuple(encoded[key].ids), count, run.seed(purpose, *key), first, encoded[key].prompt_length)
+            for key in due
+        ]  # fmt: skip
+        answers = sampler.sample(requests, p.rollout_temperature, run.params.sampling.max_new_tokens, purpose)
+        for (q, text), completions in zip(due, answers, strict=True):
+            found[q, text] += [_graded(run, questions[q], text, c.text) for c in completions]
+            tokens += sum(c.tokens for c in completions)
+    return found, tokens
 
 
 def _waves(k: int, early_stop: bool) -> list[tuple[int, int]]:
@@ -184,7 +193,7 @@ def exact_labels(run: Run, samples: pd.DataFrame, split: str) -> pd.DataFrame | 
              "source": "exact"}
             for i, y in enumerate(truth, start=1)
         ]  # fmt: skip
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=list(SCHEMAS["step_labels"]))
 
 
 def first_errors(labels: pd.DataFrame) -> pd.Series:

@@ -108,10 +108,13 @@ def test_too_long_sequences_are_left_out_and_counted(model, examples, tokenizer,
     assert 0 < kept < 16
 
 
-def test_nothing_left_to_train_on(model, examples, tokenizer, tmp_path):
+@pytest.mark.parametrize("count", [0, 16])
+def test_with_nothing_to_train_on_the_model_stays_as_it_was(model, examples, tokenizer, tmp_path, count):
+    before = weights(model)
     settings = finetuning(max_length=5), training(1)
-    with pytest.raises(ValueError, match="nothing to train on: 0 of 16 sequences within finetuning.max_length = 5"):
-        train(model, examples, *settings, tokenizer.pad_token_id, 0, tmp_path)
+    info = train(model, examples[:count], *settings, tokenizer.pad_token_id, 0, tmp_path)
+    assert info == {"steps": 0, "sequences": 0, "too_long": count, "tokens_trained": 0, "losses": []}
+    assert torch.equal(weights(model), before)
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,16 @@ class Request:
     n: int
     seed: int
     first: int = 0
+    common: int = 0  # how many leading tokens other requests may begin with too, so that they are read once; 0: all
+
+    @property
+    def shared(self) -> int:
+        """The length of the part that is read once. The last token is always the request's own: it asks."""
+        return min(self.common or len(self.prompt), len(self.prompt) - 1)
+
+    @property
+    def prefix(self) -> tuple[int, ...]:
+        return self.prompt[: self.shared]
 
 
 @dataclass(frozen=True)

@@ -1,20 +1,24 @@
 """The transformers backend: batched decoding with a key-value cache.
 
-Each distinct prompt is read once and its cache forked for its samples; prompts are bucketed by length; rows that are
-finished leave the batch. Random numbers belong to the sample, not to the batch, so that a result does not depend on
-what it happens to be batched with (up to floating-point rounding).
+What requests have in common (the question of samples and of rollouts) is read and kept once (see :mod:`.attention`);
+prompts are bucketed by length; rows that are finished leave the batch. Random numbers belong to the sample, not to the
+batch, so that a result does not depend on what it happens to be batched with (up to floating-point rounding).
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import Cache, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.cache_utils import DynamicLayer
 
-from glore_lib.sampling import Completion, Request
+from glore_lib.sampling import Completion, Request, attention
+from glore_lib.sampling.attention import SharedPrefix
 from glore_lib.solutions import ANSWER_MARK
 
+ROOM = 32
 DROP_AT = 0.2  # finished rows leave once they are this share of the batch: each time, the whole cache is copied
 
 
@@ -29,11 +33,41 @@ class _Row:
     finished: bool = False
 
 
+class RoomyLayer(DynamicLayer):
+    """A layer's keys and values, grown ``ROOM`` tokens at a time: the layer it extends copies them at every token."""
+
+    _buffers: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        start = self.get_seq_length()
+        end = start + key_states.shape[-2]
+        if not self._has_room(end):
+            shape = (*key_states.shape[:-2], end + ROOM, key_states.shape[-1])
+            buffers = key_states.new_empty(shape), value_states.new_empty(shape)
+            if start:
+                buffers[0][:, :, :start], buffers[1][:, :, :start] = self.keys, self.values
+            self._buffers = buffers
+        self._buffers[0][:, :, start:end], self._buffers[1][:, :, start:end] = key_states, value_states
+        self.keys, self.values = (buffer[:, :, :end] for buffer in self._buffers)
+        return self.keys, self.values
+
+    def _has_room(self, end: int) -> bool:
+        """Whether ``keys`` still is the buffer's beginning (rows may have been dropped since) and ``end`` fits."""
+        if self._buffers is None or self.keys.data_ptr() != self._buffers[0].data_ptr():
+            return False
+        return end <= self._buffers[0].shape[-2]
+
+
 class TransformersSampler:
     """A :class:`glore_lib.sampling.Sampler`; ``rows`` is the largest number of samples decoded at a time."""
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: int):
         self.model, self.tokenizer, self.rows = model.eval(), tokenizer, rows
+        self.model.set_attn_implementation(attention.NAME)
         self._newlines = torch.tensor(
             ["\n" in token for token in tokenizer.batch_decode([[i] for i in range(len(tokenizer))])]
         )
@@ -41,10 +75,9 @@ class TransformersSampler:
     def sample(
         self, requests: list[Request], temperature: float, max_new_tokens: int, progress: str
     ) -> list[list[Completion]]:
-        order = sorted(range(len(requests)), key=lambda i: (-len(requests[i].prompt), i))
         completions: list[list[Completion]] = [[] for _ in requests]
         with tqdm(total=sum(r.n for r in requests), desc=progress, unit="sample", leave=False) as bar:
-            for batch in self._batches(requests, order):
+            for batch in self._batches(requests):
                 rows = self._decode(requests, batch, temperature, max_new_tokens)
                 texts = self.tokenizer.batch_decode([row.tokens for row in rows], skip_special_tokens=True)
                 for row, text in zip(rows, texts, strict=True):
@@ -52,8 +85,12 @@ class TransformersSampler:
                 bar.update(len(rows))
         return completions
 
-    def _batches(self, requests: list[Request], order: list[int]) -> list[list[int]]:
-        """Indices of requests, longest prompts first, each batch of at most ``rows`` samples (or one request)."""
+    def _batches(self, requests: list[Request]) -> list[list[int]]:
+        """Indices of requests, longest prefixes first, in batches of at most ``rows`` samples (or one request).
+
+        Requests with the same prefix stand beside each other.
+        """
+        order = sorted(range(len(requests)), key=lambda i: (-requests[i].shared, requests[i].prefix))
         batches: list[list[int]] = []
         size = 0
         for i in order:
@@ -71,14 +108,14 @@ class TransformersSampler:
             for i in batch
             for j in range(requests[i].first, requests[i].first + requests[i].n)
         ]  # fmt: skip
-        fork = torch.tensor([k for k, i in enumerate(batch) for _ in range(requests[i].n)])
-        cache = DynamicCache(config=self.model.config)
-        ids, mask = self._pad([requests[i].prompt for i in batch])
-        logits = self._forward(ids, mask, (mask.cumsum(1) - 1).clamp(min=0), cache)[fork]
-        cache.batch_select_indices(fork.to(ids.device))
-        mask = mask[fork]
-        position = mask.sum(1)
-        alive, active = rows, torch.ones(len(rows), dtype=torch.bool)
+        shared, cache = self._read_prefixes([requests[i].prefix for i in batch])
+        ids, mask = self._pad([requests[i].prompt[requests[i].shared :] for i in batch])
+        position = shared.mask.sum(1)[shared.groups]
+        logits = self._forward(ids, mask, position[:, None] + (mask.cumsum(1) - 1).clamp(min=0), cache, shared)
+        fork = torch.tensor([k for k, i in enumerate(batch) for _ in range(requests[i].n)], device=ids.device)
+        cache.batch_select_indices(fork)
+        shared, logits, mask, position = shared.keep(fork), logits[fork], mask[fork], (position + mask.sum(1))[fork]
+        alive = rows
         for t in range(limit):
             tokens = self._choose(logits, alive, temperature, t)
             self._append(alive, tokens)
@@ -89,13 +126,24 @@ class TransformersSampler:
                 keep = active.nonzero()[:, 0].to(ids.device)
                 alive = [row for row in alive if not row.finished]
                 cache.batch_select_indices(keep)
-                mask, position, tokens = mask[keep], position[keep], tokens[keep]
+                shared, mask, position, tokens = shared.keep(keep), mask[keep], position[keep], tokens[keep]
             mask = torch.cat([mask, mask.new_ones(len(alive), 1)], dim=1)
-            logits = self._forward(tokens[:, None], mask, position[:, None], cache)
+            logits = self._forward(tokens[:, None], mask, position[:, None], cache, shared)
             position = position + 1
         return rows
 
+    def _read_prefixes(self, prefixes: list[tuple[int, ...]]) -> tuple[SharedPrefix, DynamicCache]:
+        """The cache of each distinct prefix, and an empty one for what comes after."""
+        distinct = list(dict.fromkeys(prefixes))
+        ids, mask = self._pad(distinct)
+        cache = DynamicCache(config=self.model.config)
+        self._forward(ids, mask, (mask.cumsum(1) - 1).clamp(min=0), cache, None)
+        place = {prefix: k for k, prefix in enumerate(distinct)}
+        groups = torch.tensor([place[prefix] for prefix in prefixes], device=ids.device)
+        return SharedPrefix(cache, mask, groups), Cache(layer_class_to_replicate=RoomyLayer)
+
     def _pad(self, prompts: list[tuple[int, ...]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Left-padded token ids and the mask of what is no padding, both [prompts, longest]."""
         width, device = max(map(len, prompts)), self.model.device
         pad = self.tokenizer.pad_token_id
         ids = torch.tensor([[pad] * (width - len(p)) + list(p) for p in prompts], device=device)
@@ -103,11 +151,12 @@ class TransformersSampler:
         return ids, mask
 
     def _forward(
-        self, ids: torch.Tensor, mask: torch.Tensor, position: torch.Tensor, cache: DynamicCache
+        self, ids: torch.Tensor, mask: torch.Tensor, position: torch.Tensor, cache: Cache, shared: SharedPrefix | None
     ) -> torch.Tensor:
+        """The logits [rows, vocabulary] after the last token."""
         output = self.model(
             input_ids=ids, attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True,
-            logits_to_keep=1
+            logits_to_keep=1, shared=shared,
         )  # fmt: skip
         return output.logits[:, -1].float()
 

@@ -1,0 +1,84 @@
+"""Attention to a prefix that several rows share: its keys and values are kept, and read from memory, once a group.
+
+Decoding is bound by how fast the cache is read. The samples of a question, and the rollouts of all its steps, begin with
+the same question, which is most of their tokens. Registered with transformers as an attention implementation, so that
+any model that calls the attention interface can be sampled with it.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AttentionInterface, Cache
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, eager_mask
+
+NAME = "shared_prefix"
+
+
+@dataclass
+class SharedPrefix:
+    """The prefixes' cache (a row a group) and where each row's group is. Rows may have left a group since."""
+
+    cache: Cache
+    mask: torch.Tensor  # [groups, prefix length], 1 where there is a token
+    groups: torch.Tensor  # [rows], the group of each row
+
+    def __post_init__(self) -> None:
+        self.bias = torch.zeros(self.mask.shape, device=self.mask.device).masked_fill(self.mask == 0, -torch.inf)
+        counts = torch.bincount(self.groups, minlength=len(self.mask))
+        self.width = int(counts.max())
+        # Rows stand beside each other in their group's slots: one matrix product a group, padded to the largest.
+        order = torch.argsort(self.groups, stable=True)
+        place = torch.arange(len(order), device=order.device) - (counts.cumsum(0) - counts)[self.groups[order]]
+        self.slots = torch.empty_like(order)
+        self.slots[order] = self.groups[order] * self.width + place
+
+    def keep(self, rows: torch.Tensor) -> "SharedPrefix":
+        """The same for some of the rows; groups without a row are dropped."""
+        alive, groups = torch.unique(self.groups[rows], return_inverse=True)
+        if len(alive) < len(self.mask):
+            self.cache.batch_select_indices(alive)
+        return SharedPrefix(self.cache, self.mask[alive], groups)
+
+    def together(self, rows: torch.Tensor) -> torch.Tensor:
+        """[rows, heads, n, d] as [groups, heads, width * n, d]; empty slots hold zeros."""
+        padded = rows.new_zeros((len(self.mask) * self.width, *rows.shape[1:]))
+        padded[self.slots] = rows
+        padded = padded.view(len(self.mask), self.width, *rows.shape[1:])
+        return padded.transpose(1, 2).flatten(2, 3)
+
+    def apart(self, groups: torch.Tensor, n: int) -> torch.Tensor:
+        """[groups, heads, width * n, d] as [rows, heads, n, d]: the reverse of :meth:`together`."""
+        return groups.unflatten(2, (self.width, n)).transpose(1, 2).flatten(0, 1)[self.slots]
+
+
+def shared_prefix_attention(
+    module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: torch.Tensor,
+    shared: SharedPrefix | None = None, **kwargs: Any,
+) -> tuple[torch.Tensor, None]:  # fmt: skip
+    """Attention of rows' queries [rows, heads, n, d] to their prefix and to their own keys and values.
+
+    ``attention_mask`` [rows, 1, n, own length] is additive, as ``eager_mask`` makes it. Without ``shared`` it is
+    ordinary attention. Returns [rows, n, heads, d].
+    """
+    if shared is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    rows, heads, n, d = query.shape
+    kv_heads = key.shape[1]
+    layer = shared.cache.layers[module.layer_idx]
+    # Query heads that share keys stand beside each other, as more queries of one head.
+    query = (query * kwargs["scaling"]).reshape(rows, kv_heads, -1, d)
+    before = shared.together(query) @ layer.keys.transpose(-1, -2) + shared.bias[:, None, None].to(query.dtype)
+    own = (query @ key.transpose(-1, -2)).unflatten(2, (-1, n)) + attention_mask[:, :, None]
+    scores = torch.cat([shared.apart(before, query.shape[2]), own.flatten(2, 3)], dim=-1)
+    weights = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
+    length = layer.keys.shape[2]
+    output = shared.apart(shared.together(weights[..., :length]) @ layer.values, query.shape[2])
+    output = output + weights[..., length:] @ value
+    return output.reshape(rows, heads, n, d).transpose(1, 2), None
+
+
+AttentionInterface.register(NAME, shared_prefix_attention)
+AttentionMaskInterface.register(NAME, eager_mask)
