@@ -45,8 +45,8 @@ def training(*models: Artifact) -> pd.DataFrame:
 
 
 def losses(*models: Artifact | None) -> Figure:
-    """The training loss of each model against its steps."""
-    trained = [model for model in models if model is not None]
+    """The training loss of each model against its steps; models without anything to train on have none."""
+    trained = [model for model in models if model is not None and model.record["info"]["steps"]]
     return figures.losses({model.record["name"]: pd.DataFrame(model.record["info"]["losses"]) for model in trained})
 
 
@@ -127,12 +127,18 @@ def pessimism(lab: Replication, split: str, *kinds: str) -> Figure:
 
 
 def rollout_example(lab: Replication) -> pd.DataFrame:
-    """The first wrong training sample with rollouts: a row a step, how many rollouts were right, and the labels."""
+    """The first wrong training sample with rollouts: a row a step, how many rollouts were right, and the labels.
+
+    Where no wrong one has a right rollout, another one; an empty frame where no sample has a step.
+    """
     rollouts = lab.data.rollouts.read()
     samples = lab.data.samples.read().set_index("sample_id")
     mixed = rollouts[rollouts["step"] > 1].groupby("sample_id")["is_correct"].agg(["any", "all"])
     candidates = [s for s in mixed[mixed["any"]].index if not samples.loc[s, "is_correct"]]
-    chosen = rollouts[rollouts["sample_id"] == (candidates or list(mixed.index))[0]]
+    ranked = [*candidates, *mixed.index, *rollouts["sample_id"]]
+    if not ranked:
+        return pd.DataFrame(columns=["text", "rollouts", "right", *step_labels.POSTPROCESSING])
+    chosen = rollouts[rollouts["sample_id"] == ranked[0]]
     question_id, sample_id = chosen.iloc[0][["question_id", "sample_id"]]
     by_step = chosen.groupby("step")
     frame = pd.DataFrame({"text": split_steps(samples.loc[sample_id, "text"])}, index=sorted(chosen["step"].unique()))

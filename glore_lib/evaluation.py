@@ -152,7 +152,7 @@ class Tables:
     def figure5(self, drafts: Artifact, refined: Mapping[str, Artifact]) -> Numbers:
         """Accuracy when all drafts are replaced by their refinements, and when only the wrong ones are."""
         right = self._right(drafts, refined)
-        numbers = [self.row("greedy", "accuracy", st.proportion(right["greedy"]))]
+        numbers: Numbers = []
         for method in refined:
             numbers += [
                 self.row(method, "accuracy_all_drafts", st.proportion(right[method])),

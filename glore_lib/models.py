@@ -99,14 +99,18 @@ def unpack_smollm2(folder: Path) -> dict[str, Any]:
     return {"parameters": fresh.num_parameters()}
 
 
-def adapt(model: PreTrainedModel, finetuning: Finetuning) -> PreTrainedModel | PeftModel:
-    """The model as it is trained: itself, or with LoRA adapters (Hu et al. 2021) and all else frozen."""
+def adapt(model: PreTrainedModel, finetuning: Finetuning, seed: int) -> PreTrainedModel | PeftModel:
+    """The model as it is trained: itself, or with LoRA adapters (Hu et al. 2021) and all else frozen.
+
+    ``seed`` makes the adapters' random initial values.
+    """
     if finetuning.method == "full":
         return model
     config = LoraConfig(
         r=finetuning.lora_rank, lora_alpha=finetuning.lora_alpha, lora_dropout=finetuning.lora_dropout,
         target_modules=list(finetuning.lora_targets), task_type="CAUSAL_LM",
     )  # fmt: skip
+    torch.manual_seed(seed)
     return get_peft_model(model, config)
 
 

@@ -62,6 +62,14 @@ class Finetuning(Section):
     micro_batch_size: Count  # sequences per forward pass; the rest is gradient accumulation
     max_length: Count  # tokens; a longer training sequence is left out and counted
 
+    @model_validator(mode="after")
+    def _check(self) -> "Finetuning":
+        if self.batch_size % self.micro_batch_size:
+            raise ValueError(
+                f"finetuning.micro_batch_size = {self.micro_batch_size}: must divide batch_size ({self.batch_size})"
+            )
+        return self
+
 
 class Sampling(Section):
     """How text is generated. ``max_new_tokens`` is the paper's 300 on GSM8K."""

@@ -79,7 +79,7 @@ def train_refiner(run: Run, student: Student, data: StepData) -> Artifact:
             # A prefix that is forced at test time need not be learned.
             learn_from = pair.first_error if p.force_prefix else 1
             examples.append(training.solution_example(run.tokenizer, prompt, split_steps(pair.target), learn_from))
-        model = adapt(run.load(start), run.params.finetuning)
+        model = adapt(run.load(start), run.params.finetuning, run.seed("refiner"))
         info = training.train(
             model, examples, run.params.finetuning, p.training, run.tokenizer.pad_token_id, run.seed("refiner"), folder
         )  # fmt: skip
@@ -114,7 +114,7 @@ def refine(
         rows, requests = [], []
         for draft in drafts.read().itertuples():
             steps = split_steps(draft.text)
-            found = 1 if errors is None else int(errors[draft.sample_id]) if steps else 0
+            found = 0 if not steps else 1 if errors is None else int(errors[draft.sample_id])
             at = found or (len(steps) if p.no_error_found == "last_step" else 0)
             row = {
                 "question_id": draft.question_id,

@@ -84,7 +84,7 @@ def train_reward_model(run: Run, kind: str, student: Student, data: StepData, tr
             strict=True)))
             for (question_id, sample_id), rows in labelled.read().groupby(["question_id", "sample_id"], sort=False)
         ]  # fmt: skip
-        model = RewardModel(adapt(run.load(start), run.params.finetuning), p.language_model_loss)
+        model = RewardModel(adapt(run.load(start), run.params.finetuning, run.seed(name)), p.language_model_loss)
         info = training.train(
             model, examples, run.params.finetuning, training_params, run.tokenizer.pad_token_id, run.seed(name), folder
         )  # fmt: skip

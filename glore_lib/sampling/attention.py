@@ -1,6 +1,6 @@
 """Attention to a prefix that several rows share: its keys and values are kept, and read from memory, once a group.
 
-Decoding is bound by how fast the cache is read. The samples of a question, and the rollouts of all its steps, begin with
+Decoding is bound by how fast the cache is read. The samples of a question, and the rollouts of its steps, begin with
 the same question, which is most of their tokens. Registered with transformers as an attention implementation, so that
 any model that calls the attention interface can be sampled with it.
 """
