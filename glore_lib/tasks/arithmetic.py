@@ -4,8 +4,9 @@ A problem is a small graph of quantities ("tom's apples", "ann's apples"), each 
 others; the question asks for one of them, a total or a difference. Because the graph is known, so is the right label
 of every step of any solution (see :meth:`Problem.step_labels`), which no natural data set offers.
 
-Two difficulties stand for the paper's two benchmarks: ``hard`` (GSM8K's role: four to six steps, and relations stated
-the wrong way round) and ``easy`` (SVAMP's role: at most three steps).
+Two difficulties stand for the paper's two benchmarks: ``hard`` (GSM8K's role: four or five steps) and ``easy`` (SVAMP's
+role: at most three steps). In both, some relations are told from the side of the known quantity, which the student reads
+badly.
 """
 
 import hashlib
@@ -86,8 +87,8 @@ class Difficulty:
 
 
 DIFFICULTIES = {
-    "hard": Difficulty(4, 6, inverse=0.35, join=0.15, boxes=0.25, distractors=2, shuffle=0.8),
-    "easy": Difficulty(2, 3, inverse=0.25, join=0.15, boxes=0.3, distractors=1, shuffle=0.5),
+    "hard": Difficulty(4, 5, inverse=0.05, join=0.1, boxes=0.3, distractors=1, shuffle=0.3),
+    "easy": Difficulty(2, 3, inverse=0.1, join=0.15, boxes=0.3, distractors=1, shuffle=0.5),
 }
 
 
