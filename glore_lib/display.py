@@ -57,7 +57,8 @@ def student_comparison(lab: Replication) -> pd.DataFrame:
         compared.insert(0, lab.sft_student)
     if lab.run.params.student.sft_control:
         compared.insert(1, lab.sft_control)
-    return pd.DataFrame([_accuracy_row(lab.run, student) for student in compared]).set_index("student")
+    by_name = {student.policy: student for student in compared}  # expert iteration may end with the SFT student
+    return pd.DataFrame([_accuracy_row(lab.run, student) for student in by_name.values()]).set_index("student")
 
 
 def _accuracy_row(run: Run, student: Student) -> dict[str, str | float]:

@@ -4,9 +4,9 @@ A problem is a small graph of quantities ("tom's apples", "ann's apples"), each 
 others; the question asks for one of them, a total or a difference. Because the graph is known, so is the right label
 of every step of any solution (see :meth:`Problem.step_labels`), which no natural data set offers.
 
-Two difficulties stand for the paper's two benchmarks: ``hard`` (GSM8K's role: four or five steps) and ``easy`` (SVAMP's
-role: at most three steps). In both, some relations are told from the side of the known quantity, which the student reads
-badly.
+Two difficulties stand for the paper's two benchmarks: ``hard`` (GSM8K's role: four or five steps) and ``easy``
+(SVAMP's role: at most three steps). In both, some relations are told from the side of the known quantity, which the
+student reads badly.
 """
 
 import hashlib
