@@ -109,9 +109,12 @@ def label_counts(lab: Replication, *kinds: str) -> pd.DataFrame:
 
 def reward_model_table(lab: Replication, split: str, *kinds: str) -> pd.DataFrame:
     """Step, final-answer and first-error accuracy of some reward models on a split."""
-    numbers = getattr(lab, split).numbers.read()
+    evaluated = getattr(lab, split)
+    scores = {k: evaluated.scores[k] for k in kinds}
+    tables, drafts = lab.tables, evaluated.draft_set
+    numbers = pd.DataFrame(tables.table1(drafts, scores) + tables.table2(drafts, scores))
     metrics = ["step_accuracy", "step_accuracy_exact", "final_accuracy", "first_error_accuracy_exact"]
-    return wide(numbers[numbers["method"].isin((*kinds, "all_positive"))], metrics)
+    return wide(numbers, metrics)
 
 
 def _scored_steps(lab: Replication, split: str, kinds: Sequence[str]) -> pd.DataFrame:

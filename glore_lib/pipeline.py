@@ -179,6 +179,7 @@ class Pipeline:
         """Renders every due notebook in order, and keeps the manifest. Raises :class:`StageError` at the first that
         fails; what was rendered before it stays, and so does its own part up to the failing cell."""
         os.environ["TQDM_DISABLE"] = "1"  # the kernels' bars would fill the rendered notebooks; this process shows one
+        os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"  # of bars that are not shown
         if self.fresh:
             self._remove_results()
         if not any(job.due for job in self.jobs) and self._earlier.get("status") == "done":

@@ -1,6 +1,7 @@
 """The whole method on one run, each part made when it is first asked for. Every notebook starts from here, so that each
 can be run alone: what an earlier notebook made is found in the artifacts."""
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -14,6 +15,26 @@ from glore_lib.store import Artifact
 from glore_lib.students import Student, sample_solutions
 
 KINDS = ("orm", "balanced_orm", "sorm", "sorm_raw")
+
+
+class OnDemand(Mapping[str, Artifact]):
+    """A mapping with fixed keys, each value made when it is first asked for."""
+
+    def __init__(self, keys: Sequence[str], make: Callable[[str], Artifact]):
+        self._keys, self._make, self._made = keys, make, {}
+
+    def __getitem__(self, key: str) -> Artifact:
+        if key not in self._made:
+            if key not in self._keys:
+                raise KeyError(key)
+            self._made[key] = self._make(key)
+        return self._made[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
 
 
 class Replication:
@@ -54,10 +75,12 @@ class Replication:
         return reward_models.step_data(self.run, self.student)
 
     @cached_property
-    def reward_models(self) -> dict[str, Artifact]:
+    def reward_models(self) -> Mapping[str, Artifact]:
         """ORM, balanced ORM, SORM and raw SORM of the student."""
         training = self.run.params.reward_models.training
-        return {k: reward_models.train_reward_model(self.run, k, self.student, self.data, training) for k in KINDS}
+        return OnDemand(
+            KINDS, lambda k: reward_models.train_reward_model(self.run, k, self.student, self.data, training)
+        )
 
     @cached_property
     def sft_data(self) -> StepData:
@@ -161,9 +184,9 @@ class Evaluated:
         return self.draft_set.drafts
 
     @cached_property
-    def scores(self) -> dict[str, Artifact]:
+    def scores(self) -> Mapping[str, Artifact]:
         """Step scores of the drafts by every reward model."""
-        return {k: self._score(k, self.drafts) for k in KINDS}
+        return OnDemand(KINDS, lambda k: self._score(k, self.drafts))
 
     def _score(self, kind: str, answers: Artifact, name: str = "") -> Artifact:
         model = self.replication.reward_models[kind]

@@ -187,7 +187,7 @@ def separable(run: Run) -> StepData:
 def test_a_reward_model_learns_what_separates_the_labels(tiny_base, tmp_path, method):
     run = open_tiny(tiny_base, tmp_path / "artifacts", finetuning__method=method, reward_models__start="base", **LEARN)
     data = separable(run)
-    training = Training(epochs=100, max_steps=40, learning_rate=1e-2)
+    training = Training(epochs=100, max_steps=120, learning_rate=5e-3)
     model = train_reward_model(run, "orm", some_student(), data, training)
     assert model.record["info"]["positive_labels"] == 0.5
     assert model.record["info"]["sequences"] == 24
