@@ -172,11 +172,11 @@ LEARN = {"finetuning__batch_size": 16, "finetuning__micro_batch_size": 16, "task
 
 
 def separable(run: Run) -> StepData:
-    """Solutions that are right exactly where they speak of pens."""
-    items = ["pens", "eggs"]
+    """Solutions that are right exactly where they speak of pens; every question has a right and a wrong one."""
     rows = [
-        (q, f"tom has {i % 40} {items[i % 2]}\nann has {(7 * i) % 50} {items[i % 2]}\n#### {i}", i % 2 == 0)
+        (q, f"tom has {i % 40} {item}\nann has {(7 * i) % 50} {item}\n#### {i}", item == "pens")
         for i, q in enumerate(run.questions("train"))
+        for item in ("pens", "eggs")
     ]
     return StepData(
         frame(run, "samples", sample_rows(*rows)), frame(run, "rollouts", rollout_rows({("q", "s"): [["w"]]}))
@@ -190,7 +190,7 @@ def test_a_reward_model_learns_what_separates_the_labels(tiny_base, tmp_path, me
     training = Training(epochs=100, max_steps=120, learning_rate=5e-3)
     model = train_reward_model(run, "orm", some_student(), data, training)
     assert model.record["info"]["positive_labels"] == 0.5
-    assert model.record["info"]["sequences"] == 24
+    assert model.record["info"]["sequences"] == 48
     items = {"pens": True, "eggs": False}
     fresh = [
         (q, f"sue has {60 + i} {item}", items[item]) for i, q in enumerate(run.questions("train")) for item in items
