@@ -117,6 +117,18 @@ class Pipeline:
         self.jobs = self._plan()
         for job in self.jobs:
             job.due = self.fresh or list(STAGES).index(job.stage) >= start or not is_done(job.target, job.hashes)
+            # Results that came with a clone are to be made anew: here nothing stands behind them yet.
+            job.due |= any(not record.exists() for record in self._records(job))
+
+    def _record(self, run: str, stage: str) -> Path:
+        """Where a stage's last cell leaves the list of its artifacts."""
+        return self.artifacts / "stages" / f"{run}-{self.runs[run].digest()}" / f"{stage}.json"
+
+    def _records(self, job: Job) -> list[Path]:
+        """The records that must be there for a job to be done; the figures rest on those of every stage."""
+        if job.run:
+            return [self._record(job.run, job.stage)]
+        return [self._record(run, stage) for run in self.runs for stage in STAGES if stage != FIGURES]
 
     def _check_out(self) -> dict[str, Any]:
         """The manifest that is in ``out``, empty where there is none."""
@@ -261,8 +273,8 @@ class Pipeline:
     def _used(self, job: Job) -> dict[str, Any]:
         """The artifacts that a job's notebook reported in its last cell."""
         used: dict[str, Any] = {}
-        for run, params in self.runs.items():
-            path = self.artifacts / "stages" / f"{run}-{params.digest()}" / f"{job.stage}.json"
+        for run in self.runs:
+            path = self._record(run, job.stage)
             if job.run in (run, None) and path.exists():
                 used |= json.loads(path.read_text())["artifacts"]
         return used

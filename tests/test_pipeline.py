@@ -80,6 +80,12 @@ def test_a_second_run_executes_nothing_and_leaves_every_file_as_it_is(done):
     assert done.files() == before
 
 
+def test_results_that_came_with_a_clone_are_made_anew(done):
+    shutil.rmtree(done.root / "artifacts")
+    assert done.run() == ["tiny 01_expert_iteration 1", "tiny 02_orm 1", "1 06_figures"]
+    assert done.run() == []
+
+
 def test_a_rendered_notebook_says_what_it_was_made_with(done):
     made = nbformat.read(done.out / "tiny" / "02_orm.ipynb", as_version=4).metadata["glore"]
     source = nbformat.read(done.notebooks / "02_orm.ipynb", as_version=4)
