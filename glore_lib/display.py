@@ -22,8 +22,11 @@ TABLE_METRICS = {
         "step_accuracy_exact", "step_false_positive_rate_exact", "step_false_negative_rate_exact",
         "step_accuracy_difference_exact",
     ),
-    "table2": ("final_accuracy", "final_false_positive_rate", "final_false_negative_rate", "final_accuracy_difference"),
-    "table3": ("fixed_fraction", "fixed_fraction_difference"),
+    "table2": (
+        "final_accuracy", "final_false_positive_rate", "final_false_negative_rate", "final_accuracy_difference",
+        "final_accuracy_difference_p",
+    ),
+    "table3": ("fixed_fraction", "fixed_fraction_difference", "fixed_fraction_difference_p"),
 }  # fmt: skip
 
 
@@ -247,8 +250,9 @@ def _values(numbers: pd.DataFrame, name: str) -> pd.DataFrame:
 
 
 def differences(numbers: pd.DataFrame, name: str) -> pd.DataFrame:
-    """The paired differences of Table 1, 2 or 3: the same steps or questions under both methods, in points. Where the
-    interval lies on one side of 0, the methods differ at the 5 % level."""
+    """The paired differences of Table 1, 2 or 3: the same steps or questions under both methods, in points, with
+    McNemar's p value where the pairs are independent. Where the interval lies on one side of 0, the methods differ at
+    the 5 % level."""
     return wide(numbers, [m for m in TABLE_METRICS[name] if "_difference" in m])
 
 

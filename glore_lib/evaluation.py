@@ -6,9 +6,13 @@ samples and scores.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import product
+from math import nan
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from glore_lib import statistics as st
 from glore_lib import step_labels
@@ -79,7 +83,8 @@ class Tables:
         return (predicted > self.threshold).to_numpy().astype(int)
 
     def _first_errors(self, draft_set: DraftSet, scores: Mapping[str, Artifact]) -> Numbers:
-        """Of the drafts that are wrong: the share whose first error is found at the right step."""
+        """Of the drafts that are wrong: the share whose first error is found at the right step. A wrong draft whose
+        labels show no error, as labels by rollouts may, is left out."""
         drafts = draft_set.drafts.read()
         wrong = set(drafts.loc[~drafts["is_correct"], "sample_id"])
         numbers = []
@@ -106,8 +111,7 @@ class Tables:
                 self.row(method, "final_false_negative_rate", c.false_negative_rate),
             ]
             if method != "orm":
-                difference = st.paired_difference(hits[method], hits["orm"], seed=self.seed)
-                numbers.append(self.row(f"{method}-orm", "final_accuracy_difference", difference))
+                numbers += self._compared(method, "orm", hits, "final_accuracy")
         numbers.append(self.row("all_positive", "final_accuracy", st.proportion(right)))
         return numbers
 
@@ -145,9 +149,17 @@ class Tables:
             ("local+sorm", "local+orm"), ("local+sorm", "global"), ("global+local+sorm", "global"),
             ("global+local+sorm", "local+sorm"), ("global+local+sorm", "resample"),
         ):  # fmt: skip
-            difference = st.paired_difference(fixed[a], fixed[b], seed=self.seed)
-            numbers.append(self.row(f"{a}-{b}", "fixed_fraction_difference", difference))
+            numbers += self._compared(a, b, fixed, "fixed_fraction")
         return numbers
+
+    def _compared(self, a: str, b: str, hits: Mapping[str, ArrayLike], metric: str) -> Numbers:
+        """Two methods on the same questions: the paired difference a - b, and the p value of McNemar's exact test."""
+        difference = st.paired_difference(hits[a], hits[b], seed=self.seed)
+        p = st.Estimate(st.mcnemar_p(hits[a], hits[b]), nan, nan, difference.n) if difference.n else st.NO_DATA
+        return [
+            self.row(f"{a}-{b}", f"{metric}_difference", difference),
+            self.row(f"{a}-{b}", f"{metric}_difference_p", p),
+        ]
 
     def figure5(self, drafts: Artifact, refined: Mapping[str, Artifact]) -> Numbers:
         """Accuracy when all drafts are replaced by their refinements, and when only the wrong ones are."""
@@ -205,8 +217,7 @@ class Tables:
         numbers = [self.row(method, "accuracy", st.proportion(hits)) for method, hits in methods.items()]
         numbers.append(self.row("random_sample", "accuracy", random_pick))
         for a, b in (("reranked", "greedy"), ("reranked", "bo3"), ("bo3", "greedy"), ("oracle_reranked", "oracle_bo3")):
-            difference = st.paired_difference(methods[a], methods[b], seed=self.seed)
-            numbers.append(self.row(f"{a}-{b}", "accuracy_difference", difference))
+            numbers += self._compared(a, b, methods, "accuracy")
         return numbers
 
     def figure4(self, samples: pd.DataFrame, scores: Mapping[str, pd.DataFrame], greedy: pd.DataFrame) -> Numbers:
@@ -247,23 +258,20 @@ def _pick(right: np.ndarray, scores: np.ndarray) -> np.ndarray:
 
 
 def wide(numbers: pd.DataFrame, metrics: list[str], methods: list[str] | None = None) -> pd.DataFrame:
-    """A table to read: a row a task and method, a column a metric, each cell "value [low, high] (n)" in per cent."""
+    """A table to read: a row a task and method, a column a metric, each cell "value [low, high] (n)" in per cent; p
+    values as they are. Tasks and methods come in the order in which they first appear."""
     shown = numbers[numbers["metric"].isin(metrics)]
     if methods is not None:
         shown = shown[shown["method"].isin(methods)]
-    cells = shown.assign(
-        cell=[
-            "–"
-            if row.n == 0
-            else f"{100 * row.value:.1f} [{100 * row.ci_low:.1f}, {100 * row.ci_high:.1f}] (n={row.n})"
-            for row in shown.itertuples()
-        ]
-    )
-    table = cells.pivot(index=["task", "method"], columns="metric", values="cell")
-    order = {m: i for i, m in enumerate(dict.fromkeys(shown["method"]))}
-    table = table.sort_index(level="method", key=lambda index: index.map(order), sort_remaining=False)
-    return (
-        table.reindex(columns=[m for m in metrics if m in table])
-        .sort_index(level="task", sort_remaining=False, kind="stable")
-        .fillna("")
-    )
+    table = shown.assign(cell=[_cell(row) for row in shown.itertuples()])
+    table = table.pivot(index=["task", "method"], columns="metric", values="cell").fillna("")
+    order = [key for key in product(shown["task"].unique(), shown["method"].unique()) if key in table.index]
+    return table.loc[order, [m for m in metrics if m in table]]
+
+
+def _cell(row: Any) -> str:
+    if row.n == 0:
+        return "–"
+    if row.metric.endswith("_p"):
+        return f"{row.value:.2g}"
+    return f"{100 * row.value:.1f} [{100 * row.ci_low:.1f}, {100 * row.ci_high:.1f}] (n={row.n})"

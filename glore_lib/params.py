@@ -40,6 +40,11 @@ class Task(Section):
     validation_questions: Count
     test_questions: Count
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many questions of each split."""
+        return {"train": self.train_questions, "validation": self.validation_questions, "test": self.test_questions}
+
 
 class BaseModelParams(Section):
     """The pre-trained model: ``mini-base`` (ships with the package), ``scratch`` (pre-trained anew by
@@ -47,7 +52,7 @@ class BaseModelParams(Section):
 
     source: str
     dtype: Literal["float32", "bfloat16"] = "float32"
-    pretrain_steps: Count = 5000  # read where source is "scratch"
+    pretrain_steps: Count = 10000  # read where source is "scratch"
 
 
 class Finetuning(Section):

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
+import torch.nn.functional as F
 import typer
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from torch.utils.data import DataLoader, IterableDataset
@@ -38,16 +39,20 @@ PAD, BOS, EOS = "<pad>", "<s>", "</s>"
 WIDTHS = (64, 96, 128, 160, 192, 256, 320)  # the few padded lengths of a batch, so that compiled graphs are reused
 TOKENS_PER_BATCH = 3072  # a process
 LEARNING_RATE = 5e-3
+# A page has one or two verdicts among a hundred tokens; weighed as any other token, they stayed at chance.
+VERDICT_WEIGHT = 8.0
 
 # From one step to as many as the task has, with relations told from either side as often as there.
 DIFFICULTIES = (
-    task.Difficulty(1, 2, inverse=0.4, join=0.15, boxes=0.25, distractors=1, shuffle=0.5),
-    task.Difficulty(2, 4, inverse=0.35, join=0.15, boxes=0.25, distractors=2, shuffle=0.7),
-    task.Difficulty(4, 6, inverse=0.3, join=0.15, boxes=0.25, distractors=2, shuffle=0.8),
+    task.Difficulty(1, 2, inverse=0.35, join=0.15, boxes=0.25, distractors=1, shuffle=0.5),
+    task.Difficulty(2, 4, inverse=0.3, join=0.15, boxes=0.25, distractors=2, shuffle=0.6),
+    task.Difficulty(4, 6, inverse=0.25, join=0.15, boxes=0.25, distractors=2, shuffle=0.6),
 )
-STYLES = (*["{e}"] * 10, "{s} : {a} {op} {b} = {c}", "{a} {op} {b} = {c}", "{a} {op} {b} = {c} so {s} {v} {c} {i}")
-ENDINGS = ("#### {x}", "#### {x}", "#### {x}", "answer : {x}", "so the answer is {x} .")
+STYLES = (*["{e}"] * 16, "{s} : {a} {op} {b} = {c}", "{a} {op} {b} = {c}", "{a} {op} {b} = {c} so {s} {v} {c} {i}")
+ENDINGS = (*["#### {x}"] * 6, "answer : {x}", "so the answer is {x} .")
+# A judgement of a whole answer, on the line after it; most are the bare word.
 VERDICTS = (
+    *[("right", "wrong")] * 4,
     ("check : right", "check : wrong"),
     ("is this correct ? yes", "is this correct ? no"),
     ("grade : good", "grade : bad"),
@@ -90,7 +95,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausal
     """
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=128, intermediate_size=256, num_hidden_layers=5, num_attention_heads=4,
+        vocab_size=len(tokenizer), hidden_size=128, intermediate_size=256, num_hidden_layers=7, num_attention_heads=4,
         num_key_value_heads=4, max_position_embeddings=384, rms_norm_eps=1e-5, tie_word_embeddings=True,
         pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
     )  # fmt: skip
@@ -152,7 +157,7 @@ def write_solution(rng: random.Random, problem: task.Problem, wrong: bool, like:
     """A solution in a random order and style; where ``wrong``, one step is misread or miscalculated and the rest
     follows it. Two calls whose ``like`` are in the same state choose the same order and style."""
     like = like or rng
-    order = problem.needed if like.random() < 0.8 else _order(like, problem)
+    order = problem.needed if like.random() < 0.9 else _order(like, problem)
     style, ending = like.choice(STYLES), like.choice(ENDINGS)
     steps = [e for i in order for e in problem.quantities[i].equations] + list(problem.ask)
     answer = problem.answer
@@ -167,51 +172,63 @@ def write_solution(rng: random.Random, problem: task.Problem, wrong: bool, like:
 
 
 def _spoil(rng: random.Random, problem: task.Problem, steps: list[task.Equation]) -> tuple[list[task.Equation], int]:
-    """The steps with one error that changes a result, carried through the later steps."""
-    numbers = [q.value for q in problem.quantities] + [k for e in steps for k in (e.a, e.b)]
+    """The steps with one error that changes the answer, carried through the later steps: a step misread or
+    miscalculated, taken from another sentence, left out, or the question not answered to its end."""
+    relations = [(e.op, e.b) for q in problem.quantities if q.parents for e in q.equations]
+    told = [int(word) for word in problem.question.split() if word.isdigit()]
     while True:
-        at, changed, spoiled = rng.randrange(len(steps)), {}, []
-        for i, e in enumerate(steps):
-            a, b = changed.get(e.a, e.a), changed.get(e.b, e.b)
-            op, noise = e.op, 0
-            if i == at:
-                kind = rng.choice(("operand", "operand", "operator", "result"))
-                if kind == "operand":
-                    a, b = (rng.choice(numbers), b) if rng.random() < 0.5 else (a, rng.choice(numbers))
-                elif kind == "operator":
-                    op = task.INVERSE[op]
-                else:
-                    noise = _other_number(rng, e.c) - e.c
+        at = rng.randrange(len(steps))
+        kind = rng.choices(("sentence", "operand", "operator", "result", "skipped", "early"), (4, 3, 3, 1, 1, 1))[0]
+        changed: dict[int, int] = {}
+        spoiled: list[task.Equation] = []
+        for i, e in enumerate(steps[: max(1, at)] if kind == "early" else steps):
+            a, op, b, noise = changed.get(e.a, e.a), e.op, changed.get(e.b, e.b), 0
+            if i == at and kind == "skipped":
+                changed[e.c] = a
+                continue
+            if i == at and kind == "sentence":
+                op, b = rng.choice(relations or [(op, b)])
+            elif i == at and kind == "operand":
+                other = rng.choice(told + [s.c for s in spoiled])
+                a, b = (other, b) if rng.random() < 0.5 else (a, other)
+            elif i == at and kind == "operator":
+                op = task.INVERSE[op]
+            elif i == at and kind == "result":
+                noise = _other_number(rng, e.c) - e.c
             c = task.OPERATORS[op](a, b)
             if c is None or not 1 <= c + noise <= task.MAX_VALUE:
                 break
             if c + noise != e.c:
                 changed[e.c] = c + noise
             spoiled.append(replace(e, a=a, op=op, b=b, c=c + noise))
-        if len(spoiled) == len(steps) and spoiled[-1].c != problem.answer:
-            return spoiled, spoiled[-1].c
+        else:
+            if spoiled and spoiled[-1].c != problem.answer:
+                return spoiled, spoiled[-1].c
 
 
-def document(rng: random.Random) -> list[tuple[str, bool]]:
-    """One document as (text, whether it is learned) pieces: questions and wrong answers are read, never imitated."""
-    kind = rng.choices(("drill", "solved", "graded", "edited"), (0.05, 0.57, 0.22, 0.16))[0]
+def document(rng: random.Random) -> list[tuple[str, float]]:
+    """One document as (text, its tokens' weight in the loss) pieces: questions and wrong answers are read, with weight
+    0, never imitated."""
+    kind = rng.choices(("drill", "solved", "graded", "edited"), (0.03, 0.3, 0.55, 0.12))[0]
     if kind == "drill":
-        return [(drill(rng), True)]
-    problem = task.generate(rng, rng.choices(DIFFICULTIES, (4, 3, 3))[0], "pretrain")
-    pieces = [(problem.question + "\n", False)]
+        return [(drill(rng), 1.0)]
+    weights = (4, 3, 3) if kind == "graded" else (1, 3, 5)
+    problem = task.generate(rng, rng.choices(DIFFICULTIES, weights)[0], "pretrain")
+    pieces = [(problem.question + "\n", 0.0)]
     if kind == "solved":
-        return [*pieces, (write_solution(rng, problem, wrong=False), True)]
+        return [*pieces, (write_solution(rng, problem, wrong=False), 1.0)]
     if kind == "graded":
         verdicts = rng.choice(VERDICTS)
-        for _ in range(rng.randint(1, 3)):
+        for _ in range(rng.randint(1, 2)):
             wrong = rng.random() < 0.5
-            pieces += [(write_solution(rng, problem, wrong), not wrong), (verdicts[wrong] + "\n", True)]
+            pieces.append((write_solution(rng, problem, wrong), float(not wrong)))
+            pieces.append((verdicts[wrong] + "\n", VERDICT_WEIGHT))
         return pieces
     seed = rng.random()
     draft = write_solution(rng, problem, wrong=True, like=random.Random(seed))
     same = rng.random() < 0.7
     fixed = write_solution(rng, problem, wrong=False, like=random.Random(seed) if same else rng)
-    return [*pieces, (f"{draft}{rng.choice(CORRECTIONS)}\n", False), (fixed, True)]
+    return [*pieces, (f"{draft}{rng.choice(CORRECTIONS)}\n", 0.0), (fixed, 1.0)]
 
 
 class Corpus(IterableDataset):
@@ -222,33 +239,33 @@ class Corpus(IterableDataset):
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         rng = random.Random(f"pretrain/{self.stream}")
-        rows: dict[int, list[tuple[list[int], list[int]]]] = {width: [] for width in WIDTHS}
+        rows: dict[int, list[tuple[list[int], list[float]]]] = {width: [] for width in WIDTHS}
         while True:
-            ids, labels = self.encode(document(rng))
+            ids, weights = self.encode(document(rng))
             width = next((w for w in WIDTHS if w >= len(ids)), None)
             if width is None:
                 continue
-            rows[width].append((ids, labels))
+            rows[width].append((ids, weights))
             if len(rows[width]) == TOKENS_PER_BATCH // width:
                 yield self._batch(rows[width], width)
                 rows[width] = []
 
-    def encode(self, pieces: list[tuple[str, bool]]) -> tuple[list[int], list[int]]:
-        """Token ids, and labels that are -100 where nothing is learned."""
-        ids, labels = [self.tokenizer.bos_token_id], [-100]
-        for text, learned in pieces:
+    def encode(self, pieces: list[tuple[str, float]]) -> tuple[list[int], list[float]]:
+        """Token ids, and the weight of each in the loss."""
+        ids, weights = [self.tokenizer.bos_token_id], [0.0]
+        for text, weight in pieces:
             piece = self.tokenizer(text, add_special_tokens=False).input_ids
             ids += piece
-            labels += piece if learned else [-100] * len(piece)
-        return [*ids, self.tokenizer.eos_token_id], [*labels, self.tokenizer.eos_token_id]
+            weights += [weight] * len(piece)
+        return [*ids, self.tokenizer.eos_token_id], [*weights, 1.0]
 
-    def _batch(self, rows: list[tuple[list[int], list[int]]], width: int) -> dict[str, torch.Tensor]:
+    def _batch(self, rows: list[tuple[list[int], list[float]]], width: int) -> dict[str, torch.Tensor]:
         ids = torch.full((len(rows), width), self.tokenizer.pad_token_id)
-        labels = torch.full((len(rows), width), -100)
-        for i, (row, targets) in enumerate(rows):
+        weights = torch.zeros(len(rows), width)
+        for i, (row, row_weights) in enumerate(rows):
             ids[i, : len(row)] = torch.tensor(row)
-            labels[i, : len(row)] = torch.tensor(targets)
-        return {"input_ids": ids, "labels": labels}
+            weights[i, : len(row)] = torch.tensor(row_weights)
+        return {"input_ids": ids, "weights": weights}
 
 
 class MuonWithAdamW(torch.optim.Optimizer):
@@ -287,6 +304,12 @@ class PretrainingTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader:
         return DataLoader(self.train_dataset, batch_size=None)
 
+    def compute_loss(self, model: torch.nn.Module, inputs: dict[str, torch.Tensor], **_: Any) -> torch.Tensor:
+        """Cross-entropy of the next token, averaged with the tokens' weights."""
+        logits, weights = model(input_ids=inputs["input_ids"]).logits[:, :-1], inputs["weights"][:, 1:].flatten()
+        losses = F.cross_entropy(logits.flatten(0, 1).float(), inputs["input_ids"][:, 1:].flatten(), reduction="none")
+        return (losses * weights).sum() / weights.sum()
+
 
 @torch.inference_mode()
 def fact_accuracy(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, every: int = 1) -> dict[str, float]:
@@ -307,7 +330,7 @@ def fact_accuracy(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, e
 
 def pretrain(
     out: Annotated[Path, typer.Option(help="Folder of the model, its tokenizer and card.json.")],
-    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps of 3,072 tokens a process.")] = 7000,
+    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps of 3,072 tokens a process.")] = 10000,
     seed: int = 0,
     compile: Annotated[bool, typer.Option(help="torch.compile: faster, needs a C++ compiler.")] = True,
 ) -> dict[str, Any]:
@@ -324,7 +347,7 @@ def pretrain(
         lr_scheduler_kwargs={"num_decay_steps": max(1, steps // 4)}, warmup_steps=min(100, steps // 10),
         max_grad_norm=1.0, logging_steps=50, save_steps=250, save_total_limit=3, report_to="none",
         use_cpu=not torch.cuda.is_available(), seed=seed, torch_compile=compile, disable_tqdm=True,
-        ignore_data_skip=True,
+        ignore_data_skip=True, remove_unused_columns=False,
     )  # fmt: skip
     resume = get_last_checkpoint(str(out / "checkpoints")) if (out / "checkpoints").exists() else None
     # Every process, and every start after an interruption, has a stream of its own.

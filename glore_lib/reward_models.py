@@ -75,7 +75,8 @@ def train_reward_model(run: Run, kind: str, student: Student, data: StepData, tr
         return labels_for(run, kind, data)
 
     switches = {"kind": kind, "monotone": p.monotone, "consistent": p.consistent, "balance_steps": p.balance_steps}
-    labelled = run.frame(f"labels-{name}", "step_labels", labels, switches, [data.samples, data.rollouts])
+    inputs = [data.samples] if kind in ("orm", "balanced_orm") else [data.samples, data.rollouts]
+    labelled = run.frame(f"labels-{name}", "step_labels", labels, switches, inputs)
 
     def make(folder: Path) -> dict:
         questions, texts = run.questions("train"), data.samples.read().set_index("sample_id")["text"]

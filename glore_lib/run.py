@@ -84,9 +84,10 @@ class Run:
 
     @cached_property
     def base_key(self) -> dict[str, Any]:
-        """What stands for the base model in an artifact's key: its parameters and, of a folder, its weights."""
-        weights = {path.name: checksum(path) for path in sorted(Path(self.base).glob("*.safetensors"))}
-        return self.params.base_model.model_dump() | {"weights": weights}
+        """What stands for the base model in an artifact's key: its parameters and, of a folder, its files."""
+        patterns = ("*.safetensors", "config.json", "tokenizer*.json")
+        files = sorted(path for pattern in patterns for path in Path(self.base).glob(pattern))
+        return self.params.base_model.model_dump() | {"files": {path.name: checksum(path) for path in files}}
 
     @cached_property
     def tokenizer(self) -> transformers.PreTrainedTokenizerBase:
@@ -123,7 +124,7 @@ def open_run(params_file: str, overrides: dict[str, Any], artifacts: str) -> Run
     """
     params = load_params(params_file, overrides)
     task = load_task(params.task)
-    task.check_data()
+    task.check_data(params.task.counts)
     _quiet()
     torch.set_num_threads(_cores())
     return Run(params, Store(Path(artifacts)), task)

@@ -52,6 +52,7 @@ def assert_refused(result: Result, *parts: str) -> None:
         ("student..rounds=2", ["--set student..rounds=2", "key.sub=value"]),
         ("student.rounds=[1", ["--set student.rounds=[1", "YAML"]),
         ("run=figures", ["run = 'figures'", "output folder"]),
+        ("base_model.source=./not-here", ["base_model.source = './not-here'", "no such folder"]),
     ],
 )
 def test_bad_settings(clone, setting, parts):

@@ -82,7 +82,7 @@ def refinements(kind: str, right: list[bool]) -> pd.DataFrame:
 def values(numbers: list[dict]) -> dict[tuple[str, str], tuple[float, int]]:
     """(method, metric) -> (value, n), after checks that hold for all numbers."""
     table = check_schema(pd.DataFrame(numbers), "numbers")
-    known = table[table["n"] > 0]
+    known = table[(table["n"] > 0) & ~table["metric"].str.endswith("_p")]  # a p value has no interval
     assert (known["ci_low"] <= known["value"] + 1e-12).all() and (known["value"] <= known["ci_high"] + 1e-12).all()
     assert not table.duplicated(["method", "metric"]).any()
     assert set(table["task"]) == {"tiny"}
@@ -132,7 +132,8 @@ def test_table_2(tables, drafted, scores):
             ("orm", "final_accuracy"): (3 / 4, 4), ("sorm", "final_accuracy"): (1, 4),
             ("orm", "final_false_positive_rate"): (1 / 3, 3), ("sorm", "final_false_positive_rate"): (0, 3),
             ("orm", "final_false_negative_rate"): (0, 1), ("sorm", "final_false_negative_rate"): (0, 1),
-            ("sorm-orm", "final_accuracy_difference"): (1 / 4, 4), ("all_positive", "final_accuracy"): (1 / 4, 4),
+            ("sorm-orm", "final_accuracy_difference"): (1 / 4, 4),
+            ("sorm-orm", "final_accuracy_difference_p"): (1, 4), ("all_positive", "final_accuracy"): (1 / 4, 4),
         },
     )  # fmt: skip
 
@@ -171,6 +172,12 @@ def test_table_3(tables, drafted, refined):
             ("global+local+sorm-global", "fixed_fraction_difference"): (2 / 3, 3),
             ("global+local+sorm-local+sorm", "fixed_fraction_difference"): (1 / 3, 3),
             ("global+local+sorm-resample", "fixed_fraction_difference"): (1, 3),
+            # Pairs that differ, in favour of each: 1:0, 2:1, 2:0, 1:0, 3:0.
+            ("local+sorm-local+orm", "fixed_fraction_difference_p"): (1, 3),
+            ("local+sorm-global", "fixed_fraction_difference_p"): (1, 3),
+            ("global+local+sorm-global", "fixed_fraction_difference_p"): (1 / 2, 3),
+            ("global+local+sorm-local+sorm", "fixed_fraction_difference_p"): (1, 3),
+            ("global+local+sorm-resample", "fixed_fraction_difference_p"): (1 / 4, 3),
         },
     )  # fmt: skip
 
@@ -221,6 +228,9 @@ def test_figure_6(tables, candidates):
             ("reranked-greedy", "accuracy_difference"): (2 / 4, 4), ("reranked-bo3", "accuracy_difference"): (2 / 4, 4),
             ("bo3-greedy", "accuracy_difference"): (0, 4),
             ("oracle_reranked-oracle_bo3", "accuracy_difference"): (1 / 4, 4),
+            ("reranked-greedy", "accuracy_difference_p"): (1 / 2, 4),
+            ("reranked-bo3", "accuracy_difference_p"): (1 / 2, 4), ("bo3-greedy", "accuracy_difference_p"): (1, 4),
+            ("oracle_reranked-oracle_bo3", "accuracy_difference_p"): (1, 4),
         },
     )  # fmt: skip
 
@@ -304,17 +314,17 @@ def test_wide_tables():
         ("hard", "orm", "rate", st.NO_DATA),
         ("hard", "orm", "other", st.Estimate(0.1, 0.0, 0.2, 9)),
         ("easy", "orm", "rate", st.Estimate(-0.1, -0.25, 0.05, 30)),
+        ("easy", "orm", "rate_p", st.Estimate(0.0123, math.nan, math.nan, 30)),
         ("easy", "sorm", "accuracy", st.Estimate(1.0, 0.5, 1.0, 2)),
     )
-    table = wide(numbers, ["rate", "accuracy", "absent"])
-    assert table.columns.tolist() == ["rate", "accuracy"]
+    table = wide(numbers, ["rate", "rate_p", "accuracy", "absent"])
+    assert table.columns.tolist() == ["rate", "rate_p", "accuracy"]
     assert table.to_dict("index") == {
-        ("easy", "sorm"): {"rate": "", "accuracy": "100.0 [50.0, 100.0] (n=2)"},
-        ("easy", "orm"): {"rate": "-10.0 [-25.0, 5.0] (n=30)", "accuracy": ""},
-        ("hard", "sorm"): {"rate": "", "accuracy": "75.0 [30.1, 95.4] (n=4)"},
-        ("hard", "orm"): {"rate": "–", "accuracy": "50.0 [10.0, 90.0] (n=4)"},
+        ("hard", "sorm"): {"rate": "", "rate_p": "", "accuracy": "75.0 [30.1, 95.4] (n=4)"},
+        ("hard", "orm"): {"rate": "–", "rate_p": "", "accuracy": "50.0 [10.0, 90.0] (n=4)"},
+        ("easy", "sorm"): {"rate": "", "rate_p": "", "accuracy": "100.0 [50.0, 100.0] (n=2)"},
+        ("easy", "orm"): {"rate": "-10.0 [-25.0, 5.0] (n=30)", "rate_p": "0.012", "accuracy": ""},
     }
-    # A task's methods come in the order in which they first appear.
-    assert [method for task, method in table.index if task == "hard"] == ["sorm", "orm"]
-    assert [method for task, method in table.index if task == "easy"] == ["sorm", "orm"]
+    # Tasks, and a task's methods, come in the order in which they first appear.
+    assert table.index.tolist() == [("hard", "sorm"), ("hard", "orm"), ("easy", "sorm"), ("easy", "orm")]
     assert wide(numbers, ["accuracy"], ["orm"]).index.tolist() == [("hard", "orm")]

@@ -1,14 +1,20 @@
 """The base model that ships, and the text that it was made of."""
 
 import json
+import math
 import random
+import re
 from itertools import islice
+from types import SimpleNamespace
+
+import pytest
+import torch
 
 from glore_lib import pretrain
 from glore_lib.models import MINI_BASE, load_model, load_tokenizer
 from glore_lib.solutions import BAD
 from glore_lib.store import checksum
-from glore_lib.tasks.arithmetic import OPERATORS, split_of
+from glore_lib.tasks.arithmetic import OPERATORS, generate, split_of
 
 
 def test_the_shipped_model_is_the_one_of_its_card_and_knows_its_tables():
@@ -25,8 +31,8 @@ def test_documents_are_of_the_pretraining_split_without_the_methods_mark():
         pieces = pretrain.document(rng)
         assert BAD not in "".join(text for text, _ in pieces)
         if len(pieces) > 1:
-            question, learned = pieces[0]
-            assert not learned
+            question, weight = pieces[0]
+            assert weight == 0
             assert split_of(question.rstrip("\n")) == "pretrain"
 
 
@@ -34,12 +40,34 @@ def test_facts_are_true():
     assert all(OPERATORS[op](a, b) == c for a, op, b, c in pretrain.facts())
 
 
+def test_right_solutions_end_with_the_answer_and_wrong_ones_do_not():
+    rng = random.Random(0)
+    for i in range(300):
+        problem = generate(rng, pretrain.DIFFICULTIES[i % 3], "pretrain")
+        for wrong in (False, True):
+            text = pretrain.write_solution(rng, problem, wrong)
+            assert (int(re.findall(r"\d+", text)[-1]) != problem.answer) == wrong, f"{problem.question}\n{text}"
+
+
+def test_the_loss_is_the_weighted_mean_over_tokens():
+    logits = torch.tensor([[[0.0, 1.0], [2.0, 0.0], [0.0, 0.0]]])  # the last one predicts nothing
+
+    def model(input_ids):
+        return SimpleNamespace(logits=logits)
+
+    inputs = {"input_ids": torch.tensor([[0, 1, 0]]), "weights": torch.tensor([[5.0, 1.0, 3.0]])}
+    loss = pretrain.PretrainingTrainer.compute_loss(None, model, inputs)
+    first, second = math.log(1 + math.exp(-1)), math.log(1 + math.exp(-2))
+    assert loss.item() == pytest.approx((1 * first + 3 * second) / 4)
+
+
 def test_batches_learn_what_documents_say_and_no_padding():
     tokenizer = pretrain.build_tokenizer()
     for batch in islice(pretrain.Corpus(tokenizer, "test"), 3):
-        learned = batch["labels"] != -100
-        assert (batch["labels"][learned] == batch["input_ids"][learned]).all()
-        assert not learned[batch["input_ids"] == tokenizer.pad_token_id].any()
+        weights = batch["weights"]
+        assert set(weights.unique().tolist()) <= {0.0, 1.0, pretrain.VERDICT_WEIGHT}
+        assert not weights[batch["input_ids"] == tokenizer.pad_token_id].any()
+        assert (weights[batch["input_ids"] == tokenizer.eos_token_id] == 1).all()
         assert batch["input_ids"].numel() <= pretrain.TOKENS_PER_BATCH
 
 

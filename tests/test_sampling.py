@@ -10,6 +10,7 @@ from scipy.stats import chisquare
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from glore_lib.models import encode
+from glore_lib.params import ParamsError
 from glore_lib.sampling import Completion, Request
 from glore_lib.sampling.transformers import TransformersSampler
 from glore_lib.tasks.arithmetic import Arithmetic
@@ -122,6 +123,15 @@ def test_the_seed_makes_the_sample(model, tokenizer, prompts):
 
     assert of(1) == of(1)
     assert of(1) != of(2)
+
+
+@pytest.mark.parametrize("setting", [{"sliding_window": 8}, {"attn_logit_softcapping": 30.0}])
+def test_attention_that_is_not_plain_is_refused(tokenizer, prompts, setting):
+    model = build(tokenizer, 2, 2, "sdpa")
+    for name, value in setting.items():
+        setattr(model.config, name, value)
+    with pytest.raises(ParamsError, match=r"^base_model\.source: llama .* can't sample it$"):
+        sample(model, tokenizer, continued(prompts))
 
 
 def test_nothing_asked_nothing_given(model, tokenizer):

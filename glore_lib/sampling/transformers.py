@@ -14,6 +14,7 @@ from tqdm import tqdm
 from transformers import Cache, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicLayer
 
+from glore_lib.params import ParamsError
 from glore_lib.sampling import Completion, Request, attention
 from glore_lib.sampling.attention import SharedPrefix
 from glore_lib.solutions import ANSWER_MARK
@@ -75,6 +76,7 @@ class TransformersSampler:
     def sample(
         self, requests: list[Request], temperature: float, max_new_tokens: int, progress: str
     ) -> list[list[Completion]]:
+        self._check(max((len(r.prompt) for r in requests), default=0) + max_new_tokens)
         completions: list[list[Completion]] = [[] for _ in requests]
         with tqdm(total=sum(r.n for r in requests), desc=progress, unit="sample", leave=False) as bar:
             for batch in self._batches(requests):
@@ -84,6 +86,16 @@ class TransformersSampler:
                     completions[row.request].append(Completion(text, row.finished, len(row.tokens)))
                 bar.update(len(rows))
         return completions
+
+    def _check(self, length: int) -> None:
+        """Raises ParamsError for models whose attention is not the plain one that prefixes are shared by."""
+        config = self.model.config.get_text_config()
+        window = getattr(config, "sliding_window", None)
+        if getattr(config, "attn_logit_softcapping", None) or (window and length > window):
+            raise ParamsError(
+                f"base_model.source: {config.model_type} caps its attention scores, or its window of {window} tokens "
+                f"is shorter than the {length} of a prompt and its answer: this backend can't sample it"
+            )
 
     def _batches(self, requests: list[Request]) -> list[list[int]]:
         """Indices of requests, longest prefixes first, in batches of at most ``rows`` samples (or one request).

@@ -1,5 +1,6 @@
 """Tasks: questions, reference solutions, grading and prompts. One file a task; :func:`load_task` picks one."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -22,8 +23,9 @@ class Task(Protocol):
 
     caption: str  # names the data set and the split, for tables
 
-    def check_data(self) -> None:
-        """Raises a one-line ParamsError where the task's data can't be read; called before any work."""
+    def check_data(self, counts: Mapping[str, int]) -> None:
+        """Raises a one-line ParamsError where the task's data can't be read, or where a split has fewer questions than
+        ``counts`` asks for; called before any work."""
 
     def questions(self, split: str, count: int, seed: int) -> list[Question]:
         """``count`` distinct questions of a split; the same arguments give the same ones.

@@ -5,14 +5,14 @@ others; the question asks for one of them, a total or a difference. Because the 
 of every step of any solution (see :meth:`Problem.step_labels`), which no natural data set offers.
 
 Two difficulties stand for the paper's two benchmarks: ``hard`` (GSM8K's role: four or five steps) and ``easy``
-(SVAMP's role: at most three steps). In both, some relations are told from the side of the known quantity, which the
-student reads badly.
+(SVAMP's role: at most three steps). In both, many relations are told from the side of the known quantity, and there
+are more sentences that do not matter than the base model was pre-trained on.
 """
 
 import hashlib
 import random
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from glore_lib.solutions import ANSWER_MARK, split_steps
@@ -35,26 +35,13 @@ SPLIT_BUCKETS = {"pretrain": range(0, 50), "train": range(50, 75), "validation":
 
 _FRACTION = {2: "half", 3: "a third", 4: "a quarter"}
 _TIMES = {2: "twice", 3: "3 times", 4: "4 times", 5: "5 times"}
-# Each relation is worded from the point of view of x, who holds (y's amount) op k.
+# Each relation is worded from the point of view of x, who holds (y's amount) op k. x comes first and y last: a model
+# this small needs many times the text to learn whose number it is where phrasings differ in that.
 _RELATIONS = {
-    "+": (
-        "{x} has {k} more {item} than {y} .",
-        "compared with {y} , {x} has {k} more {item} .",
-        "{x} has as many {item} as {y} plus {k} more .",
-    ),
-    "-": (
-        "{x} has {k} fewer {item} than {y} .",
-        "compared with {y} , {x} has {k} fewer {item} .",
-        "{x} is {k} {item} short of {y} .",
-    ),
-    "*": (
-        "{x} has {times} as many {item} as {y} .",
-        "compared with {y} , {x} has {times} as many {item} .",
-    ),
-    "/": (
-        "{x} has {fraction} as many {item} as {y} .",
-        "compared with {y} , {x} has {fraction} as many {item} .",
-    ),
+    "+": ("{x} has {k} more {item} than {y} .", "{x} owns {k} {item} more than {y} ."),
+    "-": ("{x} has {k} fewer {item} than {y} .", "{x} is {k} {item} short of {y} ."),
+    "*": ("{x} has {times} as many {item} as {y} .", "{x} owns {times} the {item} of {y} ."),
+    "/": ("{x} has {fraction} as many {item} as {y} .", "{x} owns {fraction} as many {item} as {y} ."),
 }
 _GIVEN = ("{x} has {v} {item} .", "there are {v} {item} with {x} .", "{x} owns {v} {item} .")
 _BOXES = ("{x} has {n} boxes of {m} {item} .", "{x} owns {n} bags with {m} {item} each .")
@@ -62,10 +49,7 @@ _GIVEN_AND_BOXES = (
     "{x} has {v} {item} and buys {n} boxes of {m} {item} .",
     "{x} had {v} {item} and then got {n} bags with {m} {item} each .",
 )
-_SUM = (
-    "{x} has as many {item} as {y} and {z} together .",
-    "{y} and {z} together have as many {item} as {x} .",
-)
+_SUM = ("{x} has as many {item} as {y} and {z} together .", "{x} owns as many {item} as {y} plus {z} .")
 _ASK = {
     "one": ("how many {item} does {x} have ?", "find the number of {item} {x} has ."),
     "total": ("how many {item} do {x} and {y} have in all ?", "find how many {item} {x} and {y} have together ."),
@@ -87,8 +71,8 @@ class Difficulty:
 
 
 DIFFICULTIES = {
-    "hard": Difficulty(4, 5, inverse=0.05, join=0.1, boxes=0.3, distractors=1, shuffle=0.3),
-    "easy": Difficulty(2, 3, inverse=0.1, join=0.15, boxes=0.3, distractors=1, shuffle=0.5),
+    "hard": Difficulty(4, 5, inverse=0.6, join=0.3, boxes=0.3, distractors=4, shuffle=1.0),
+    "easy": Difficulty(2, 3, inverse=0.8, join=0.5, boxes=0.3, distractors=6, shuffle=1.0),
 }
 
 
@@ -234,10 +218,12 @@ class _Draft:
     def related(self, y: int) -> int:
         """A quantity defined from quantity ``y`` by one operation, its value within bounds."""
         base = self.value(y)
-        inverse = self.rng.random() < self.difficulty.inverse
+        inverse = base > 2 and self.rng.random() < self.difficulty.inverse
         while True:
-            op = self.rng.choices("+-*/", (4, 4, 3, 2))[0]
-            # Worded from y's side, "y has k more than x" says the opposite of the operation that finds x.
+            # Worded from y's side, "y has k more than x" says the opposite of the operation that finds x. Only "more"
+            # and "times" are: were "fewer" and "half" too, the operation would be an exclusive-or of the word and of
+            # the side asked for, which a model this small learned neither to write nor to check.
+            op = self.rng.choices("+-*/", (0, 3, 0, 2) if inverse else (4, 4, 3, 2))[0]
             told = INVERSE[op] if inverse else op
             k = self.rng.randint(2, {"*": 5, "/": 4}.get(told, 30))
             equation = self.step(base, op, k)
@@ -369,7 +355,7 @@ class Arithmetic:
         self.caption = f"generated word problems, {difficulty} ({bounds.min_steps}-{bounds.max_steps} steps)"
         self._problems: dict[str, Problem] = {}
 
-    def check_data(self) -> None:
+    def check_data(self, counts: Mapping[str, int]) -> None:
         """Nothing to check: questions are generated."""
 
     def questions(self, split: str, count: int, seed: int) -> list[Question]:

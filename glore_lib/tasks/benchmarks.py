@@ -9,6 +9,7 @@ import json
 import os
 import random
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import replace
 from fractions import Fraction
 from functools import cached_property
@@ -68,20 +69,23 @@ class Benchmark(ABC):
             "test": test,
         }
 
-    def check_data(self) -> None:
-        """Reads the data; raises a one-line ParamsError that names GLORE_DATA_DIR where that can't be done."""
-        _ = self.splits
+    def check_data(self, counts: Mapping[str, int]) -> None:
+        """Reads the data; raises a one-line ParamsError that names GLORE_DATA_DIR where that can't be done, or the
+        parameter that asks for more questions than a split has."""
+        for split, questions in self.splits.items():
+            if counts.get(split, 0) > len(questions):
+                raise ParamsError(
+                    f"task.{split}_questions = {counts[split]}: must be at most {len(questions)}, all that {self.name} "
+                    f"has of {split}"
+                )
 
     def questions(self, split: str, count: int, seed: int) -> list[Question]:
         """The first ``count`` questions of a split shuffled by ``seed``, so that more begin with the fewer.
 
         Raises ParamsError where the split has fewer.
         """
+        self.check_data({split: count})
         found = list(self.splits[split])
-        if count > len(found):
-            raise ParamsError(
-                f"task.{split}_questions = {count}: must be at most {len(found)}, all that {self.name} has of {split}"
-            )
         random.Random(f"{split}/{seed}").shuffle(found)
         return found[:count]
 

@@ -168,13 +168,13 @@ def test_no_exact_labels(small: Path):
 
 def data_error(task: GSM8K) -> str:
     with pytest.raises(ParamsError) as error:
-        task.check_data()
+        task.check_data({})
     assert "\n" not in str(error.value) and "GLORE_DATA_DIR" in str(error.value)
     return str(error.value)
 
 
 def test_check_data_passes_where_the_data_is_there(small: Path):
-    assert GSM8K().check_data() is None
+    assert GSM8K().check_data({}) is None
 
 
 def test_a_missing_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

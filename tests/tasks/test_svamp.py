@@ -179,7 +179,7 @@ def test_a_placeholder_without_its_number(small: Path):
     path = small / "svamp" / "mawps-asdiv-a_svamp.train.csv"
     path.write_text("Question,Numbers,Answer\nHe has number1 pens ?,3.0,3.0\n", encoding="utf-8")
     with pytest.raises(ParamsError, match="GLORE_DATA_DIR"):
-        SVAMP("mawps_asdiv_1000").check_data()
+        SVAMP("mawps_asdiv_1000").check_data({})
 
 
 @pytest.mark.parametrize(
@@ -188,10 +188,10 @@ def test_a_placeholder_without_its_number(small: Path):
      ("mawps_asdiv_1000", "mawps-asdiv-a_svamp.train.csv")],
 )  # fmt: skip
 def test_a_missing_file(small: Path, split: str, file: str):
-    SVAMP(split).check_data()
+    SVAMP(split).check_data({})
     (small / "svamp" / file).unlink()
     with pytest.raises(ParamsError) as error:
-        SVAMP(split).check_data()
+        SVAMP(split).check_data({})
     assert str(error.value).startswith(f"GLORE_DATA_DIR = '{small}': svamp/{file}: No such file")
     assert "\n" not in str(error.value)
 
@@ -199,6 +199,8 @@ def test_a_missing_file(small: Path, split: str, file: str):
 def test_more_questions_than_there_are(small: Path):
     with pytest.raises(ParamsError, match=r"^task\.test_questions = 301: must be at most 300,"):
         SVAMP("hub_700_300").questions("test", 301, seed=0)
+    with pytest.raises(ParamsError, match=r"^task\.test_questions = 301: must be at most 300,"):
+        SVAMP("hub_700_300").check_data({"train": 1, "test": 301})
 
 
 def test_the_hubs_split_is_taken_as_it_is(monkeypatch: pytest.MonkeyPatch):
@@ -222,7 +224,7 @@ def test_the_hubs_split_is_taken_as_it_is(monkeypatch: pytest.MonkeyPatch):
 def test_the_companion_needs_a_folder(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("GLORE_DATA_DIR", raising=False)
     with pytest.raises(ParamsError) as error:
-        SVAMP("mawps_asdiv_1000").check_data()
+        SVAMP("mawps_asdiv_1000").check_data({})
     message = str(error.value)
     assert message.startswith("GLORE_DATA_DIR is not set: ") and "\n" not in message
     assert "svamp/mawps-asdiv-a_svamp.train.csv and svamp/SVAMP.json" in message
