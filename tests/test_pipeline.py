@@ -283,6 +283,8 @@ def test_a_dead_kernel_is_a_failed_stage(clone):
 def test_interrupting_keeps_what_was_rendered(clone):
     write_stage(clone.notebooks, "02_orm", "open('../reached', 'w').close()\nimport time\ntime.sleep(600)")
     program = (
+        # A suite that was itself started in the background has SIGINT ignored, and hands that on.
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "import sys; from pathlib import Path; from glore_lib import pipeline\n"
         "pipeline.STAGES = {'01_expert_iteration': 0.5, '02_orm': 0.4, '06_figures': 0.1}\n"
         "pipeline.code_hash = lambda: 'c0de'\n"

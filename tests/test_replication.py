@@ -77,6 +77,8 @@ def expected_rows() -> set[tuple[str, str]]:
         "greedy_sft")}  # fmt: skip
     rows |= {(f"{a}-{b}", "accuracy_difference") for a, b in (
         ("reranked", "greedy"), ("reranked", "bo3"), ("bo3", "greedy"), ("oracle_reranked", "oracle_bo3"))}  # fmt: skip
+    one_pair_a_question = ("final_accuracy_difference", "fixed_fraction_difference", "accuracy_difference")
+    rows |= {(methods, f"{metric}_p") for methods, metric in rows if metric in one_pair_a_question}
     rows |= {(m, f"rerank_accuracy@{k}") for m in (*KINDS, "oracle") for k in (1, 2, 4)}
     return rows | {("majority", f"majority@{k}") for k in (1, 2, 4)}
 
@@ -85,7 +87,9 @@ def assert_numbers_are_sound(numbers: pd.DataFrame) -> None:
     check_schema(numbers, "numbers")
     assert not numbers.duplicated(["method", "metric"]).any()
     known = numbers["n"] > 0
-    assert np.isfinite(numbers.loc[known, ["value", "ci_low", "ci_high"]]).all(axis=None)
+    p_values = numbers["metric"].str.endswith("_p")  # they have no interval
+    assert np.isfinite(numbers.loc[known & ~p_values, ["value", "ci_low", "ci_high"]]).all(axis=None)
+    assert numbers.loc[known & p_values, "value"].between(0, 1).all()
     assert numbers.loc[~known, ["value", "ci_low", "ci_high"]].isna().all(axis=None)
     assert (numbers["task"] == "tiny").all()
 
