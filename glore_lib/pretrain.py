@@ -4,15 +4,19 @@ The paper starts from Llama-2, which has read the web: it knows arithmetic, read
 and corrected answers. This script gives a model of about one million parameters the analogue of that, on generated
 text: arithmetic drills, equations judged right or wrong, word problems solved in several styles, orders and qualities
 (right and wrong, with a verdict on the whole answer at its end), and drafts followed by a corrected answer in loose
-formats. It never sees this method's ``[BAD]`` mark, a step label, or a question of the train, validation or test
-splits (a question belongs to one split by its text's hash; see :data:`glore_lib.tasks.arithmetic.SPLIT_BUCKETS`).
+formats. What people get wrong is much like what a model of their text gets wrong; what a generator spoils at random is
+not. So a second part goes on with the model's own answers among those that are judged and corrected. It never sees this
+method's ``[BAD]`` mark, a step label, or a question of the train, validation or test splits (a question belongs to one
+split by its text's hash; see :data:`glore_lib.tasks.arithmetic.SPLIT_BUCKETS`).
 """
 
 import json
 import math
+import os
 import random
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,6 +29,9 @@ from torch.utils.data import DataLoader, IterableDataset
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
+from glore_lib.sampling import Request
+from glore_lib.sampling.transformers import TransformersSampler
+from glore_lib.solutions import ANSWER_MARK, join_steps, split_steps
 from glore_lib.store import checksum
 from glore_lib.tasks import arithmetic as task
 
@@ -41,6 +48,7 @@ TOKENS_PER_BATCH = 3072  # a process
 LEARNING_RATE = 5e-3
 # A page has one or two verdicts among a hundred tokens; weighed as any other token, they stayed at chance.
 VERDICT_WEIGHT = 8.0
+CHANGE_WEIGHT = 4.0  # and so is the first line of a correction that is not the draft's
 
 # From one step to as many as the task has, with relations told from either side as often as there.
 DIFFICULTIES = (
@@ -50,6 +58,7 @@ DIFFICULTIES = (
 )
 STYLES = (*["{e}"] * 16, "{s} : {a} {op} {b} = {c}", "{a} {op} {b} = {c}", "{a} {op} {b} = {c} so {s} {v} {c} {i}")
 ENDINGS = (*["#### {x}"] * 6, "answer : {x}", "so the answer is {x} .")
+ENDS = ("####", "answer :", "so the answer is")
 # A judgement of a whole answer, on the line after it; most are the bare word.
 VERDICTS = (
     *[("right", "wrong")] * 4,
@@ -57,6 +66,11 @@ VERDICTS = (
     ("is this correct ? yes", "is this correct ? no"),
     ("grade : good", "grade : bad"),
     ("that is true .", "that is false ."),
+)
+# What the model is asked for its own answers: somewhat more than it was taught, so that many are wrong.
+OWN_DIFFICULTIES = (
+    task.Difficulty(2, 3, inverse=0.5, join=0.3, boxes=0.25, distractors=4, shuffle=1.0),
+    task.Difficulty(4, 6, inverse=0.4, join=0.2, boxes=0.25, distractors=3, shuffle=1.0),
 )
 CORRECTIONS = (
     "no , not quite . again :",
@@ -206,12 +220,19 @@ def _spoil(rng: random.Random, problem: task.Problem, steps: list[task.Equation]
                 return spoiled, spoiled[-1].c
 
 
-def document(rng: random.Random) -> list[tuple[str, float]]:
+Pieces = list[tuple[str, float]]
+Answers = Mapping[bool, Sequence[tuple[task.Problem, str]]]  # the model's own, right and wrong ones
+
+
+def document(rng: random.Random, own: Answers | None = None) -> Pieces:
     """One document as (text, its tokens' weight in the loss) pieces: questions and wrong answers are read, with weight
-    0, never imitated."""
-    kind = rng.choices(("drill", "solved", "graded", "edited"), (0.03, 0.3, 0.55, 0.12))[0]
+    0, never imitated. With ``own`` answers, most of those that are judged or corrected are such."""
+    mixture = (0.03, 0.22, 0.35, 0.4) if own else (0.03, 0.3, 0.55, 0.12)
+    kind = rng.choices(("drill", "solved", "graded", "edited"), mixture)[0]
     if kind == "drill":
         return [(drill(rng), 1.0)]
+    if own and kind != "solved" and rng.random() < 0.75:
+        return _own_document(rng, kind, own)
     weights = (4, 3, 3) if kind == "graded" else (1, 3, 5)
     problem = task.generate(rng, rng.choices(DIFFICULTIES, weights)[0], "pretrain")
     pieces = [(problem.question + "\n", 0.0)]
@@ -228,20 +249,78 @@ def document(rng: random.Random) -> list[tuple[str, float]]:
     draft = write_solution(rng, problem, wrong=True, like=random.Random(seed))
     same = rng.random() < 0.7
     fixed = write_solution(rng, problem, wrong=False, like=random.Random(seed) if same else rng)
-    return [*pieces, (f"{draft}{rng.choice(CORRECTIONS)}\n", 0.0), (fixed, 1.0)]
+    return [*pieces, (f"{draft}{rng.choice(CORRECTIONS)}\n", 0.0), *_change(draft, fixed)]
+
+
+def _own_document(rng: random.Random, kind: str, own: Answers) -> Pieces:
+    """A judged or a corrected answer of the model itself; as many right as wrong ones are judged."""
+    right = kind == "graded" and rng.random() < 0.5
+    problem, text = rng.choice(own[right])
+    question = (problem.question + "\n", 0.0)
+    if kind == "graded":
+        return [question, (text, 0.0), (rng.choice(VERDICTS)[not right] + "\n", VERDICT_WEIGHT)]
+    return [question, (f"{text}{rng.choice(CORRECTIONS)}\n", 0.0), *_change(text, corrected(problem, text))]
+
+
+def corrected(problem: task.Problem, draft: str) -> str:
+    """A right solution that begins with what is right in ``draft``."""
+    steps = split_steps(draft)
+    kept = [step for step, label in zip(steps, problem.step_labels(draft), strict=True) if label]
+    told = {(e.subject, e.verb, e.item) for e in map(task.parse_step, kept) if e}
+    rest = [str(e) for e in problem.steps() if (e.subject, e.verb, e.item) not in told]
+    return join_steps([*kept, *rest, f"{ANSWER_MARK} {problem.answer}"]) + "\n"
+
+
+def _change(draft: str, fixed: str) -> Pieces:
+    """The corrected answer, its first line that is not the draft's weighed more than the others."""
+    old, new = draft.splitlines(keepends=True), fixed.splitlines(keepends=True)
+    at = next((i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(len(old), len(new) - 1))
+    pieces = [("".join(new[:at]), 1.0), (new[at], CHANGE_WEIGHT), ("".join(new[at + 1 :]), 1.0)]
+    return [piece for piece in pieces if piece[0]]
+
+
+def own_answers(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, questions: int, stream: str
+) -> list[tuple[int, str]]:
+    """The model's answers to ``questions`` of the pre-training split, as (number of the question, text): the likeliest
+    and three samples at temperature 0.8 of each; :func:`own_problem` gives the question."""
+    sampler = TransformersSampler(model, tokenizer, rows=256)
+    prompts = [tuple(tokenizer(own_problem(stream, i).question + "\n").input_ids) for i in range(questions)]
+    found: dict[tuple[int, str], None] = {}
+    for temperature, n in ((0.0, 1), (0.8, 3)):
+        requests = [Request(prompt, n, i) for i, prompt in enumerate(prompts)]
+        for i, completions in enumerate(sampler.sample(requests, temperature, 90, "own answers")):
+            # A model that has read verdicts goes on with one.
+            found |= dict.fromkeys((i, text) for text in (_to_its_end(c.text) for c in completions) if text)
+    return list(found)
+
+
+def own_problem(stream: str, i: int) -> task.Problem:
+    return task.generate(random.Random(f"own/{stream}/{i}"), OWN_DIFFICULTIES[i % len(OWN_DIFFICULTIES)], "pretrain")
+
+
+def _to_its_end(text: str) -> str:
+    """The answer up to its closing line; empty where there is none."""
+    lines = text.splitlines(keepends=True)
+    end = next((i for i, line in enumerate(lines) if line.startswith(ENDS) and line.endswith("\n")), None)
+    return "" if end is None else "".join(lines[: end + 1])
+
+
+def _is_right(problem: task.Problem, text: str) -> bool:
+    return re.findall(r"\d+", text)[-1:] == [str(problem.answer)]
 
 
 class Corpus(IterableDataset):
     """An endless stream of padded batches; the same ``stream`` is always the same batches."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, stream: str):
-        self.tokenizer, self.stream = tokenizer, stream
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, stream: str, own: Answers | None = None):
+        self.tokenizer, self.stream, self.own = tokenizer, stream, own
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         rng = random.Random(f"pretrain/{self.stream}")
         rows: dict[int, list[tuple[list[int], list[float]]]] = {width: [] for width in WIDTHS}
         while True:
-            ids, weights = self.encode(document(rng))
+            ids, weights = self.encode(document(rng, self.own))
             width = next((w for w in WIDTHS if w >= len(ids)), None)
             if width is None:
                 continue
@@ -330,37 +409,60 @@ def fact_accuracy(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, e
 
 def pretrain(
     out: Annotated[Path, typer.Option(help="Folder of the model, its tokenizer and card.json.")],
-    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps of 3,072 tokens a process.")] = 10000,
+    steps: Annotated[int, typer.Option(min=2, help="Optimiser steps of 3,072 tokens a process.")] = 14000,
     seed: int = 0,
     compile: Annotated[bool, typer.Option(help="torch.compile: faster, needs a C++ compiler.")] = True,
 ) -> dict[str, Any]:
-    """Pre-train the small base model, resuming from OUT/checkpoints where there are any; returns its card.
+    """Pre-train the small base model, going on from what an interrupted run left in OUT; returns its card.
+
+    The last two steps in seven are the second part, with the model's own answers.
 
     With several processes (``torchrun --nproc_per_node=2 -m glore_lib.pretrain …``) each has its own stream of text.
     """
+    tokenizer, first = build_tokenizer(), out / "first"
+    own_steps = max(1, steps * 2 // 7)
+    if not (first / "card.json").exists():
+        _train(build_model(tokenizer, seed), tokenizer, first, steps - own_steps, f"{seed}", None, compile)
+    process = os.environ.get("RANK", "0")  # torchrun's
+    answers, stream = out / f"own-answers-{process}.json", f"{seed}/{process}"
+    if not answers.exists():
+        model = LlamaForCausalLM.from_pretrained(first, dtype=torch.float32)
+        answers.write_text(json.dumps(own_answers(model, tokenizer, 3 * own_steps, stream)))
+    own: dict[bool, list[tuple[task.Problem, str]]] = {True: [], False: []}
+    for i, text in json.loads(answers.read_text()):
+        problem = own_problem(stream, i)
+        own[_is_right(problem, text)].append((problem, text))
+    model = LlamaForCausalLM.from_pretrained(first, dtype=torch.float32)
+    return _train(model, tokenizer, out, own_steps, f"{seed}/own", own if all(own.values()) else None, compile)
+
+
+def _train(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path, steps: int, stream: str,
+    own: Answers | None, compile: bool,
+) -> dict[str, Any]:  # fmt: skip
+    """One part: trains, and leaves model, tokenizer and card in ``out``; resumes from OUT/checkpoints."""
     started = time.monotonic()
-    tokenizer = build_tokenizer()
-    model = build_model(tokenizer, seed)
     arguments = TrainingArguments(
         output_dir=str(out / "checkpoints"), max_steps=steps, per_device_train_batch_size=1,
         learning_rate=LEARNING_RATE, lr_scheduler_type="warmup_stable_decay",
-        lr_scheduler_kwargs={"num_decay_steps": max(1, steps // 4)}, warmup_steps=min(100, steps // 10),
+        lr_scheduler_kwargs={"num_decay_steps": max(1, steps // 3)}, warmup_steps=min(100, steps // 10),
         max_grad_norm=1.0, logging_steps=50, save_steps=250, save_total_limit=3, report_to="none",
-        use_cpu=not torch.cuda.is_available(), seed=seed, torch_compile=compile, disable_tqdm=True,
+        use_cpu=not torch.cuda.is_available(), torch_compile=compile, disable_tqdm=True,
         ignore_data_skip=True, remove_unused_columns=False,
     )  # fmt: skip
     resume = get_last_checkpoint(str(out / "checkpoints")) if (out / "checkpoints").exists() else None
     # Every process, and every start after an interruption, has a stream of its own.
-    corpus = Corpus(tokenizer, f"{seed}/{arguments.process_index}/{Path(resume or 'start').name}")
+    corpus = Corpus(tokenizer, f"{stream}/{arguments.process_index}/{Path(resume or 'start').name}", own)
     trainer = PretrainingTrainer(
         model, arguments, train_dataset=corpus, processing_class=tokenizer,
         optimizers=(MuonWithAdamW(model, LEARNING_RATE), None),
     )  # fmt: skip
     trainer.train(resume_from_checkpoint=resume)
+    losses = [[log["step"], log["loss"]] for log in trainer.state.log_history if "loss" in log][::5]
     card = {
         "parameters": model.num_parameters(), "steps": steps,
-        "tokens": steps * TOKENS_PER_BATCH * arguments.world_size, "processes": arguments.world_size, "seed": seed,
-        "losses": [[log["step"], log["loss"]] for log in trainer.state.log_history if "loss" in log][::5],
+        "tokens": steps * TOKENS_PER_BATCH * arguments.world_size, "processes": arguments.world_size,
+        "own_answers": sum(map(len, own.values())) if own else 0, "losses": losses,
         "seconds": round(time.monotonic() - started), "resumed_from": Path(resume).name if resume else None,
     }  # fmt: skip
     if trainer.is_world_process_zero():
@@ -369,6 +471,7 @@ def pretrain(
         card["fact_accuracy"] = fact_accuracy(model.float(), tokenizer)
         card["sha256"] = checksum(out / "model.safetensors")
         (out / "card.json").write_text(json.dumps(card, indent=1) + "\n")
+    trainer.accelerator.wait_for_everyone()
     return card
 
 

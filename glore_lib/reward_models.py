@@ -110,9 +110,12 @@ def score_steps(
     def make() -> pd.DataFrame:
         model = load_reward_model(str(reward_model.folder), run.params.base_model.dtype).eval()
         questions = run.questions(split)
+        # Samples of a question are often the same.
+        answers = list(zip(samples["question_id"], samples["text"], strict=True))
+        place = {answer: i for i, answer in enumerate(dict.fromkeys(answers))}
         encoded = [
-            encode(run.tokenizer, run.task.prompt(questions[s.question_id].question), split_steps(s.text))
-            for s in samples.itertuples()
+            encode(run.tokenizer, run.task.prompt(questions[question_id].question), split_steps(text))
+            for question_id, text in place
         ]  # fmt: skip
         order = sorted(range(len(encoded)), key=lambda i: -len(encoded[i].ids))
         scores: list[list[float]] = [[] for _ in encoded]
@@ -122,8 +125,8 @@ def score_steps(
             _score(model, [encoded[i] for i in batch], [scores[i] for i in batch], run.tokenizer.pad_token_id)
         rows = [
             {"question_id": s.question_id, "sample_id": s.sample_id, "step": i, "model": method, "score": score}
-            for s, per_step in zip(samples.itertuples(), scores, strict=True)
-            for i, score in enumerate(per_step, start=1)
+            for s, answer in zip(samples.itertuples(), answers, strict=True)
+            for i, score in enumerate(scores[place[answer]], start=1)
         ]  # fmt: skip
         return pd.DataFrame(rows, columns=["question_id", "sample_id", "step", "model", "score"])
 

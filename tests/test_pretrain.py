@@ -12,9 +12,9 @@ import torch
 
 from glore_lib import pretrain
 from glore_lib.models import MINI_BASE, load_model, load_tokenizer
-from glore_lib.solutions import BAD
+from glore_lib.solutions import BAD, split_steps
 from glore_lib.store import checksum
-from glore_lib.tasks.arithmetic import OPERATORS, generate, split_of
+from glore_lib.tasks.arithmetic import OPERATORS, Problem, generate, split_of
 
 
 def test_the_shipped_model_is_the_one_of_its_card_and_knows_its_tables():
@@ -34,6 +34,60 @@ def test_documents_are_of_the_pretraining_split_without_the_methods_mark():
             question, weight = pieces[0]
             assert weight == 0
             assert split_of(question.rstrip("\n")) == "pretrain"
+
+
+@pytest.fixture(scope="module")
+def own() -> dict[bool, list[tuple[Problem, str]]]:
+    """Answers as a model gives them: a reference solution, and one that errs in its second step."""
+    rng = random.Random(0)
+    answers = {True: [], False: []}
+    while len(answers[False]) < 20:
+        problem = generate(rng, pretrain.OWN_DIFFICULTIES[1], "pretrain")
+        steps = split_steps(problem.solution)
+        wrong = "\n".join([steps[0], steps[1].rsplit("=", 1)[0] + "= 1 pens", *steps[2:-1], "#### 199"]) + "\n"
+        answers[True].append((problem, problem.solution + "\n"))
+        answers[False].append((problem, wrong))
+    return answers
+
+
+def test_own_answers_are_judged_as_they_are_and_corrected_from_their_first_error_on(own):
+    rng, kinds = random.Random(0), set()
+    for _ in range(400):
+        pieces = pretrain.document(rng, own)
+        (text, weight), *rest = pieces[1:] or [("", 0.0)]
+        answer = next((a for a in (False, True) for _, t in own[a] if text.startswith(t)), None)
+        if weight or answer is None:
+            continue
+        problem, draft = next((p, t) for p, t in own[answer] if text.startswith(t))
+        if len(rest) == 1 and rest[0][1] == pretrain.VERDICT_WEIGHT:
+            assert rest[0][0].rstrip("\n") in {v[not answer] for v in pretrain.VERDICTS}
+            kinds.add(("judged", answer))
+        else:
+            assert not answer
+            fixed = "".join(t for t, _ in rest)
+            assert all(problem.step_labels(fixed))
+            assert split_steps(fixed)[0] == split_steps(draft)[0]
+            (changed,) = [t for t, w in rest if w == pretrain.CHANGE_WEIGHT]
+            assert changed == fixed.splitlines(keepends=True)[1]
+            kinds.add("corrected")
+    assert kinds == {("judged", True), ("judged", False), "corrected"}
+
+
+def test_a_correction_keeps_what_is_right_in_any_order():
+    problem = generate(random.Random(3), pretrain.OWN_DIFFICULTIES[1], "pretrain")
+    steps = split_steps(problem.solution)
+    for kept in range(len(steps)):
+        draft = "\n".join([*steps[:kept], "what is this", "#### 1"])
+        assert pretrain.corrected(problem, draft) == problem.solution + "\n"
+
+
+def test_pretraining_in_two_parts(tmp_path):
+    """A few real steps: an untrained model ends no answer, so that its second part is like the first."""
+    card = pretrain.pretrain(tmp_path, steps=3, compile=False)
+    assert (card["steps"], card["own_answers"]) == (1, 0)
+    assert json.loads((tmp_path / "first" / "card.json").read_text())["steps"] == 2
+    assert checksum(tmp_path / "model.safetensors") == card["sha256"]
+    assert load_model(str(tmp_path), "float32").num_parameters() == card["parameters"]
 
 
 def test_facts_are_true():
@@ -65,7 +119,7 @@ def test_batches_learn_what_documents_say_and_no_padding():
     tokenizer = pretrain.build_tokenizer()
     for batch in islice(pretrain.Corpus(tokenizer, "test"), 3):
         weights = batch["weights"]
-        assert set(weights.unique().tolist()) <= {0.0, 1.0, pretrain.VERDICT_WEIGHT}
+        assert set(weights.unique().tolist()) <= {0.0, 1.0, pretrain.CHANGE_WEIGHT, pretrain.VERDICT_WEIGHT}
         assert not weights[batch["input_ids"] == tokenizer.pad_token_id].any()
         assert (weights[batch["input_ids"] == tokenizer.eos_token_id] == 1).all()
         assert batch["input_ids"].numel() <= pretrain.TOKENS_PER_BATCH

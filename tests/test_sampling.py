@@ -210,13 +210,23 @@ def test_only_the_line_with_the_mark_ends_a_completion(tokenizer):
     assert completion == Completion("has\n3 #### 5\n", True, 6)
 
 
+def test_prompts_that_extend_each_other_are_read_as_one(tokenizer):
+    model = scripted(tokenizer, "has 3 5 </s>")
+    texts = ["ann tom", "ann tom has", "ann tom has 3", "ann tom 4 3"]
+    requests = [Request(prompt_of(tokenizer, text), 1, 0, common=2) for text in texts]
+    answers = sample(model, tokenizer, requests)
+    # What all begin with; "tom has" and "tom 4"; four rows until the first two of them end.
+    assert model.widths[:4] == [1, 2, 4, 4]
+    assert [c.text for (c,) in answers] == ["has 3 5", "3 5", "5", "5"]
+
+
 def test_finished_rows_leave_the_batch(tokenizer):
     follows = {"tom": {"</s>": 0.0}, "ann": {"has": 0.0}, "has": {"has": 0.0}}
     model = Markov(tokenizer, follows)
     requests = [Request(prompt_of(tokenizer, name), 4, 0) for name in ("tom", "ann")]
     tom, ann = sample(model, tokenizer, requests, rows=8, limit=5)
-    # What both prompts begin with, then the rest of each, once; then only ann's four rows.
-    assert model.widths == [1, 2, 4, 4, 4, 4]
+    # What both prompts begin with, once; their last tokens, in every row; then only ann's four rows.
+    assert model.widths == [1, 8, 4, 4, 4, 4]
     assert tom == [Completion("", True, 1)] * 4
     assert ann == [Completion("has has has has has", False, 5)] * 4
 

@@ -100,9 +100,9 @@ class TransformersSampler:
     def _batches(self, requests: list[Request]) -> list[list[int]]:
         """Indices of requests, longest prefixes first, in batches of at most ``rows`` samples (or one request).
 
-        Requests with the same prefix stand beside each other.
+        Requests with the same prefix stand beside each other, and so do those that begin with another's prompt.
         """
-        order = sorted(range(len(requests)), key=lambda i: (-requests[i].shared, requests[i].prefix))
+        order = sorted(range(len(requests)), key=lambda i: (-requests[i].shared, requests[i].prompt))
         batches: list[list[int]] = []
         size = 0
         for i in order:
@@ -120,39 +120,56 @@ class TransformersSampler:
             for i in batch
             for j in range(requests[i].first, requests[i].first + requests[i].n)
         ]  # fmt: skip
-        shared, cache = self._read_prefixes([requests[i].prefix for i in batch])
-        ids, mask = self._pad([requests[i].prompt[requests[i].shared :] for i in batch])
-        position = shared.mask.sum(1)[shared.groups]
-        logits = self._forward(ids, mask, position[:, None] + (mask.cumsum(1) - 1).clamp(min=0), cache, shared)
-        fork = torch.tensor([k for k, i in enumerate(batch) for _ in range(requests[i].n)], device=ids.device)
-        cache.batch_select_indices(fork)
-        shared, logits, mask, position = shared.keep(fork), logits[fork], mask[fork], (position + mask.sum(1))[fork]
+        shared, cache, mask, fork = self._read([requests[i] for i in batch])
+        rows_of = torch.tensor([k for k, i in enumerate(batch) for _ in range(requests[i].n)], device=fork.device)
+        if mask.shape[1]:
+            cache.batch_select_indices(fork[rows_of])
+        shared, mask = shared.keep(rows_of), mask[rows_of]
+        position = shared.mask.sum(1)[shared.groups] + mask.sum(1)
+        tokens = torch.tensor([requests[row.request].prompt[-1] for row in rows], device=fork.device)
         alive = rows
         for t in range(limit):
-            tokens = self._choose(logits, alive, temperature, t)
-            self._append(alive, tokens)
-            active = torch.tensor([not row.finished for row in alive])
-            if t + 1 == limit or not active.any():
-                break
-            if 1 - active.float().mean() >= DROP_AT:
-                keep = active.nonzero()[:, 0].to(ids.device)
-                alive = [row for row in alive if not row.finished]
-                cache.batch_select_indices(keep)
-                shared, mask, position, tokens = shared.keep(keep), mask[keep], position[keep], tokens[keep]
             mask = torch.cat([mask, mask.new_ones(len(alive), 1)], dim=1)
             logits = self._forward(tokens[:, None], mask, position[:, None], cache, shared)
             position = position + 1
+            tokens = self._choose(logits, alive, temperature, t)
+            self._append(alive, tokens)
+            active = torch.tensor([not row.finished for row in alive])
+            if not active.any():
+                break
+            if 1 - active.float().mean() >= DROP_AT:
+                keep = active.nonzero()[:, 0].to(fork.device)
+                alive = [row for row in alive if not row.finished]
+                cache.batch_select_indices(keep)
+                shared, mask, position, tokens = shared.keep(keep), mask[keep], position[keep], tokens[keep]
         return rows
 
-    def _read_prefixes(self, prefixes: list[tuple[int, ...]]) -> tuple[SharedPrefix, DynamicCache]:
-        """The cache of each distinct prefix, and an empty one for what comes after."""
-        distinct = list(dict.fromkeys(prefixes))
+    def _read(self, requests: list[Request]) -> tuple[SharedPrefix, Cache, torch.Tensor, torch.Tensor]:
+        """Reads all prompts but for their last tokens: each distinct prefix once, and of what comes after it, each text
+        that another one begins with only as that one's beginning (the prefixes P_1, P_2, ... of one solution).
+
+        Returns the prefixes, with the requests' groups; the cache of the texts after them; for each request the mask
+        of its own tokens there, [requests, longest]; and its row there.
+        """
+        distinct = list(dict.fromkeys(request.prefix for request in requests))
         ids, mask = self._pad(distinct)
-        cache = DynamicCache(config=self.model.config)
-        self._forward(ids, mask, (mask.cumsum(1) - 1).clamp(min=0), cache, None)
+        prefixes = DynamicCache(config=self.model.config)
+        self._forward(ids, mask, (mask.cumsum(1) - 1).clamp(min=0), prefixes, None)
         place = {prefix: k for k, prefix in enumerate(distinct)}
-        groups = torch.tensor([place[prefix] for prefix in prefixes], device=ids.device)
-        return SharedPrefix(cache, mask, groups), Cache(layer_class_to_replicate=RoomyLayer)
+        groups = [place[request.prefix] for request in requests]
+        texts, row_of = _longest([(g, *r.prompt[r.shared : -1]) for g, r in zip(groups, requests, strict=True)])
+        cache = Cache(layer_class_to_replicate=RoomyLayer)
+        ids, own = self._pad([text[1:] for text in texts])
+        if ids.shape[1]:
+            shared = SharedPrefix(prefixes, mask, torch.tensor([text[0] for text in texts], device=ids.device))
+            before = mask.sum(1)[shared.groups]
+            self._forward(ids, own, before[:, None] + (own.cumsum(1) - 1).clamp(min=0), cache, shared)
+        fork = torch.tensor(row_of, device=ids.device)
+        lengths = torch.tensor([len(r.prompt) - r.shared - 1 for r in requests], device=ids.device)
+        return (
+            SharedPrefix(prefixes, mask, torch.tensor(groups, device=ids.device)), cache,
+            own[fork] * (own[fork].cumsum(1) <= lengths[:, None]), fork,
+        )  # fmt: skip
 
     def _pad(self, prompts: list[tuple[int, ...]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Left-padded token ids and the mask of what is no padding, both [prompts, longest]."""
@@ -196,3 +213,14 @@ class TransformersSampler:
         for row, line in zip(ended, lines, strict=True):
             row.line = len(row.tokens)
             row.finished = ANSWER_MARK in line
+
+
+def _longest(texts: list[tuple[int, ...]]) -> tuple[list[tuple[int, ...]], list[int]]:
+    """The texts that no other begins with, and for each of ``texts`` the place of one that begins with it."""
+    longest: list[tuple[int, ...]] = []
+    places = {}
+    for text in sorted(set(texts), reverse=True):  # what begins with a text comes right before it
+        if not (longest and longest[-1][: len(text)] == text):
+            longest.append(text)
+        places[text] = len(longest) - 1
+    return longest, [places[text] for text in texts]
