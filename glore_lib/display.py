@@ -98,8 +98,18 @@ def sample_counts(data: StepData) -> pd.DataFrame:
     counts = {
         "samples": len(samples), "right, %": round(100 * samples["is_correct"].mean(), 1), "questions": len(share),
         "all right": int((share == 1).sum()), "mixed": int(share.between(0, 1, inclusive="neither").sum()),
-        "all wrong": int((share == 0).sum()), "samples with rollouts": data.rollouts.read()["sample_id"].nunique(),
-        "rollouts": len(data.rollouts.read()),
+        "all wrong": int((share == 0).sum()),
+    }  # fmt: skip
+    return pd.DataFrame([counts]).T.rename(columns={0: "count"})
+
+
+def rollout_counts(data: StepData) -> pd.DataFrame:
+    """How many samples have rollouts, from how many prefixes (P_i), and how many of these were made."""
+    rollouts, info = data.rollouts.read(), data.rollouts.record["info"]
+    counts = {
+        "samples with rollouts": rollouts["sample_id"].nunique(), "prefixes": info["prefixes"],
+        "distinct prefixes": info["distinct_prefixes"], "rollouts, those of alike prefixes counted each": len(rollouts),
+        "tokens generated": info["tokens_generated"],
     }  # fmt: skip
     return pd.DataFrame([counts]).T.rename(columns={0: "count"})
 

@@ -1,6 +1,8 @@
 """ORM, balanced ORM and SORM: training, scoring steps, scoring answers (paper, section 4.1, steps 1 and 2)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
@@ -18,12 +20,17 @@ from glore_lib.tasks import Question
 SCORING_TOKENS = 16384  # padded tokens scored at a time
 
 
-@dataclass(frozen=True)
+@dataclass
 class StepData:
-    """What reward models of one student are trained on."""
+    """What reward models of one student are trained on. The rollouts are made when they are first asked for: the ORM
+    does without."""
 
     samples: Artifact
-    rollouts: Artifact
+    roll_out: Callable[[], Artifact]
+
+    @cached_property
+    def rollouts(self) -> Artifact:
+        return self.roll_out()
 
 
 def step_data(run: Run, student: Student) -> StepData:
@@ -31,8 +38,12 @@ def step_data(run: Run, student: Student) -> StepData:
     p = run.params.reward_models
     purpose = f"rm-{student.policy}"
     samples = sample_solutions(run, student, "train", p.samples_per_question, p.temperature, purpose)
-    drafts = step_labels.choose_drafts(samples.read(), p.sorm_samples_per_question)
-    return StepData(samples, step_labels.rollouts(run, student, drafts, "train", purpose, [samples]))
+
+    def roll_out() -> Artifact:
+        drafts = step_labels.choose_drafts(samples.read(), p.sorm_samples_per_question)
+        return step_labels.rollouts(run, student, drafts, "train", purpose, [samples])
+
+    return StepData(samples, roll_out)
 
 
 def labels_for(run: Run, kind: str, data: StepData) -> pd.DataFrame:

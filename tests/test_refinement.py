@@ -82,7 +82,7 @@ def test_no_pairs_without_right_samples():
 
 
 def test_the_refiners_pairs_are_distinct_and_capped(run):
-    data = StepData(frame(run, "samples", SAMPLES), frame(run, "rollouts", ROLLOUTS))
+    data = StepData(frame(run, "samples", SAMPLES), lambda: frame(run, "rollouts", ROLLOUTS))
     every = capped(run, data, 99)
     expected = tuples(local_pairs(SAMPLES, ROLLOUTS, True, True)) + tuples(global_pairs(SAMPLES))
     # A local pair from P_0 and a global pair of the same texts are one kind each, and both stay.
@@ -104,7 +104,7 @@ def test_pairs_that_differ_in_case_or_spaces_are_one(run):
         ("q1", "a\n#### 1", False), ("q1", "A\n####  1", False), ("q1", "b", True), ("q1", " B ", True)
     )
     rollouts = rollout_rows({("q1", "s2"): [["c"]]})
-    pairs = refiner_pairs(run, StepData(frame(run, "samples", samples), frame(run, "rollouts", rollouts)))
+    pairs = refiner_pairs(run, StepData(frame(run, "samples", samples), lambda: frame(run, "rollouts", rollouts)))
     assert tuples(pairs) == [("q1", "global", "a\n#### 1", 1, "b")]
 
 
@@ -129,7 +129,7 @@ def test_the_refiner_reads_the_marked_draft_and_learns_what_it_has_to_write(
         .assign(text=lambda f: f["text"].map(real))
     )
     rollouts = ROLLOUTS.replace({"question_id": names}).assign(text=lambda f: f["text"].map(real))
-    data = StepData(frame(run, "samples", samples), frame(run, "rollouts", rollouts))
+    data = StepData(frame(run, "samples", samples), lambda: frame(run, "rollouts", rollouts))
     seen = []
 
     def train(model, examples, *_):

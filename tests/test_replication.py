@@ -208,6 +208,7 @@ def show(lab: Replication) -> None:
     display.sample_counts(lab.data)
     display.label_counts(lab, *kinds)
     display.rollout_example(lab)
+    display.rollout_counts(lab.data)
     display.training_label_quality(lab)
     display.stepwise(lab)
     display.pair_examples(lab)

@@ -108,7 +108,7 @@ def data(run) -> StepData:
     rollouts = rollout_rows(
         {("q1", "s0"): [["w"], ["r", "w"], ["w"]], ("q1", "s1"): [["c"], ["c"]], ("q2", "s3"): [["w"], ["w"]]}
     )
-    return StepData(frame(run, "samples", samples), frame(run, "rollouts", rollouts))
+    return StepData(frame(run, "samples", samples), lambda: frame(run, "rollouts", rollouts))
 
 
 def labels_of(frame: pd.DataFrame) -> dict[str, list[int]]:
@@ -179,7 +179,7 @@ def separable(run: Run) -> StepData:
         for item in ("pens", "eggs")
     ]
     return StepData(
-        frame(run, "samples", sample_rows(*rows)), frame(run, "rollouts", rollout_rows({("q", "s"): [["w"]]}))
+        frame(run, "samples", sample_rows(*rows)), lambda: frame(run, "rollouts", rollout_rows({("q", "s"): [["w"]]}))
     )
 
 
@@ -226,7 +226,9 @@ def test_a_reward_model_starts_from_the_student_and_is_another_for_another_stude
 def test_without_labels_a_reward_model_stays_undecided(tiny_base, tmp_path):
     run = open_tiny(tiny_base, tmp_path / "artifacts", reward_models__start="base")
     samples = sample_rows(*((q, "tom has 3\n#### 3", False) for q in run.questions("train")))
-    data = StepData(frame(run, "samples", samples), frame(run, "rollouts", rollout_rows({("q", "s0"): [["w"]]})))
+    data = StepData(
+        frame(run, "samples", samples), lambda: frame(run, "rollouts", rollout_rows({("q", "s0"): [["w"]]}))
+    )
     for kind in ("balanced_orm", "sorm"):  # no question has a right sample, no step a positive label
         model = train_reward_model(run, kind, some_student(), data, run.params.reward_models.training)
         assert model.record["info"]["steps"] == 0
