@@ -32,10 +32,12 @@ class Section(BaseModel):
 
 
 class Task(Section):
-    """Which questions. ``difficulty`` is of the generated task alone, ``svamp_split`` of SVAMP alone."""
+    """Which questions. ``difficulty`` is of the generated task alone, ``calculator_annotations`` of GSM8K and
+    ``svamp_split`` of SVAMP."""
 
     name: Literal["arithmetic", "gsm8k", "svamp"]
     difficulty: Literal["hard", "easy"] = "hard"
+    calculator_annotations: bool = False  # keep the <<3*4=12>> of the reference solutions
     svamp_split: Literal["hub_700_300", "mawps_asdiv_1000"] = "hub_700_300"
     train_questions: Count
     validation_questions: Count
