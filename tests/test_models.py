@@ -342,12 +342,20 @@ def test_a_gated_model_without_a_token_is_told_in_one_line(load, monkeypatch):
     )
 
 
-def test_a_bitsandbytes_that_was_not_built_for_the_gpu_is_told_in_one_line(wide_base, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (RuntimeError("Method 'cquantize' not available in CPU-only version of bitsandbytes.\nReinstall it."),
+         (ParamsError, r"^finetuning\.method = 'qlora': .*CPU-only.*; .* set it to lora$")),
+        (torch.OutOfMemoryError("CUDA out of memory."), (torch.OutOfMemoryError, "^CUDA out of memory")),
+    ],
+)  # fmt: skip
+def test_a_bitsandbytes_that_was_not_built_for_the_gpu_is_told_in_one_line(error, told, wide_base, monkeypatch):
     def refuse(*_: object, **__: object) -> None:
-        raise RuntimeError("Method 'cquantize' not available in CPU-only version of bitsandbytes.\nReinstall it.")
+        raise error
 
     monkeypatch.setattr(bitsandbytes.functional, "quantize_4bit", refuse)
-    with pytest.raises(ParamsError, match=r"^finetuning\.method = 'qlora': .*CPU-only.*; .* set it to lora$"):
+    with pytest.raises(told[0], match=told[1]):
         adapted(wide_base, QLORA)
 
 
