@@ -234,11 +234,15 @@ def table(numbers: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
 
 
 def all_numbers(labs: Sequence[Replication]) -> pd.DataFrame:
-    return pd.concat([lab.numbers for lab in labs], ignore_index=True)
+    """The numbers of all runs; ``attrs["captions"]`` says of each which questions they are about."""
+    numbers = pd.concat([lab.numbers for lab in labs], ignore_index=True)
+    numbers.attrs["captions"] = [f"{lab.run.params.run}: {lab.run.task.caption}." for lab in labs]
+    return numbers
 
 
 def save_table(numbers: pd.DataFrame, name: str, out: str) -> pd.DataFrame:
-    """Writes Table 1, 2 or 3 as long CSV and, with its paired differences below, as Markdown under ``out``/tables.
+    """Writes Table 1, 2 or 3 of :func:`all_numbers` as long CSV and, with its paired differences below and a caption
+    that names data sets and splits, as Markdown under ``out``/tables.
 
     Returns the table to read; :func:`differences` returns the differences.
     """
@@ -248,9 +252,9 @@ def save_table(numbers: pd.DataFrame, name: str, out: str) -> pd.DataFrame:
     rows.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
     shown = _values(rows, name)
     parts = [frame.reset_index().to_markdown(index=False) for frame in (shown, differences(numbers, name))]
+    caption = " ".join(["Per cent [95 % interval] (n).", *numbers.attrs["captions"]])
     (folder / f"{name}.md").write_text(
-        "\n\n".join([f"Per cent [95 % interval] (n).\n\n{parts[0]}", f"Paired differences, in points.\n\n{parts[1]}"])
-        + "\n"
+        "\n\n".join([f"{caption}\n\n{parts[0]}", f"Paired differences, in points.\n\n{parts[1]}"]) + "\n"
     )
     return shown
 

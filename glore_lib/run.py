@@ -15,7 +15,7 @@ import torch
 import transformers
 
 from glore_lib import models
-from glore_lib.params import Params, check_base_model, digest, load_params
+from glore_lib.params import Params, check_installed, digest, load_params
 from glore_lib.sampling import Sampler
 from glore_lib.sampling.transformers import TransformersSampler
 from glore_lib.store import Artifact, Store, checksum, code_digest
@@ -90,7 +90,7 @@ class Run:
 
     @cached_property
     def tokenizer(self) -> transformers.PreTrainedTokenizerBase:
-        return models.load_tokenizer(self.base)
+        return models.load_tokenizer(self.base, self.params.base_model.chat_template)
 
     def load(self, source: Artifact | None) -> transformers.PreTrainedModel:
         """A language model of this run, or its base where ``source`` is None."""
@@ -124,7 +124,7 @@ def open_run(params_file: str, overrides: dict[str, Any], artifacts: str) -> Run
     params = load_params(params_file, overrides)
     task = load_task(params.task)
     task.check_data(params.task.counts)
-    check_base_model(params.base_model.source)
+    check_installed(params)
     _quiet()
     torch.set_num_threads(_cores())
     return Run(params, Store(Path(artifacts)), task)

@@ -7,6 +7,7 @@ import re
 
 BAD = "[BAD]"
 ANSWER_MARK = "####"  # opens the line that holds the final answer; a solution ends with that line
+_ANNOTATION = re.compile(r"<<[^<>]*>>")
 _RESULT = re.compile(r"=\s*\$?(-?\d[\d,]*(?:\.\d+)?)")
 _NUMBER = re.compile(r"(?:(?<![\w)%])-)?\d[\d,]*(?:\.\d+)?")  # in 46-23 the minus is no sign
 
@@ -32,9 +33,14 @@ def mark_bad(steps: list[str], i: int) -> str:
     return join_steps([*steps[: i - 1], f"{BAD} {steps[i - 1]}", *steps[i:]])
 
 
+def strip_annotations(text: str) -> str:
+    """The text without GSM8K's calculator annotations: of ``48/2 = <<48/2=24>>24``, ``48/2 = 24``."""
+    return _ANNOTATION.sub("", text)
+
+
 def results(text: str) -> list[str]:
     """The intermediate results computed in ``text``: the number after each equals sign, without commas."""
-    return [number.replace(",", "") for number in _RESULT.findall(text)]
+    return [number.replace(",", "") for number in _RESULT.findall(strip_annotations(text))]
 
 
 def is_consistent(prefix: str, suffix: str) -> bool:
@@ -42,8 +48,10 @@ def is_consistent(prefix: str, suffix: str) -> bool:
 
     A result counts as used if its number occurs in the suffix, or in the prefix after the equation that computed it:
     a chain's early results are used up before P_i ends. Numbers are compared whole, so 3 is not found in 13. The
-    paper does not say how numbers that recur by chance are treated; here they count as used.
+    paper does not say how numbers that recur by chance are treated; here they count as used. Annotations are no text:
+    each repeats the number that follows it, and every result would be used.
     """
+    prefix, suffix = strip_annotations(prefix), strip_annotations(suffix)
     for match in _RESULT.finditer(prefix):
         later = prefix[match.end() :] + "\n" + suffix
         numbers = {number.replace(",", "") for number in _NUMBER.findall(later)}

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
 
 from glore_lib import params
-from glore_lib.models import encode
+from glore_lib.models import encode, memory_for
 
 IGNORE = -100
 
@@ -45,6 +45,7 @@ def train(
     """Trains ``model`` in place and returns what it took: steps, sequences, tokens, the loss at each log.
 
     Sequences longer than ``max_length`` are left out and counted. Where none is left, the model stays as it was.
+    Raises ParamsError where the GPU's memory does not suffice.
     """
     kept = [e for e in examples if len(e["input_ids"]) <= finetuning.max_length]
     if not kept:
@@ -55,6 +56,7 @@ def train(
         output_dir=str(folder / "trainer"), max_steps=steps, learning_rate=training.learning_rate,
         per_device_train_batch_size=finetuning.micro_batch_size,
         gradient_accumulation_steps=finetuning.batch_size // finetuning.micro_batch_size,
+        optim=finetuning.optimiser, bf16=finetuning.mixed_precision,
         lr_scheduler_type="cosine", warmup_steps=steps // 20, weight_decay=0.01, max_grad_norm=1.0,
         train_sampling_strategy="group_by_length", logging_steps=max(1, steps // 40), save_strategy="no",
         report_to="none",
@@ -63,7 +65,9 @@ def train(
         dataloader_pin_memory=torch.cuda.is_available(), label_names=["labels"],
     )  # fmt: skip
     trainer = QuietTrainer(model, arguments, train_dataset=kept, data_collator=lambda rows: collate(rows, pad))
-    trainer.train()
+    remedy = "lower it or finetuning.max_length, or set finetuning.gradient_checkpointing: true or method: qlora"
+    with memory_for("finetuning.micro_batch_size", finetuning.micro_batch_size, remedy):
+        trainer.train()
     losses = [{"step": log["step"], "loss": log["loss"]} for log in trainer.state.log_history if "loss" in log]
     per_epoch = sum(len(e["input_ids"]) for e in kept)
     return {

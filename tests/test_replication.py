@@ -1,5 +1,6 @@
 """The whole method on a tiny random model: every number is there, made once, and made the same again."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -274,3 +275,14 @@ def test_from_one_example_without_reference_solutions(tiny_base, tmp_path, monke
     assert lab.student.policy == "ei1"
     assert lab.figure4_numbers is None
     assert not any(method == "greedy_sft" for method in lab.numbers["method"])
+
+
+def test_the_whole_method_by_qlora_on_a_model_of_llama_2s_kind(llama2_base, tmp_path, expected_rows):
+    """Each model is trained over the rounded weights of the one before, and nothing has a pad token."""
+    run = open_tiny(llama2_base, tmp_path / "artifacts", finetuning__method="qlora", **SETTINGS)
+    lab = Replication(run)
+    assert_numbers_are_sound(lab.numbers)
+    assert {(row.method, row.metric) for row in lab.numbers.itertuples()} == expected_rows
+    for model in (lab.student.model, lab.reward_models["orm"]):
+        assert model.record["info"]["steps"] > 0
+        assert json.loads((model.folder / "start.json").read_text())["double_quantisation"] is True

@@ -78,6 +78,7 @@ def test_one_pass_scores_as_one_prefix_at_a_time(run, reward_model, solutions):
     assert set(whole["model"]) == {"orm"}
 
 
+@pytest.mark.parametrize("run", ["tiny_base", "llama2_base"], indirect=True)  # the second pads with its end
 def test_scores_do_not_depend_on_the_batch(run, reward_model, solutions, monkeypatch):
     together = score(run, reward_model, solutions)
     monkeypatch.setattr(reward_models, "SCORING_TOKENS", 1)

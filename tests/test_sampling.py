@@ -96,6 +96,25 @@ def test_what_is_read_once_changes_no_sample(model, tokenizer, prompts, rows):
     assert len({c.tokens for c in every if c.finished}) > 3
 
 
+def test_where_the_end_pads_a_sample_does_not_depend_on_what_is_asked_beside_it(llama2_tokenizer):
+    prompts = [tuple(encode(llama2_tokenizer, q.question[: 9 * i] + "\n").ids) for i, q in enumerate(QUESTIONS)]
+    requests = [Request(prompt, 3, seed=i) for i, prompt in enumerate(prompts)]
+    model = build(llama2_tokenizer, 4, 2, "sdpa", FewWords)
+    together = sample(model, llama2_tokenizer, requests)
+    assert [sample(model, llama2_tokenizer, [request])[0] for request in requests] == together
+    assert len({c.tokens for completions in together for c in completions if c.finished}) > 2
+
+
+def test_too_little_memory_is_told_in_one_line(model, tokenizer, prompts, monkeypatch):
+    def forward(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee documentation")
+
+    monkeypatch.setattr(model, "forward", forward)
+    message = r"^sampling\.rows = 64: out of memory \(CUDA out of memory. Tried to allocate 2.00 GiB.\); lower it$"
+    with pytest.raises(ParamsError, match=message):
+        sample(model, tokenizer, [Request(prompts[0], 1, seed=0)])
+
+
 def test_a_sample_does_not_depend_on_what_is_asked_beside_it(model, tokenizer, prompts):
     requests = [Request(p, n, seed=7 + i) for i, (p, n) in enumerate(zip(prompts, (1, 5, 2, 3, 1, 4), strict=True))]
     together = sample(model, tokenizer, requests)

@@ -73,6 +73,7 @@ def test_the_mark_is_in_front_of_one_step_and_changes_nothing_else(steps: list[s
         ("11-20 = -9, so", ["-9"]),
         ("3+4=7+2=9", ["7", "9"]),
         ("x = y, 18 pens", []),
+        ("Natalia sold 48/2 = <<48/2=24>>24 clips", ["24"]),
     ],
 )
 def test_results(text: str, found: list[str]):
@@ -96,6 +97,8 @@ def test_results(text: str, found: list[str]):
         pytest.param("a 12 + 5 = 17 pens\n#### 17", "", True, id="the answer line lies in the prefix"),
         pytest.param("a 5 / 2 = 2.5\n", "b 2 * 5 = 10", False, id="2.5 is not 2"),
         pytest.param("a 3 * 4 = 12 pens", "12 + 5 = 17", True, id="a prefix that ends without a newline"),
+        pytest.param("a 3 * 4 = <<3*4=12>>12 pens\n", "b 1 + 1 = <<1+1=2>>2", False, id="an annotation is no use"),
+        pytest.param("a 3 * 4 = <<3*4=12>>12 pens\n", "b 12 + 1 = <<12+1=13>>13", True, id="used, annotated"),
         pytest.param("a 3 * 4 = 12 pens and 12 are his\n", "b 1 + 1 = 2", True, id="named again on its own line"),
     ],
 )

@@ -6,16 +6,16 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy, logsigmoid
 
-from glore_lib.models import RewardModel, encode, load_model
-from glore_lib.params import Finetuning, Training
+from glore_lib.models import RewardModel, adapt, encode, load_model, load_reward_model, save_model
+from glore_lib.params import Finetuning, ParamsError, Training
 from glore_lib.tasks.arithmetic import Arithmetic
-from glore_lib.training import IGNORE, collate, solution_example, train
+from glore_lib.training import IGNORE, QuietTrainer, collate, solution_example, train
 
 QUESTIONS = Arithmetic("easy").questions("train", 16, 0)
 
 
-def finetuning(batch: int = 8, micro: int = 8, max_length: int = 256) -> Finetuning:
-    return Finetuning(method="full", batch_size=batch, micro_batch_size=micro, max_length=max_length)
+def finetuning(batch: int = 8, micro: int = 8, max_length: int = 256, method: str = "full", **options) -> Finetuning:
+    return Finetuning(method=method, batch_size=batch, micro_batch_size=micro, max_length=max_length, **options)
 
 
 def training(steps: int, learning_rate: float = 5e-3, epochs: int = 1000) -> Training:
@@ -57,6 +57,18 @@ def test_rows_are_padded_on_the_right_and_never_learned_from(tokenizer):
 
 def test_a_token_that_is_the_pad_token_is_read_where_it_is_text():
     assert collate([{"input_ids": [0, 0]}, {"input_ids": [0]}], 0)["attention_mask"].tolist() == [[1, 1], [1, 0]]
+
+
+def test_where_the_end_pads_it_is_still_learned(llama2_tokenizer):
+    """Llama-2 has no pad token, and one that only its padding showed would learn to write no end."""
+    assert llama2_tokenizer.pad_token_id == llama2_tokenizer.eos_token_id
+    rows = [solution_example(llama2_tokenizer, "tom has\n", steps) for steps in (["3", "#### 3"], ["#### 3"])]
+    batch = collate(rows, llama2_tokenizer.pad_token_id)
+    for row, labels, mask in zip(rows, batch["labels"], batch["attention_mask"], strict=True):
+        length = len(row["input_ids"])
+        assert labels[length - 1] == llama2_tokenizer.eos_token_id
+        assert mask.tolist() == [1] * length + [0] * (len(mask) - length)
+        assert (labels[length:] == IGNORE).all()
 
 
 def test_overfitting_eight_examples(model, examples, tokenizer, tmp_path):
@@ -188,3 +200,96 @@ def test_four_micro_batches_are_one_batch_for_language_models(tiny_base, example
 
 def test_four_micro_batches_are_one_batch_for_reward_models(tiny_base, step_examples, tokenizer, tmp_path):
     assert_accumulation_changes_nothing(lambda: reward_model(tiny_base, 0.0), step_examples, tokenizer, tmp_path)
+
+
+def test_sequences_of_like_length_are_trained_together(model, tokenizer, tmp_path):
+    """Half of the rows are ten times as long as the others; drawn at random, half of the pairs would be mixed."""
+    rows = [{"input_ids": [5] * n, "labels": [5] * n} for n in (10, 100) * 40]
+    read = []
+    model.register_forward_pre_hook(lambda _, __, kwargs: read.append(kwargs["attention_mask"]), with_kwargs=True)
+    train(model, rows, finetuning(2, 2), training(40, 1e-3), tokenizer.pad_token_id, 0, tmp_path)
+    assert sum(mask.sum().item() for mask in read) == 40 * 110
+    assert sum((mask == 0).any().item() for mask in read) <= 5
+
+
+def test_qlora_learns_and_reloads_as_it_was_trained(wide_base, examples, tokenizer, tmp_path):
+    """With all that saves memory at once."""
+    saving = finetuning(8, 4, method="qlora", optimiser="paged_adamw_8bit", gradient_checkpointing=True)
+    model = adapt(load_model(str(wide_base), "float32"), saving, 0)
+    info = train(model, examples[:8], saving, training(60, 2e-2), tokenizer.pad_token_id, 0, tmp_path)
+    losses = [point["loss"] for point in info["losses"]]
+    assert losses[-1] < 0.3 * losses[0]
+    save_model(model, tokenizer, str(wide_base), tmp_path / "student")
+    assert_same_loss(model, load_model(str(tmp_path / "student"), "float32"), collate(examples[:8], 0))
+
+
+def test_a_qlora_reward_model_learns_and_reloads_as_it_was_trained(wide_base, step_examples, tokenizer, tmp_path):
+    qlora = finetuning(method="qlora")
+    model = RewardModel(adapt(load_model(str(wide_base), "float32"), qlora, 0))
+    info = train(model, step_examples, qlora, training(60, 2e-2), tokenizer.pad_token_id, 0, tmp_path)
+    losses = [point["loss"] for point in info["losses"]]
+    assert losses[-1] < 0.3 * losses[0]
+    model.save(tokenizer, str(wide_base), tmp_path / "rm")
+    assert_same_loss(model, load_reward_model(str(tmp_path / "rm"), "float32"), collate(step_examples, 0))
+
+
+@torch.no_grad()
+def assert_same_loss(trained: torch.nn.Module, reloaded: torch.nn.Module, batch: dict[str, torch.Tensor]) -> None:
+    batch.pop("lm_labels", None)
+    trained, reloaded = (model.train()(**batch)["loss"].item() for model in (trained, reloaded))
+    assert trained == pytest.approx(reloaded, rel=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["language model", "reward model"])
+def test_gradient_checkpointing_computes_twice_and_learns_the_same(kind, tiny_base, step_examples, tokenizer, tmp_path):
+    trained, calls = [], []
+    for checkpointing in (False, True):
+        options = finetuning(gradient_checkpointing=checkpointing)
+        language_model = adapt(load_model(str(tiny_base), "float32"), options, 0)
+        model = RewardModel(language_model) if kind == "reward model" else language_model
+        calls.append(0)
+
+        def count(*_: object) -> None:
+            calls[-1] += 1
+
+        language_model.model.layers[0].mlp.register_forward_pre_hook(count)
+        rows = [{key: row[key] for key in ("input_ids", "labels")} for row in step_examples]
+        train(model, rows, options, training(2, 1e-3), tokenizer.pad_token_id, 0, tmp_path)
+        trained.append(weights(model))
+    assert calls == [2, 4]
+    torch.testing.assert_close(trained[0], trained[1])
+
+
+def test_mixed_precision_computes_in_bfloat16_and_keeps_float32(tiny_base, examples, tokenizer, tmp_path):
+    seen, losses = [], []
+    for mixed in (True, False):  # in this order: the trainer keeps its precision in global state
+        model = load_model(str(tiny_base), "float32")
+        model.model.layers[0].mlp.up_proj.register_forward_hook(lambda *call: seen.append(call[-1].dtype))
+        options = finetuning(mixed_precision=mixed)
+        info = train(model, examples[:8], options, training(3, 1e-3), tokenizer.pad_token_id, 0, tmp_path)
+        losses.append([point["loss"] for point in info["losses"]])
+        assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert seen == [torch.bfloat16] * 3 + [torch.float32] * 3
+    assert losses[0] == pytest.approx(losses[1], rel=0.01) and losses[0] != losses[1]
+
+
+@pytest.mark.parametrize("bits", [32, 8])
+def test_the_paged_optimisers_are_used(bits, model, examples, tokenizer, tmp_path, monkeypatch):
+    used = []
+    monkeypatch.setattr(QuietTrainer, "log", lambda self, *_: used.append(self.optimizer.optimizer))
+    options = finetuning(optimiser=f"paged_adamw_{bits}bit")
+    train(model, examples[:8], options, training(1), tokenizer.pad_token_id, 0, tmp_path)
+    assert (used[0].is_paged, used[0].args.optim_bits) == (True, bits)
+
+
+def test_too_little_memory_is_told_in_one_line(model, examples, tokenizer, tmp_path, monkeypatch):
+    def forward(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee documentation")
+
+    monkeypatch.setattr(model, "forward", forward)
+    with pytest.raises(ParamsError) as error:
+        train(model, examples[:8], finetuning(), training(1), tokenizer.pad_token_id, 0, tmp_path)
+    assert str(error.value) == (
+        "finetuning.micro_batch_size = 8: out of memory (CUDA out of memory. Tried to allocate 2.00 GiB.); lower it or "
+        "finetuning.max_length, or set finetuning.gradient_checkpointing: true or method: qlora"
+    )

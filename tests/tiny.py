@@ -1,5 +1,6 @@
 """A tiny random model, runs opened on it, and a sampler that says what it is told: what tests of the stages share."""
 
+import json
 import random
 import re
 from collections.abc import Callable
@@ -9,7 +10,8 @@ from typing import Any
 
 import pandas as pd
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
+from tokenizers import Tokenizer, decoders, models, normalizers, processors, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from clone import TINY
 from glore_lib.pretrain import build_tokenizer
@@ -18,22 +20,45 @@ from glore_lib.sampling import Completion, Request
 from glore_lib.solutions import join_steps, split_steps
 from glore_lib.store import Artifact
 from glore_lib.students import Student
+from glore_lib.tasks.arithmetic import Arithmetic
 
 _numbers = count()
 
 
 def save_tiny_base(folder: Path) -> Path:
     """A random Llama of 40,000 parameters with the mini model's tokenizer."""
-    tokenizer = build_tokenizer()
+    return save_random_llama(build_tokenizer(), folder)
+
+
+def save_random_llama(tokenizer: PreTrainedTokenizerBase, folder: Path, width: int = 32) -> Path:
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
         num_key_value_heads=2, max_position_embeddings=384, initializer_range=0.2, tie_word_embeddings=False,
         pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def llama2_tokenizer() -> PreTrainedTokenizerFast:
+    """A small tokenizer of Llama-2's kind: no pad token, a space before the text, a newline that is a byte."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    questions = Arithmetic("hard").questions("train", 20, 0)
+    lines = [line for q in questions for line in [q.question, *q.reference_solution.split("\n")]]
+    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=["<unk>", "<s>", "</s>"], show_progress=False)
+    tokenizer.train_from_iterator(lines, trainer)
+    parts = json.loads(tokenizer.to_str())
+    parts["model"]["byte_fallback"] = True
+    parts["model"]["vocab"] |= {f"<0x{byte:02X}>": tokenizer.get_vocab_size() + byte for byte in range(256)}
+    tokenizer = Tokenizer.from_str(json.dumps(parts))
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
 
 
 def open_tiny(base: Path, store: Path, **overrides: Any) -> Run:

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from transformers import Cache, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicLayer
 
+from glore_lib.models import memory_for
 from glore_lib.params import ParamsError
 from glore_lib.sampling import Completion, Request, attention
 from glore_lib.sampling.attention import SharedPrefix
@@ -78,7 +79,8 @@ class TransformersSampler:
     ) -> list[list[Completion]]:
         self._check(max((len(r.prompt) for r in requests), default=0) + max_new_tokens)
         completions: list[list[Completion]] = [[] for _ in requests]
-        with tqdm(total=sum(r.n for r in requests), desc=progress, unit="sample", leave=False) as bar:
+        memory = memory_for("sampling.rows", self.rows, "lower it")
+        with memory, tqdm(total=sum(r.n for r in requests), desc=progress, unit="sample", leave=False) as bar:
             for batch in self._batches(requests):
                 rows = self._decode(requests, batch, temperature, max_new_tokens)
                 texts = self.tokenizer.batch_decode([row.tokens for row in rows], skip_special_tokens=True)

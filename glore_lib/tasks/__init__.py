@@ -61,7 +61,7 @@ def load_task(task: params.Task) -> Task:
     if task.name == "gsm8k":
         from glore_lib.tasks.gsm8k import GSM8K
 
-        return GSM8K()
+        return GSM8K(task.calculator_annotations)
     from glore_lib.tasks.svamp import SVAMP
 
     return SVAMP(task.svamp_split)

@@ -8,8 +8,10 @@ from pathlib import Path
 import datasets
 import pytest
 
+from glore_lib import params
 from glore_lib.params import ParamsError
-from glore_lib.solutions import split_steps
+from glore_lib.solutions import split_steps, strip_annotations
+from glore_lib.tasks import load_task
 from glore_lib.tasks.gsm8k import GSM8K
 
 SPLITS = ("train", "validation", "test")
@@ -21,6 +23,11 @@ def record(i: int, question: str | None = None) -> dict[str, str]:
         "question": question or f"Ann has {i} pens and gets one more. How many pens has she?",
         "answer": f"Ann now has {i}+1 = <<{i}+1={i + 1}>>{i + 1} pens.\n#### {i + 1:,}",
     }
+
+
+def parameters(annotations: bool) -> params.Task:
+    counts = {f"{split}_questions": 1 for split in SPLITS}
+    return params.Task(name="gsm8k", calculator_annotations=annotations, **counts)
 
 
 def write(folder: Path, train: list[dict], test: list[dict]) -> Path:
@@ -67,6 +74,31 @@ def test_references_are_a_step_a_line_without_annotations(data_dir: Path):
         assert last == f"#### {q.reference_answer}"
         assert "<<" not in q.reference_solution and ">>" not in q.reference_solution
         assert not any("####" in step for step in steps)
+
+
+def test_kept_annotations_are_all_that_differs(data_dir: Path):
+    plain, annotated = ({q.question_id: q for q in GSM8K(kept).splits["train"]} for kept in (False, True))
+    assert annotated["gsm8k-train-000000"].reference_solution == (
+        "Natalia sold 48/2 = <<48/2=24>>24 clips in May.\n"
+        "Natalia sold 48+24 = <<48+24=72>>72 clips altogether in April and May.\n#### 72"
+    )
+    for question_id, q in annotated.items():
+        assert strip_annotations(q.reference_solution) == plain[question_id].reference_solution
+        assert GSM8K().is_correct(q.reference_solution, q.reference_answer)
+
+
+def test_the_worked_example_is_annotated_where_solutions_are(small: Path):
+    (question, plain), (same, annotated) = (load_task(parameters(kept)).example for kept in (False, True))
+    assert question == same and "<<" not in plain and plain == strip_annotations(annotated)
+    for step in annotated.split("\n")[:-1]:
+        left, inside, after = re.search(r"(\S+ \S \S+) = <<(.*)>>(\d+)", step).groups()
+        assert inside == f"{left.replace(' ', '')}={after}"
+    assert load_task(parameters(True)).one_shot_prompt("Q?").count("<<") == 4
+
+
+def test_the_caption_says_that_annotations_are_kept(small: Path):
+    assert GSM8K().caption == "GSM8K, its own train and test splits"
+    assert GSM8K(True).caption == "GSM8K, its own train and test splits, annotated"
 
 
 def test_known_record(data_dir: Path):
