@@ -273,14 +273,11 @@ def plan(p: Params, accuracy: float = 0.6, hardware: str = "cpu") -> Plan:
         "texts": f"of further right samples of a question {right:.0%} have a new text, of wrong ones {wrong:.0%}",
         "tokens": f"{'reference solutions' if planner.solved else 'the one-shot example'}, {count_source}",
         "model": f"{size.parameters / 1e6:,.1f} million parameters, {size_source}",
-        "memory": "weights, gradients, Adam's states, activations, keys and values"
-        + (
-            f"; more than {hardware} has: {', '.join(too_large)} (fewer sampling.rows, smaller micro_batch_size?)"
-            if too_large
-            else ""
-        ),
+        "memory": "weights, gradients, Adam's states, activations, keys and values",
         "hours": f"{hardware}: {HARDWARE[hardware].source}",
     }
+    if too_large:
+        made.sources["memory"] += f"; more than {hardware} has: {', '.join(too_large)}"
     return made
 
 

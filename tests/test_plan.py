@@ -2,12 +2,12 @@
 
 import itertools
 import math
+import runpy
 
 import numpy as np
 import pytest
 from safetensors import safe_open
 
-from benchmarks.plan_check import planned_and_actual
 from clone import TINY
 from glore_lib import display
 from glore_lib.models import MINI_BASE
@@ -18,6 +18,7 @@ from glore_lib.replication import Replication
 from glore_lib.run import Run
 from tiny import Scripted, open_tiny, solver
 
+planned_and_actual = runpy.run_path(str(ROOT / "benchmarks" / "plan_check.py"))["planned_and_actual"]
 HARD = ROOT / "params" / "mini-hard.yaml"
 SETTINGS = {
     "task.train_questions": 8, "student.rounds": 2, "student.sft_control": True, "student.samples_per_question": 3,
