@@ -89,6 +89,43 @@ def status(out: Annotated[Path, typer.Argument(metavar="DIR", help="The --out fo
     console.print(f"{manifest['status']}, {timedelta(seconds=round(manifest['seconds']))} of work", highlight=False)
 
 
+@app.command()
+def plan(
+    params: Annotated[list[Path], typer.Argument(help="Params files, one for each (task, model) run.")],
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY.SUB=VALUE", help="Override a parameter in every file.")
+    ] = None,
+    hardware: Annotated[str, typer.Option(help="What runs it: cpu, a100-80gb, h100-80gb or rtx-4090.")] = "cpu",
+    accuracy: Annotated[float, typer.Option(help="Share of samples that are assumed right, between 0 and 1.")] = 0.6,
+) -> None:
+    """Show what a run will take, stage by stage, and what that is estimated from. Nothing is run.
+
+    Exit codes: 0 done, 2 bad input.
+    """
+    from glore_lib.params import load_params
+    from glore_lib.plan import plan
+
+    with _errors():
+        plans = [plan(load_params(path, _parse(settings or [])), accuracy, hardware) for path in params]
+    console = Console()
+    for made in plans:
+        table = Table("stage", title=made.run, title_justify="left", box=None, pad_edge=False)
+        table.columns[0].no_wrap = True
+        for name in ("samples", "tokens\ngenerated", "tokens\ntrained", "steps", "memory\nGiB", "disk\nGiB", "hours"):
+            table.add_column(name, justify="right")
+        for row in made.stages:
+            amounts = [_amount(n) for n in (row.samples, row.generated, row.trained, row.steps)]
+            sizes = [f"{n:,.2f}" for n in (row.memory / 2**30, row.disk / 2**30, row.seconds / 3600)]
+            table.add_row(row.stage, *amounts, *sizes)
+        console.print(table)
+        for name, source in made.sources.items():
+            console.print(f"{name}: {source}", soft_wrap=True, markup=False, highlight=False)
+
+
+def _amount(number: float) -> str:
+    return f"{number / 1e6:,.1f} M" if number >= 1e6 else f"{number:,.0f}"
+
+
 def _parse(settings: list[str]) -> dict[str, Any]:
     """The overrides in ``--set key.sub=value`` texts; the value is read as YAML."""
     overrides: dict[str, Any] = {}

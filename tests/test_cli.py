@@ -99,8 +99,33 @@ def test_without_the_notebooks_of_a_clone(clone):
     assert_refused(glore("run", clone.params, "--out", clone.out), "06_figures.ipynb", "clone of the repository")
 
 
+def test_plan_shows_every_stage_and_what_it_rests_on():
+    result = glore("plan", TINY, "--set", "student.rounds=2", "--accuracy", "0.4", "--hardware", "rtx-4090")
+    assert (result.exit_code, result.stderr) == (0, "")
+    title, _, _, *lines = result.stdout.splitlines()
+    assert title.strip() == "tiny"
+    stages = [stage for stage in pipeline.STAGES if stage != pipeline.FIGURES]
+    assert [line.split()[0] for line in lines[: len(stages) + 1]] == [*stages, "total"]
+    assert lines[0].split()[1] == "22"  # 4 questions x 2 samples in each of two rounds, 3 x 2 greedy drafts
+    assert lines[len(stages) + 1].startswith("accuracy: 0.4 ")
+    assert lines[-1].startswith("hours: rtx-4090: ")
+
+
 @pytest.mark.parametrize(
-    "arguments", [["run"], ["run", "x.yaml"], ["run", "x.yaml", "--out", "x", "--nonsense"], ["go"]]
+    ("arguments", "parts"),
+    [
+        (["--set", "student.ronds=2"], ["student.ronds = 2", "did you mean student.rounds?"]),
+        (["--set", "base_model.source=./not-here"], ["base_model.source = './not-here'", "no such folder"]),
+        (["--accuracy", "60"], ["--accuracy 60.0", "between 0 and 1"]),
+        (["--hardware", "abacus"], ["--hardware abacus", "rtx-4090"]),
+    ],
+)
+def test_what_cannot_be_planned(arguments, parts):
+    assert_refused(glore("plan", TINY, *arguments), *parts)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["run"], ["run", "x.yaml"], ["run", "x.yaml", "--out", "x", "--nonsense"], ["go"], ["plan"]]
 )
 def test_usage_errors(arguments):
     assert glore(*arguments).exit_code == 2

@@ -1,0 +1,37 @@
+"""What `glore plan` says of the runs in a results folder, against what they took: `python benchmarks/plan_check.py`."""
+
+import json
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from glore_lib.params import Params
+from glore_lib.plan import plan
+
+
+def planned_and_actual(folder: Path) -> pd.DataFrame:
+    """Tokens and seconds of every run and stage; the accuracy that the plan is given is that of the greedy drafts."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    accuracies = pd.read_csv(folder / "figures" / "figure6.csv").query("method == 'greedy' and metric == 'accuracy'")
+    rows = []
+    for run, recorded in manifest["runs"].items():
+        accuracy = accuracies.loc[accuracies["task"] == run, "value"].item()
+        took = {stage["stage"]: stage for stage in manifest["stages"] if stage["run"] == run}
+        for stage in plan(Params.model_validate(recorded["params"]), accuracy).stages[:-1]:
+            actual = took[stage.stage]
+            for what, planned, spent in (
+                ("generated", stage.generated, actual["tokens"].get("tokens_generated", 0)),
+                ("trained", stage.trained, actual["tokens"].get("tokens_trained", 0)),
+                ("seconds", stage.seconds, actual["seconds"]),
+            ):
+                rows.append({"run": run, "stage": stage.stage, "what": what, "planned": planned, "actual": spent})
+    return pd.DataFrame(rows)
+
+
+if __name__ == "__main__":
+    frame = planned_and_actual(Path(sys.argv[1] if len(sys.argv) > 1 else "results/mini"))
+    total = frame.groupby(["run", "what"], as_index=False)[["planned", "actual"]].sum().assign(stage="total")
+    frame = pd.concat([frame, total])
+    frame["ratio"] = frame["planned"] / frame["actual"]
+    print(frame.set_index(["run", "what", "stage"]).sort_index().round({"planned": 0, "ratio": 2}).to_string())
