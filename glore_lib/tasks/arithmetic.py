@@ -68,11 +68,12 @@ class Difficulty:
     boxes: float  # nested quantities: "5 boxes of 6"
     distractors: int  # at most so many sentences that the answer does not need
     shuffle: float  # chance that the sentences do not come in the order of solving
+    related: int = 0  # of the distractors, at most so many that tell of the item asked for, and of further holders
 
 
 DIFFICULTIES = {
-    "hard": Difficulty(4, 5, inverse=0.6, join=0.3, boxes=0.3, distractors=4, shuffle=1.0),
-    "easy": Difficulty(2, 3, inverse=0.8, join=0.5, boxes=0.3, distractors=6, shuffle=1.0),
+    "hard": Difficulty(4, 5, inverse=0.6, join=0.3, boxes=0.3, distractors=6, shuffle=1.0, related=3),
+    "easy": Difficulty(2, 3, inverse=0.6, join=0.5, boxes=0.3, distractors=5, shuffle=1.0, related=3),
 }
 
 
@@ -301,6 +302,10 @@ def _attempt(rng: random.Random, difficulty: Difficulty) -> Problem | None:
     spare = difficulty.distractors - (len(draft.quantities) - len(needed))
     if spare < 0:
         return None
+    for _ in range(rng.randint(0, min(spare, difficulty.related)) if difficulty.related else 0):
+        spare -= 1
+        if draft.value(draft.grow()) > MAX_VALUE:
+            return None
     sentences = [q.sentence for q in draft.quantities]
     for holder in rng.sample([q.holder for q in draft.quantities], min(rng.randint(0, spare), len(draft.quantities))):
         sentences.append(rng.choice(_GIVEN).format(x=holder, v=rng.randint(2, 60), item=other_item))
