@@ -77,11 +77,22 @@ class Finetuning(Section):
         return self
 
 
+class RayParams(Section):
+    """Processes that Ray starts, here or on more machines, each with a copy of the model to sample."""
+
+    workers: Count
+    cpus_per_worker: Count = 1
+    gpus_per_worker: Annotated[int, Field(ge=0)] = 0
+
+
 class Sampling(Section):
     """How text is generated. ``max_new_tokens`` is the paper's 300 on GSM8K."""
 
     rows: Count  # sequences decoded at a time
     max_new_tokens: Count
+    # Without it the run's own process samples. Records are the same, so that it enters no hash: a run that was begun
+    # on one machine goes on on another number of them.
+    ray: Annotated[RayParams | None, Field(exclude=True)] = None
 
 
 class Training(Section):
@@ -216,6 +227,12 @@ def check_base_model(source: str) -> None:
         )
     if source.startswith((".", "/", "~")) and not Path(source).is_dir():
         raise ParamsError(f"base_model.source = {source!r}: no such folder; name one in transformers format")
+
+
+def check_ray(ray: RayParams | None) -> None:
+    """Raises :class:`ParamsError` where Ray is asked for and not installed."""
+    if ray and not find_spec("ray"):
+        raise ParamsError(f"sampling.ray.workers = {ray.workers}: needs the package ray; pip install ray==2.60.0")
 
 
 class _Loader(yaml.SafeLoader):

@@ -30,7 +30,7 @@ from packaging.requirements import Requirement
 from papermill.exceptions import PapermillExecutionError
 
 import glore_lib
-from glore_lib.params import Params, ParamsError, check_base_model, digest, load_params
+from glore_lib.params import Params, ParamsError, check_base_model, check_ray, digest, load_params
 from glore_lib.store import checksum, source_digest
 from glore_lib.tasks import load_task
 
@@ -113,6 +113,7 @@ class Pipeline:
         for params in self.runs.values():
             load_task(params.task).check_data(params.task.counts)
             check_base_model(params.base_model.source)
+            check_ray(params.sampling.ray)
         self._earlier = self._check_out()
         self._code = code_hash()
         self.jobs = self._plan()
