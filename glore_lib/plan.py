@@ -255,7 +255,7 @@ def plan(p: Params, accuracy: float = 0.6, hardware: str = "cpu") -> Plan:
         raise ParamsError(f"--hardware {hardware}: must be one of {', '.join(HARDWARE)}")
     task = load_task(p.task)
     task.check_data(p.task.counts)
-    params.check_base_model(p.base_model.source)
+    params.check_installed(p)
     size, size_source = model_size(p.base_model.source)
     count, count_source = token_counter(p.base_model.source)
     planner = _Planner(p, task, accuracy, HARDWARE[hardware], size, count)

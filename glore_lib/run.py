@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +101,12 @@ class Run:
 
     def sampler(self, source: Artifact | None) -> Sampler:
         """Something to sample a model of this run with."""
-        return TransformersSampler(self.load(source), self.tokenizer, self.params.sampling.rows)
+        build = partial(build_sampler, tokenizer=self.tokenizer, params=self.params)
+        if not self.params.sampling.ray:
+            return build(self.path(source))
+        from glore_lib.sampling.ray import RaySampler
+
+        return RaySampler(build, self.path(source), self.params.sampling)
 
     def finish(self, stage: str) -> pd.DataFrame:
         """What this notebook made or read, with seconds and tokens; also kept beside the artifacts for the manifest."""
@@ -114,6 +119,11 @@ class Run:
             for id, r in records.items()
         ]
         return pd.DataFrame(rows).convert_dtypes()
+
+
+def build_sampler(model: str, tokenizer: transformers.PreTrainedTokenizerBase, params: Params) -> Sampler:
+    """A backend with the model in a folder or on the hub, in the process that calls this."""
+    return TransformersSampler(models.load_model(model, params.base_model.dtype), tokenizer, params.sampling.rows)
 
 
 def open_run(params_file: str, overrides: dict[str, Any], artifacts: str) -> Run:

