@@ -226,20 +226,23 @@ class VLLMSampler:
 
 def join_adapters(adapters: list[str], folder: Path) -> Path:
     """Writes to ``folder`` the one LoRA adapter that does what several do, each trained over the ones before it, and
-    returns the folder. Their products are summed: B1 A1 + B2 A2 = [B1 B2] [A1; A2], with the ranks added up."""
+    returns the folder. What they add to a matrix is summed, B1 A1 + B2 A2 = [B1 B2] [A1; A2], and so are the ranks."""
     configs = [json.loads((Path(adapter) / _CONFIG).read_text()) for adapter in adapters]
-    joined: dict[str, list[torch.Tensor]] = {}
+    rank, start = sum(config["r"] for config in configs), 0
+    joined: dict[str, torch.Tensor] = {}  # zero where an adapter leaves alone what another one changes
     for adapter, config in zip(adapters, configs, strict=True):
+        ranks = slice(start, start := start + config["r"])
         for name, weight in load_file(Path(adapter) / _WEIGHTS).items():
-            scale = config["lora_alpha"] / config["r"] if name.endswith("lora_B.weight") else 1.0
-            joined.setdefault(name, []).append(weight * scale)
-    rank = sum(config["r"] for config in configs)
+            if name.endswith("lora_B.weight"):
+                whole = joined.setdefault(name, weight.new_zeros(weight.shape[0], rank))
+                whole[:, ranks] = weight * (config["lora_alpha"] / config["r"])
+            else:
+                whole = joined.setdefault(name, weight.new_zeros(rank, weight.shape[1]))
+                whole[ranks] = weight
     targets = sorted({target for config in configs for target in config["target_modules"]})
     folder.mkdir()
-    config = configs[-1] | {"r": rank, "lora_alpha": rank, "target_modules": targets}
-    (folder / _CONFIG).write_text(json.dumps(config))
-    weights = {name: torch.cat(parts, dim=1 if "lora_B" in name else 0) for name, parts in joined.items()}
-    save_file(weights, folder / _WEIGHTS)
+    save_file(joined, folder / _WEIGHTS)
+    (folder / _CONFIG).write_text(json.dumps(configs[-1] | {"r": rank, "lora_alpha": rank, "target_modules": targets}))
     return folder
 
 
