@@ -175,7 +175,9 @@ def test_an_engine_that_dies_is_told_and_the_next_call_starts_another(run):
     sampler = run.sampler(None)
     (worker,) = [process for process in engines() if "Worker" in process.name()]
     worker.kill()
-    with pytest.raises(ParamsError, match=r"^base_model\.source = .*: vLLM died \(.*\); "):
+    with pytest.raises(
+        ParamsError, match=r"^sampling\.backend = 'vllm': vLLM died \(.*\); run again, or set it to transformers$"
+    ):
         sampler.sample(GREEDY, 0.0, 60, "test")
     assert engines() == []
     assert sampler.sample(GREEDY, 0.0, 60, "test") == expected

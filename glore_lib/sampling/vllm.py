@@ -79,15 +79,14 @@ class VLLMSampler:
         """Raises ParamsError where the engine does not start, or dies, or where a prompt and its answer may be longer
         than it reads."""
         if not self._engine:
-            with self._watched("did not start", Exception):
-                self._start()
+            self._start()
         from vllm.v1.engine.exceptions import EngineDeadError
 
         self._check(max((len(r.prompt) for r in requests), default=0), max_new_tokens)
         samples = [[_Row(r, j) for j in range(r.first, r.first + r.n)] for r in requests]
         waiting = (row for rows in samples for row in rows)
-        alive = self._watched("died", EngineDeadError)
-        with alive, tqdm(total=sum(r.n for r in requests), desc=progress, unit="sample", leave=False) as bar:
+        watched = self._watched(EngineDeadError)
+        with watched, tqdm(total=sum(r.n for r in requests), desc=progress, unit="sample", leave=False) as bar:
             for _ in self._grow(waiting, temperature, max_new_tokens):
                 bar.update()
         return [[self._completion(row) for row in rows] for rows in samples]
@@ -101,22 +100,23 @@ class VLLMSampler:
         gc.collect()  # models that were trained or scored with before
         torch.cuda.empty_cache()
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # or it reports what it runs to its makers
         os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"  # a fork would inherit this process's threads and GPU
         from vllm import EngineArgs, LLMEngine
         from vllm.usage.usage_lib import UsageContext
 
         folder = Path(self._resources.enter_context(TemporaryDirectory(prefix="glore-vllm-")))
         self._log = folder / "log.txt"
-        base, adapters = base_and_adapters(self.source)
-        arguments = EngineArgs(
-            model=base, dtype=self.dtype, max_model_len=-1, max_num_seqs=self.params.rows,
-            tensor_parallel_size=self.params.vllm.tensor_parallel_size,
-            gpu_memory_utilization=self.params.vllm.memory_fraction, enable_prefix_caching=True,
-            # Prompts come as tokens and go back as tokens, and what ends a text is decided here.
-            skip_tokenizer_init=True, generation_config="vllm", disable_log_stats=True,
-            **(self._adapt(adapters, folder) if adapters else {}),
-        )  # fmt: skip
-        with _output_to(self._log):
+        with self._watched(Exception), _output_to(self._log):
+            base, adapters = base_and_adapters(self.source)
+            arguments = EngineArgs(
+                model=base, dtype=self.dtype, max_model_len=-1, max_num_seqs=self.params.rows,
+                tensor_parallel_size=self.params.vllm.tensor_parallel_size,
+                gpu_memory_utilization=self.params.vllm.memory_fraction, enable_prefix_caching=True,
+                # Prompts come as tokens and go back as tokens, and what ends a text is decided here.
+                skip_tokenizer_init=True, generation_config="vllm", disable_log_stats=True,
+                **(self._adapt(adapters, folder) if adapters else {}),
+            )  # fmt: skip
             self._engine = LLMEngine.from_engine_args(arguments, UsageContext.LLM_CLASS)
         self._resources.callback(self._engine.engine_core.shutdown, timeout=60)
 
@@ -136,21 +136,21 @@ class VLLMSampler:
         return {"enable_lora": True, "max_lora_rank": next(r for r in known if r >= rank)}
 
     @contextmanager
-    def _watched(self, what: str, errors: type[Exception]) -> Iterator[None]:
+    def _watched(self, errors: type[Exception]) -> Iterator[None]:
         """Tells such errors in one line. After an error or an interruption there is no engine any more."""
         try:
             yield
         except BaseException as error:
-            engine = isinstance(error, errors) and not isinstance(error, ParamsError)
-            told = self._explain(error, what) if engine else None
+            engines = isinstance(error, errors) and not isinstance(error, ParamsError)
+            told = self._explain(error) if engines else None
             self.free()
             if told:
                 raise told from error
             raise
 
-    def _explain(self, error: Exception, what: str) -> ParamsError:
+    def _explain(self, error: Exception) -> ParamsError:
         """The first error that a process of the engine has told is the cause of the others, this process's as well."""
-        log = self._log.read_text(errors="replace") if self._log.exists() else ""
+        log = self._log.read_text(errors="replace")
         found = _ERROR.search(log)
         cause = error.errors()[0]["msg"] if isinstance(error, ValidationError) else found[1] if found else str(error)
         vllm = self.params.vllm
@@ -163,10 +163,15 @@ class VLLMSampler:
         elif vllm.tensor_parallel_size > 1 and re.search("parallel|GPU|device|NUMA", cause):
             setting = f"sampling.vllm.tensor_parallel_size = {vllm.tensor_parallel_size}"
             remedy = "must divide the model's attention heads, and there must be as many GPUs"
+        elif self._engine:
+            setting = "sampling.backend = 'vllm'"
+            remedy = "run again, or set it to transformers"
         else:
             setting = f"base_model.source = {base_and_adapters(self.source)[0]!r}"
             remedy = "name a model that vLLM supports, or set sampling.backend to transformers"
-        told = ParamsError(f"{setting}: vLLM {what} ({' '.join(cause.split())}); {remedy}")
+        told = ParamsError(
+            f"{setting}: vLLM {'died' if self._engine else 'did not start'} ({' '.join(cause.split())}); {remedy}"
+        )
         told.add_note(log)
         return told
 
