@@ -87,17 +87,35 @@ def load_model(source: str, dtype: str) -> PreTrainedModel:
     merged into the original ones it would be another model than the one that was trained, and sampling from four bits
     would unpack them for every token.
     """
-    start = Path(source) / START_FILE
-    if start.exists():
-        note = json.loads(start.read_text())
-        local = Path(source) / note["start"]
-        base = load_model(str(local.resolve()) if local.is_dir() else note["start"], dtype)
+    note = _note(source)
+    if note:
+        base = load_model(note["start"], dtype)
         if "double_quantisation" in note:
             _round(base, note["double_quantisation"])
         return PeftModel.from_pretrained(base, source).merge_and_unload()
     model = _from_pretrained(AutoModelForCausalLM, source, dtype=getattr(torch, dtype))
     with memory_for("base_model.dtype", dtype, "set it to bfloat16, or base_model.source to a smaller model"):
         return model.to(device())
+
+
+def base_and_adapters(source: str) -> tuple[str, list[str]]:
+    """The whole model under a saved one, and the folders of the adapters over it in the order they were trained in."""
+    note = _note(source)
+    if not note:
+        return source, []
+    base, adapters = base_and_adapters(note["start"])
+    return base, [*adapters, source]
+
+
+def _note(source: str) -> dict[str, Any] | None:
+    """What lies beside the adapter in a folder: ``start``, the folder or hub name of the model that it was trained on,
+    and how that was quantised. None where there is no adapter."""
+    path = Path(source) / START_FILE
+    if not path.exists():
+        return None
+    note = json.loads(path.read_text())
+    local = Path(source) / note["start"]
+    return note | {"start": str(local.resolve())} if local.is_dir() else note
 
 
 def _from_pretrained(loader: type, source: str, **options: Any) -> Any:

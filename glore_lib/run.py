@@ -5,7 +5,7 @@ import logging
 import os
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from glore_lib import models
 from glore_lib.params import Params, check_installed, digest, load_params
 from glore_lib.sampling import Sampler
 from glore_lib.sampling.transformers import TransformersSampler
+from glore_lib.sampling.vllm import VLLMSampler
 from glore_lib.store import Artifact, Store, checksum, code_digest
 from glore_lib.tasks import Question, Task, load_task
 
@@ -29,6 +30,7 @@ class Run:
     params: Params
     store: Store
     task: Task
+    _engine: VLLMSampler | None = field(default=None, init=False, repr=False)
 
     def seed(self, *parts: Any) -> int:
         """A 31-bit seed from the run's seed and what it is for; the same words give the same seed anywhere."""
@@ -94,19 +96,32 @@ class Run:
 
     def load(self, source: Artifact | None) -> transformers.PreTrainedModel:
         """A language model of this run, or its base where ``source`` is None."""
+        self.free()
         return models.load_model(self.path(source), self.params.base_model.dtype)
 
     def path(self, source: Artifact | None) -> str:
         return str(source.folder) if source else self.base
 
     def sampler(self, source: Artifact | None) -> Sampler:
-        """Something to sample a model of this run with."""
+        """Something to sample a model of this run with, until another model is loaded or sampled."""
+        model, sampling = self.path(source), self.params.sampling
         build = partial(build_sampler, tokenizer=self.tokenizer, params=self.params)
-        if not self.params.sampling.ray:
-            return build(self.path(source))
-        from glore_lib.sampling.ray import RaySampler
+        if sampling.ray:
+            from glore_lib.sampling.ray import RaySampler
 
-        return RaySampler(build, self.path(source), self.params.sampling)
+            return RaySampler(build, model, sampling)
+        if sampling.backend == "transformers":
+            return build(model)
+        if not (self._engine and self._engine.source == model):
+            self.free()
+            self._engine = build(model)
+        return self._engine
+
+    def free(self) -> None:
+        """Takes the GPU back from an engine that samples: one is kept, since it takes a minute to start."""
+        if self._engine:
+            self._engine.free()
+            self._engine = None
 
     def finish(self, stage: str) -> pd.DataFrame:
         """What this notebook made or read, with seconds and tokens; also kept beside the artifacts for the manifest."""
@@ -123,6 +138,8 @@ class Run:
 
 def build_sampler(model: str, tokenizer: transformers.PreTrainedTokenizerBase, params: Params) -> Sampler:
     """A backend with the model in a folder or on the hub, in the process that calls this."""
+    if params.sampling.backend == "vllm":
+        return VLLMSampler(model, tokenizer, params.base_model.dtype, params.sampling)
     return TransformersSampler(models.load_model(model, params.base_model.dtype), tokenizer, params.sampling.rows)
 
 

