@@ -29,10 +29,9 @@ LIMIT = 12
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     """A Ray of one machine with two cores and no GPU, to which RAY_ADDRESS points."""
-    cluster = Cluster(
-        initialize_head=True, head_node_args={"num_cpus": 2, "num_gpus": 0, "object_store_memory": MEMORY}
-    )
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_worker_niceness", "0")  # Ray's 15 starves workers where the machine does something else
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "object_store_memory": MEMORY})
         patch.setenv("RAY_ADDRESS", cluster.address)
         yield cluster
     ray.shutdown()

@@ -158,7 +158,7 @@ def _connect() -> None:
     address = os.environ.get("RAY_ADDRESS") or "local"
     host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
-        if port.isdigit():  # asked first, because ray.init would try for minutes and then end the process
+        if port.isdigit():  # asked first: ray.init would try for minutes
             socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, ValueError, RuntimeError) as error:
