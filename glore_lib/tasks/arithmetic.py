@@ -72,8 +72,8 @@ class Difficulty:
 
 
 DIFFICULTIES = {
-    "hard": Difficulty(4, 5, inverse=0.6, join=0.3, boxes=0.3, distractors=6, shuffle=1.0, related=3),
-    "easy": Difficulty(2, 3, inverse=0.6, join=0.5, boxes=0.3, distractors=5, shuffle=1.0, related=3),
+    "hard": Difficulty(4, 5, inverse=0.7, join=0.3, boxes=0.3, distractors=5, shuffle=1.0, related=1),
+    "easy": Difficulty(3, 3, inverse=0.8, join=0.5, boxes=0.3, distractors=6, shuffle=1.0, related=1),
 }
 
 
@@ -357,7 +357,8 @@ class Arithmetic:
     def __init__(self, difficulty: str):
         self.difficulty = difficulty
         bounds = DIFFICULTIES[difficulty]
-        self.caption = f"generated word problems, {difficulty} ({bounds.min_steps}-{bounds.max_steps} steps)"
+        steps = " or ".join(map(str, sorted({bounds.min_steps, bounds.max_steps})))
+        self.caption = f"generated word problems, {difficulty} ({steps} steps)"
         self._problems: dict[str, Problem] = {}
 
     def check_data(self, counts: Mapping[str, int]) -> None:
