@@ -103,7 +103,7 @@ def test_unknown_names_say_which_was_meant(key, meant):
 
 def test_unknown_names_list_the_known_ones():
     assert refusal(overrides={"sampling.zzz": 1}) == (
-        "sampling.zzz = 1: no such parameter; sampling knows max_new_tokens, ray, rows"
+        "sampling.zzz = 1: no such parameter; sampling knows backend, max_new_tokens, ray, rows, vllm"
     )
 
 
@@ -137,7 +137,7 @@ def test_missing_fields_and_sections(write):
 
 def test_a_section_left_empty(write):
     path = write(re.sub(r"(?m)^sampling:\n(  .*\n)+", "sampling:\n", TINY.read_text()))
-    assert refusal(path) == "sampling = null: must be a section that sets max_new_tokens, ray, rows"
+    assert refusal(path) == "sampling = null: must be a section that sets backend, max_new_tokens, ray, rows, vllm"
     assert refusal(path, {"sampling.rows": 2}).startswith("sampling.rows = 2: sampling is null")
 
 

@@ -12,7 +12,7 @@ from glore_lib.params import load_params
 from glore_lib.pipeline import FIGURES, ROOT, STAGES, code_hash, is_done, notebook_hash
 
 RESULTS = sorted(path.parent for path in (ROOT / "results").glob("*/manifest.json"))
-RENDERED = [path for folder in RESULTS for path in sorted(folder.rglob("*.ipynb"))]
+RENDERED = [path for folder in RESULTS for path in sorted(folder.rglob("*.ipynb")) if ".partial." not in path.name]
 
 
 def _name(path: Path) -> str:
