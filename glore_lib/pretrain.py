@@ -58,7 +58,6 @@ DIFFICULTIES = (
 )
 STYLES = (*["{e}"] * 16, "{s} : {a} {op} {b} = {c}", "{a} {op} {b} = {c}", "{a} {op} {b} = {c} so {s} {v} {c} {i}")
 ENDINGS = (*["#### {x}"] * 6, "answer : {x}", "so the answer is {x} .")
-ENDS = ("####", "answer :", "so the answer is")
 # A judgement of a whole answer, on the line after it; most are the bare word.
 VERDICTS = (
     *[("right", "wrong")] * 4,
@@ -67,10 +66,10 @@ VERDICTS = (
     ("grade : good", "grade : bad"),
     ("that is true .", "that is false ."),
 )
-# What the model is asked for its own answers: somewhat more than it was taught, so that many are wrong.
+# What the model is asked for its own answers: more than it was taught to solve, so that many are wrong.
 OWN_DIFFICULTIES = (
-    task.Difficulty(2, 3, inverse=0.5, join=0.3, boxes=0.25, distractors=4, shuffle=1.0),
-    task.Difficulty(4, 6, inverse=0.4, join=0.2, boxes=0.25, distractors=3, shuffle=1.0),
+    task.Difficulty(2, 4, inverse=0.6, join=0.3, boxes=0.25, distractors=6, shuffle=1.0, related=1),
+    task.Difficulty(4, 6, inverse=0.5, join=0.25, boxes=0.25, distractors=5, shuffle=1.0, related=1),
 )
 CORRECTIONS = (
     "no , not quite . again :",
@@ -78,6 +77,9 @@ CORRECTIONS = (
     "first try is bad . fixed solution :",
     "not correct . so",
 )
+# What a reader puts before the line that is wrong, where a correction says which. Read, never written.
+MARKS = ("?", "no", "not", "false", "check this", "- -")
+MARKED = 0.7  # the share of corrections that say it
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
@@ -167,12 +169,15 @@ def _order(rng: random.Random, problem: task.Problem) -> list[int]:
     return order
 
 
-def write_solution(rng: random.Random, problem: task.Problem, wrong: bool, like: random.Random | None = None) -> str:
-    """A solution in a random order and style; where ``wrong``, one step is misread or miscalculated and the rest
-    follows it. Two calls whose ``like`` are in the same state choose the same order and style."""
+def write_solution(
+    rng: random.Random, problem: task.Problem, wrong: bool, plain: bool = False, like: random.Random | None = None
+) -> str:
+    """A solution in a random order and style, or in the task's own style where ``plain``; where ``wrong``, one step is
+    misread or miscalculated and the rest follows it. Two calls whose ``like`` are in the same state choose the same
+    order and style."""
     like = like or rng
     order = problem.needed if like.random() < 0.9 else _order(like, problem)
-    style, ending = like.choice(STYLES), like.choice(ENDINGS)
+    style, ending = (STYLES[0], ENDINGS[0]) if plain else (like.choice(STYLES), like.choice(ENDINGS))
     steps = [e for i in order for e in problem.quantities[i].equations] + list(problem.ask)
     answer = problem.answer
     if wrong:
@@ -226,30 +231,31 @@ Answers = Mapping[bool, Sequence[tuple[task.Problem, str]]]  # the model's own, 
 
 def document(rng: random.Random, own: Answers | None = None) -> Pieces:
     """One document as (text, its tokens' weight in the loss) pieces: questions and wrong answers are read, with weight
-    0, never imitated. With ``own`` answers, most of those that are judged or corrected are such."""
+    0, never imitated. With ``own`` answers, most of those that are judged or corrected are such, and all else is in the
+    task's own style, as they are: the student's first habit."""
     mixture = (0.03, 0.22, 0.35, 0.4) if own else (0.03, 0.3, 0.55, 0.12)
     kind = rng.choices(("drill", "solved", "graded", "edited"), mixture)[0]
     if kind == "drill":
         return [(drill(rng), 1.0)]
     if own and kind != "solved" and rng.random() < 0.75:
         return _own_document(rng, kind, own)
-    weights = (4, 3, 3) if kind == "graded" else (1, 3, 5)
+    weights, plain = (4, 3, 3) if kind == "graded" else (1, 3, 5), bool(own)
     problem = task.generate(rng, rng.choices(DIFFICULTIES, weights)[0], "pretrain")
     pieces = [(problem.question + "\n", 0.0)]
     if kind == "solved":
-        return [*pieces, (write_solution(rng, problem, wrong=False), 1.0)]
+        return [*pieces, (write_solution(rng, problem, False, plain), 1.0)]
     if kind == "graded":
         verdicts = rng.choice(VERDICTS)
         for _ in range(rng.randint(1, 2)):
             wrong = rng.random() < 0.5
-            pieces.append((write_solution(rng, problem, wrong), float(not wrong)))
+            pieces.append((write_solution(rng, problem, wrong, plain), float(not wrong)))
             pieces.append((verdicts[wrong] + "\n", VERDICT_WEIGHT))
         return pieces
     seed = rng.random()
-    draft = write_solution(rng, problem, wrong=True, like=random.Random(seed))
+    draft = write_solution(rng, problem, True, plain, random.Random(seed))
     same = rng.random() < 0.7
-    fixed = write_solution(rng, problem, wrong=False, like=random.Random(seed) if same else rng)
-    return [*pieces, (f"{draft}{rng.choice(CORRECTIONS)}\n", 0.0), *_change(draft, fixed)]
+    fixed = write_solution(rng, problem, False, plain, random.Random(seed) if same else rng)
+    return [*pieces, *_correction(rng, draft, fixed, same)]
 
 
 def _own_document(rng: random.Random, kind: str, own: Answers) -> Pieces:
@@ -259,7 +265,7 @@ def _own_document(rng: random.Random, kind: str, own: Answers) -> Pieces:
     question = (problem.question + "\n", 0.0)
     if kind == "graded":
         return [question, (text, 0.0), (rng.choice(VERDICTS)[not right] + "\n", VERDICT_WEIGHT)]
-    return [question, (f"{text}{rng.choice(CORRECTIONS)}\n", 0.0), *_change(text, corrected(problem, text))]
+    return [question, *_correction(rng, text, corrected(problem, text), True)]
 
 
 def corrected(problem: task.Problem, draft: str) -> str:
@@ -271,11 +277,15 @@ def corrected(problem: task.Problem, draft: str) -> str:
     return join_steps([*kept, *rest, f"{ANSWER_MARK} {problem.answer}"]) + "\n"
 
 
-def _change(draft: str, fixed: str) -> Pieces:
-    """The corrected answer, its first line that is not the draft's weighed more than the others."""
+def _correction(rng: random.Random, draft: str, fixed: str, alike: bool) -> Pieces:
+    """A draft and the corrected answer after it, whose first line that is not the draft's weighs more than the others.
+    Where both are written ``alike``, that line is where the draft goes wrong, and mostly marked there."""
     old, new = draft.splitlines(keepends=True), fixed.splitlines(keepends=True)
-    at = next((i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(len(old), len(new) - 1))
-    pieces = [("".join(new[:at]), 1.0), (new[at], CHANGE_WEIGHT), ("".join(new[at + 1 :]), 1.0)]
+    at = next((i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(len(old), len(new)) - 1)
+    if alike and rng.random() < MARKED:
+        old[at] = f"{rng.choice(MARKS)} {old[at]}"
+    pieces = [("".join(old) + rng.choice(CORRECTIONS) + "\n", 0.0)]
+    pieces += [("".join(new[:at]), 1.0), (new[at], CHANGE_WEIGHT), ("".join(new[at + 1 :]), 1.0)]
     return [piece for piece in pieces if piece[0]]
 
 
@@ -300,10 +310,11 @@ def own_problem(stream: str, i: int) -> task.Problem:
 
 
 def _to_its_end(text: str) -> str:
-    """The answer up to its closing line; empty where there is none."""
+    """The answer up to its closing line; empty where there is none, or a line before it is no step."""
     lines = text.splitlines(keepends=True)
-    end = next((i for i, line in enumerate(lines) if line.startswith(ENDS) and line.endswith("\n")), None)
-    return "" if end is None else "".join(lines[: end + 1])
+    end = next((i for i, line in enumerate(lines) if not task.parse_step(line)), None)
+    closed = end is not None and lines[end].startswith(ANSWER_MARK) and lines[end].endswith("\n")
+    return "".join(lines[: end + 1]) if closed else ""
 
 
 def _is_right(problem: task.Problem, text: str) -> bool:
@@ -427,7 +438,7 @@ def pretrain(
     answers, stream = out / f"own-answers-{process}.json", f"{seed}/{process}"
     if not answers.exists():
         model = LlamaForCausalLM.from_pretrained(first, dtype=torch.float32)
-        answers.write_text(json.dumps(own_answers(model, tokenizer, 3 * own_steps, stream)))
+        answers.write_text(json.dumps(own_answers(model, tokenizer, 2 * own_steps, stream)))
     own: dict[bool, list[tuple[task.Problem, str]]] = {True: [], False: []}
     for i, text in json.loads(answers.read_text()):
         problem = own_problem(stream, i)
