@@ -4,6 +4,7 @@ import json
 import math
 import random
 import re
+from collections import Counter
 from itertools import islice
 from types import SimpleNamespace
 
@@ -12,9 +13,9 @@ import torch
 
 from glore_lib import pretrain
 from glore_lib.models import MINI_BASE, load_model, load_tokenizer
-from glore_lib.solutions import BAD, split_steps
+from glore_lib.solutions import ANSWER_MARK, BAD, split_steps
 from glore_lib.store import checksum
-from glore_lib.tasks.arithmetic import OPERATORS, Problem, generate, split_of
+from glore_lib.tasks.arithmetic import OPERATORS, Problem, generate, parse_step, split_of
 
 
 def test_the_shipped_model_is_the_one_of_its_card_and_knows_its_tables():
@@ -51,17 +52,19 @@ def own() -> dict[bool, list[tuple[Problem, str]]]:
 
 
 def test_own_answers_are_judged_as_they_are_and_corrected_from_their_first_error_on(own):
-    rng, kinds = random.Random(0), set()
+    rng, kinds = random.Random(0), Counter()
     for _ in range(400):
         pieces = pretrain.document(rng, own)
-        (text, weight), *rest = pieces[1:] or [("", 0.0)]
-        answer = next((a for a in (False, True) for _, t in own[a] if text.startswith(t)), None)
+        (text, weight), *rest = pieces[1:] or [("", 1.0)]
+        unmarked, marked = _unmarked(text)
+        answer = next((a for a in (False, True) for _, t in own[a] if unmarked.startswith(t)), None)
         if weight or answer is None:
             continue
-        problem, draft = next((p, t) for p, t in own[answer] if text.startswith(t))
+        problem, draft = next((p, t) for p, t in own[answer] if unmarked.startswith(t))
         if len(rest) == 1 and rest[0][1] == pretrain.VERDICT_WEIGHT:
             assert rest[0][0].rstrip("\n") in {v[not answer] for v in pretrain.VERDICTS}
-            kinds.add(("judged", answer))
+            assert not marked
+            kinds["judged", answer] += 1
         else:
             assert not answer
             fixed = "".join(t for t, _ in rest)
@@ -69,8 +72,61 @@ def test_own_answers_are_judged_as_they_are_and_corrected_from_their_first_error
             assert split_steps(fixed)[0] == split_steps(draft)[0]
             (changed,) = [t for t, w in rest if w == pretrain.CHANGE_WEIGHT]
             assert changed == fixed.splitlines(keepends=True)[1]
-            kinds.add("corrected")
-    assert kinds == {("judged", True), ("judged", False), "corrected"}
+            assert marked in ([], [1]), "the mark stands where the draft goes wrong, or nowhere"
+            kinds["corrected", bool(marked)] += 1
+    assert kinds["judged", True] and kinds["judged", False]
+    assert kinds["corrected", True] > kinds["corrected", False] > 0
+
+
+def _unmarked(text: str) -> tuple[str, list[int]]:
+    """The text without marks before its lines, and which lines had one."""
+    lines = [re.sub(rf"^({'|'.join(map(re.escape, pretrain.MARKS))}) (?=.* = |####)", "", x) for x in text.split("\n")]
+    return "\n".join(lines), [i for i, (a, b) in enumerate(zip(lines, text.split("\n"), strict=True)) if a != b]
+
+
+def test_a_generated_draft_is_marked_only_where_its_correction_is_written_like_it():
+    rng, seen = random.Random(0), Counter()
+    for _ in range(3000):
+        pieces = pretrain.document(rng)
+        if not any(weight == pretrain.CHANGE_WEIGHT for _, weight in pieces):
+            continue
+        draft, marked = _unmarked(pieces[1][0])
+        fixed = "".join(text for text, _ in pieces[2:])
+        same = 0
+        for a, b in zip(draft.split("\n"), fixed.split("\n"), strict=False):
+            if a != b:
+                break
+            same += 1
+        assert not marked or marked == [same]
+        seen[bool(marked)] += 1
+    assert seen[True] > 50 and seen[False] > 50
+
+
+def test_beside_own_answers_all_is_in_the_tasks_own_style(own):
+    rng = random.Random(0)
+    for _ in range(400):
+        pieces = pretrain.document(rng, own)
+        if len(pieces) == 1:
+            continue  # a page of arithmetic
+        for line in split_steps("".join(text for text, weight in pieces[1:] if weight <= pretrain.CHANGE_WEIGHT)):
+            words = _unmarked(line)[0]
+            loose = (*pretrain.CORRECTIONS, "1 pens", ANSWER_MARK)
+            assert parse_step(words) or any(form in words for form in loose), line
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("tom has 1 + 1 = 2 pens\n#### 2\nright\n", "tom has 1 + 1 = 2 pens\n#### 2\n"),
+        ("tom has 1 + 1 = 2 pens\n#### 2", ""),  # cut off
+        ("tom : 1 + 1 = 2\n#### 2\n", ""),
+        ("tom has 1 + 1 = 2 pens\nanswer : 2\n", ""),
+        ("tom has 1 + 1 = 2 pens\n", ""),
+        ("", ""),
+    ],
+)
+def test_own_answers_are_whole_and_in_the_tasks_style(text, kept):
+    assert pretrain._to_its_end(text) == kept
 
 
 def test_a_correction_keeps_what_is_right_in_any_order():
