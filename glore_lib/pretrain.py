@@ -80,6 +80,10 @@ CORRECTIONS = (
 # What a reader puts before the line that is wrong, where a correction says which. Read, never written.
 MARKS = ("?", "no", "not", "false", "check this", "- -")
 MARKED = 0.7  # the share of corrections that say it
+STRUCK = "all that is good :"
+
+Pieces = list[tuple[str, float]]
+Answers = Mapping[bool, Sequence[tuple[task.Problem, str]]]  # the model's own, right and wrong ones
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
@@ -150,6 +154,27 @@ def drill(rng: random.Random) -> str:
             shown = _other_number(rng, c) if wrong else c
             lines.append(f"{a} {op} {b} = {shown} {'wrong' if wrong else 'right'}")
     return "\n".join(lines) + "\n"
+
+
+def edited_page(rng: random.Random) -> Pieces:
+    """A page of unrelated equations, some of them false, some of those marked, and the page again with only the marked
+    ones put right, or left out. What is false without a mark stays, so that nothing but the mark tells what to do: a
+    mark that only helps to find an error is not read at all."""
+    named, left_out = rng.random() < 0.6, rng.random() < 0.5
+    before, after = [], []
+    for _ in range(rng.randint(4, 8)):
+        a, op, b, c = rng.choice(FACTS[rng.choices("+-*/", (4, 4, 2, 1))[0]])
+        marked = rng.random() < 0.35
+        false = marked or rng.random() < 0.5
+        form = f"{rng.choice(task.HOLDERS)} has {{e}} {rng.choice(task.ITEMS)}\n" if named else "{e}\n"
+        shown = form.format(e=f"{a} {op} {b} = {_other_number(rng, c) if false else c}")
+        before.append(f"{rng.choice(MARKS)} {shown}" if marked else shown)
+        if not marked:
+            after.append(shown)
+        elif not left_out:
+            after.append(form.format(e=f"{a} {op} {b} = {c}"))
+    heading = STRUCK if left_out else rng.choice(CORRECTIONS)
+    return [("".join(before) + heading + "\n", 0.0), ("".join(after), 1.0)]
 
 
 def _other_number(rng: random.Random, c: int) -> int:
@@ -225,18 +250,16 @@ def _spoil(rng: random.Random, problem: task.Problem, steps: list[task.Equation]
                 return spoiled, spoiled[-1].c
 
 
-Pieces = list[tuple[str, float]]
-Answers = Mapping[bool, Sequence[tuple[task.Problem, str]]]  # the model's own, right and wrong ones
-
-
 def document(rng: random.Random, own: Answers | None = None) -> Pieces:
     """One document as (text, its tokens' weight in the loss) pieces: questions and wrong answers are read, with weight
     0, never imitated. With ``own`` answers, most of those that are judged or corrected are such, and all else is in the
     task's own style, as they are: the student's first habit."""
-    mixture = (0.03, 0.22, 0.35, 0.4) if own else (0.03, 0.3, 0.55, 0.12)
-    kind = rng.choices(("drill", "solved", "graded", "edited"), mixture)[0]
+    mixture = (0.03, 0.15, 0.2, 0.3, 0.32) if own else (0.03, 0.05, 0.27, 0.53, 0.12)
+    kind = rng.choices(("drill", "page", "solved", "graded", "edited"), mixture)[0]
     if kind == "drill":
         return [(drill(rng), 1.0)]
+    if kind == "page":
+        return edited_page(rng)
     if own and kind != "solved" and rng.random() < 0.75:
         return _own_document(rng, kind, own)
     weights, plain = (4, 3, 3) if kind == "graded" else (1, 3, 5), bool(own)

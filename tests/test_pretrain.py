@@ -31,8 +31,8 @@ def test_documents_are_of_the_pretraining_split_without_the_methods_mark():
     for _ in range(200):
         pieces = pretrain.document(rng)
         assert BAD not in "".join(text for text, _ in pieces)
-        if len(pieces) > 1:
-            question, weight = pieces[0]
+        question, weight = pieces[0]
+        if question.count("\n") == 1:  # else a page of arithmetic
             assert weight == 0
             assert split_of(question.rstrip("\n")) == "pretrain"
 
@@ -102,11 +102,32 @@ def test_a_generated_draft_is_marked_only_where_its_correction_is_written_like_i
     assert seen[True] > 50 and seen[False] > 50
 
 
+def test_on_an_edited_page_the_marked_lines_are_false_and_only_they_change():
+    rng, seen = random.Random(0), Counter()
+    for _ in range(200):
+        (before, read), (after, learned) = pretrain.edited_page(rng)
+        assert (read, learned) == (0, 1)
+        *lines, heading = before.splitlines()
+        text, marked = _unmarked("\n".join(lines))
+        old, new = text.split("\n"), after.splitlines()
+        expected = []
+        for i, line in enumerate(old):
+            a, op, b, c = re.search(r"(\d+) (.) (\d+) = (\d+)", line).groups()
+            true = OPERATORS[op](int(a), int(b))
+            seen[i in marked, int(c) == true] += 1
+            if i not in marked:
+                expected.append(line)
+            elif heading != pretrain.STRUCK:
+                expected.append(line.replace(f"= {c}", f"= {true}"))
+        assert new == expected
+    assert seen[True, True] == 0 and min(seen[True, False], seen[False, True], seen[False, False]) > 100
+
+
 def test_beside_own_answers_all_is_in_the_tasks_own_style(own):
     rng = random.Random(0)
     for _ in range(400):
         pieces = pretrain.document(rng, own)
-        if len(pieces) == 1:
+        if pieces[0][0].count("\n") > 1:
             continue  # a page of arithmetic
         for line in split_steps("".join(text for text, weight in pieces[1:] if weight <= pretrain.CHANGE_WEIGHT)):
             words = _unmarked(line)[0]
