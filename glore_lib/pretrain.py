@@ -80,6 +80,7 @@ CORRECTIONS = (
 # What a reader puts before the line that is wrong, where a correction says which. Read, never written.
 MARKS = ("?", "no", "not", "false", "check this", "- -")
 MARKED = 0.7  # the share of corrections that say it
+EDITS = ("fixed :", "fixed draft :", "again , fixed :")
 STRUCK = "all that is good :"
 
 Pieces = list[tuple[str, float]]
@@ -160,20 +161,37 @@ def edited_page(rng: random.Random) -> Pieces:
     """A page of unrelated equations, some of them false, some of those marked, and the page again with only the marked
     ones put right, or left out. What is false without a mark stays, so that nothing but the mark tells what to do: a
     mark that only helps to find an error is not read at all."""
-    named, left_out = rng.random() < 0.6, rng.random() < 0.5
-    before, after = [], []
+    named = rng.random() < 0.6
+    shown, true = [], []
     for _ in range(rng.randint(4, 8)):
         a, op, b, c = rng.choice(FACTS[rng.choices("+-*/", (4, 4, 2, 1))[0]])
-        marked = rng.random() < 0.35
-        false = marked or rng.random() < 0.5
-        form = f"{rng.choice(task.HOLDERS)} has {{e}} {rng.choice(task.ITEMS)}\n" if named else "{e}\n"
-        shown = form.format(e=f"{a} {op} {b} = {_other_number(rng, c) if false else c}")
-        before.append(f"{rng.choice(MARKS)} {shown}" if marked else shown)
-        if not marked:
-            after.append(shown)
-        elif not left_out:
-            after.append(form.format(e=f"{a} {op} {b} = {c}"))
-    heading = STRUCK if left_out else rng.choice(CORRECTIONS)
+        form = f"{rng.choice(task.HOLDERS)} has {{}} {rng.choice(task.ITEMS)}\n" if named else "{}\n"
+        true.append(form.format(f"{a} {op} {b} = {c}"))
+        shown.append(form.format(f"{a} {op} {b} = {_other_number(rng, c)}") if rng.random() < 0.65 else true[-1])
+    return _edited(rng, shown, true, left_out=rng.random() < 0.5)
+
+
+def edited_steps(rng: random.Random, problem: task.Problem) -> Pieces:
+    """The same with the steps of a solution, each spoiled by itself."""
+    shown, true = [], []
+    for e in problem.steps():
+        other = rng.choice(problem.steps())
+        wrong = rng.choice(
+            (replace(e, op=task.INVERSE[e.op]), replace(e, op=other.op, b=other.b), replace(e, a=other.a))
+        )
+        c = task.OPERATORS[wrong.op](wrong.a, wrong.b)
+        true.append(f"{e}\n")
+        spoiled = rng.random() < 0.65 and c is not None and 1 <= c <= task.MAX_VALUE
+        shown.append(f"{replace(wrong, c=c)}\n" if spoiled else true[-1])
+    return [(problem.question + "\n", 0.0), *_edited(rng, shown, true, left_out=False)]
+
+
+def _edited(rng: random.Random, shown: list[str], true: list[str], left_out: bool) -> Pieces:
+    """The lines ``shown``, half of those that are not ``true`` marked, and after a heading the lines again."""
+    marked = [a != b and rng.random() < 0.5 for a, b in zip(shown, true, strict=True)]
+    before = [f"{rng.choice(MARKS)} {line}" if m else line for line, m in zip(shown, marked, strict=True)]
+    after = [b if m else a for a, b, m in zip(shown, true, marked, strict=True) if not (m and left_out)]
+    heading = STRUCK if left_out else rng.choice(EDITS)
     return [("".join(before) + heading + "\n", 0.0), ("".join(after), 1.0)]
 
 
@@ -254,16 +272,18 @@ def document(rng: random.Random, own: Answers | None = None) -> Pieces:
     """One document as (text, its tokens' weight in the loss) pieces: questions and wrong answers are read, with weight
     0, never imitated. With ``own`` answers, most of those that are judged or corrected are such, and all else is in the
     task's own style, as they are: the student's first habit."""
-    mixture = (0.03, 0.15, 0.2, 0.3, 0.32) if own else (0.03, 0.05, 0.27, 0.53, 0.12)
+    mixture = (0.03, 0.2, 0.17, 0.28, 0.32) if own else (0.03, 0.07, 0.25, 0.53, 0.12)
     kind = rng.choices(("drill", "page", "solved", "graded", "edited"), mixture)[0]
     if kind == "drill":
         return [(drill(rng), 1.0)]
-    if kind == "page":
+    if kind == "page" and rng.random() < 0.4:
         return edited_page(rng)
-    if own and kind != "solved" and rng.random() < 0.75:
+    if own and kind in ("graded", "edited") and rng.random() < 0.75:
         return _own_document(rng, kind, own)
     weights, plain = (4, 3, 3) if kind == "graded" else (1, 3, 5), bool(own)
     problem = task.generate(rng, rng.choices(DIFFICULTIES, weights)[0], "pretrain")
+    if kind == "page":
+        return edited_steps(rng, problem)
     pieces = [(problem.question + "\n", 0.0)]
     if kind == "solved":
         return [*pieces, (write_solution(rng, problem, False, plain), 1.0)]

@@ -102,16 +102,15 @@ def test_a_generated_draft_is_marked_only_where_its_correction_is_written_like_i
     assert seen[True] > 50 and seen[False] > 50
 
 
-def test_on_an_edited_page_the_marked_lines_are_false_and_only_they_change():
+def test_on_an_edited_page_only_what_is_marked_changes_and_what_is_marked_is_false():
     rng, seen = random.Random(0), Counter()
     for _ in range(200):
         (before, read), (after, learned) = pretrain.edited_page(rng)
         assert (read, learned) == (0, 1)
         *lines, heading = before.splitlines()
         text, marked = _unmarked("\n".join(lines))
-        old, new = text.split("\n"), after.splitlines()
         expected = []
-        for i, line in enumerate(old):
+        for i, line in enumerate(text.split("\n")):
             a, op, b, c = re.search(r"(\d+) (.) (\d+) = (\d+)", line).groups()
             true = OPERATORS[op](int(a), int(b))
             seen[i in marked, int(c) == true] += 1
@@ -119,8 +118,24 @@ def test_on_an_edited_page_the_marked_lines_are_false_and_only_they_change():
                 expected.append(line)
             elif heading != pretrain.STRUCK:
                 expected.append(line.replace(f"= {c}", f"= {true}"))
-        assert new == expected
-    assert seen[True, True] == 0 and min(seen[True, False], seen[False, True], seen[False, False]) > 100
+        assert after.splitlines() == expected
+    assert seen[True, True] == 0
+    assert min(seen[True, False], seen[False, True], seen[False, False]) > 100
+
+
+def test_of_edited_steps_only_what_is_marked_changes_and_what_is_marked_is_wrong():
+    rng, seen = random.Random(0), Counter()
+    for _ in range(200):
+        problem = generate(rng, pretrain.DIFFICULTIES[2], "pretrain")
+        (question, _), (before, _), (after, learned) = pretrain.edited_steps(rng, problem)
+        assert (question, learned) == (problem.question + "\n", 1)
+        text, marked = _unmarked("\n".join(before.splitlines()[:-1]))
+        true = [str(e) for e in problem.steps()]
+        for i, (old, new) in enumerate(zip(text.split("\n"), after.splitlines(), strict=True)):
+            assert new == (true[i] if i in marked else old)
+            seen[i in marked, old == true[i]] += 1
+    assert seen[True, True] == 0
+    assert min(seen[True, False], seen[False, True], seen[False, False]) > 100
 
 
 def test_beside_own_answers_all_is_in_the_tasks_own_style(own):
@@ -131,7 +146,7 @@ def test_beside_own_answers_all_is_in_the_tasks_own_style(own):
             continue  # a page of arithmetic
         for line in split_steps("".join(text for text, weight in pieces[1:] if weight <= pretrain.CHANGE_WEIGHT)):
             words = _unmarked(line)[0]
-            loose = (*pretrain.CORRECTIONS, "1 pens", ANSWER_MARK)
+            loose = (*pretrain.CORRECTIONS, *pretrain.EDITS, "1 pens", ANSWER_MARK)
             assert parse_step(words) or any(form in words for form in loose), line
 
 
