@@ -79,7 +79,7 @@ CORRECTIONS = (
 )
 # What a reader puts before the line that is wrong, where a correction says which. Read, never written.
 MARKS = ("?", "no", "not", "false", "check this", "- -")
-MARKED = 0.7  # the share of corrections that say it
+MARKED = 0.8  # the share of corrections that say it
 EDITS = ("fixed :", "fixed draft :", "again , fixed :")
 STRUCK = "all that is good :"
 
@@ -272,7 +272,7 @@ def document(rng: random.Random, own: Answers | None = None) -> Pieces:
     """One document as (text, its tokens' weight in the loss) pieces: questions and wrong answers are read, with weight
     0, never imitated. With ``own`` answers, most of those that are judged or corrected are such, and all else is in the
     task's own style, as they are: the student's first habit."""
-    mixture = (0.03, 0.2, 0.17, 0.28, 0.32) if own else (0.03, 0.07, 0.25, 0.53, 0.12)
+    mixture = (0.03, 0.12, 0.15, 0.25, 0.45) if own else (0.03, 0.07, 0.25, 0.53, 0.12)
     kind = rng.choices(("drill", "page", "solved", "graded", "edited"), mixture)[0]
     if kind == "drill":
         return [(drill(rng), 1.0)]
