@@ -6,7 +6,6 @@ import runpy
 import pandas as pd
 import pytest
 
-from glore_lib.params import ParamsError
 from glore_lib.pipeline import ROOT
 
 bench = runpy.run_path(str(ROOT / "benchmarks" / "gpu_smoke.py"))
@@ -34,6 +33,12 @@ def test_a_row_counts_what_the_records_hold(data_dir, wide_base, tmp_path, path,
     assert pd.DataFrame([row]).to_markdown(index=False).count("\n") == 2
 
 
-def test_more_questions_than_there_are_is_told_in_one_line(data_dir, tmp_path):
-    with pytest.raises(ParamsError, match=r"^task\.test_questions = 301: must be at most 300"):
-        bench["smoke"]("bf16", "svamp", bench["sizes"](301, 8), tmp_path)
+def test_the_table_has_a_row_for_every_path_and_task(monkeypatch, capsys):
+    def smoke(path, task, overrides, artifacts):
+        return {"path": path, "task": task, "tokens/s": 12345.6, "test questions": overrides["task.test_questions"]}
+
+    monkeypatch.setitem(bench["main"].__globals__, "smoke", smoke)
+    bench["main"](3, 8)
+    lines = capsys.readouterr().out.splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")][2:]
+    assert rows == [[path, task, "12,346", "3"] for path in ("bf16", "qlora") for task in ("gsm8k", "svamp")]
