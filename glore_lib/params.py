@@ -113,6 +113,17 @@ class Sampling(Section):
     ray: Annotated[RayParams | None, Field(exclude=True)] = None
     vllm: VLLM = VLLM()
 
+    @model_validator(mode="after")
+    def _check(self) -> "Sampling":
+        needed = self.vllm.tensor_parallel_size
+        # A worker without GPUs has vLLM's CPU build.
+        if self.backend == "vllm" and self.ray and self.ray.gpus_per_worker not in (0, needed):
+            raise ValueError(
+                f"sampling.ray.gpus_per_worker = {self.ray.gpus_per_worker}: must be "
+                f"sampling.vllm.tensor_parallel_size ({needed}), the GPUs that each worker's engine uses"
+            )
+        return self
+
 
 class Training(Section):
     """One fine-tuning: passes over its data, at most ``max_steps`` optimiser steps, cosine decay to 0."""

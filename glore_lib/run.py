@@ -15,12 +15,12 @@ import torch
 import transformers
 
 from glore_lib import models
-from glore_lib.params import Params, check_installed, digest, load_params
+from glore_lib.params import Params, digest, load_params
 from glore_lib.sampling import Sampler
 from glore_lib.sampling.transformers import TransformersSampler
 from glore_lib.sampling.vllm import VLLMSampler
 from glore_lib.store import Artifact, Store, checksum, code_digest
-from glore_lib.tasks import Question, Task, load_task
+from glore_lib.tasks import Question, Task, checked_task
 
 
 @dataclass
@@ -149,9 +149,7 @@ def open_run(params_file: str, overrides: dict[str, Any], artifacts: str) -> Run
     Raises :class:`glore_lib.params.ParamsError` before any work where the parameters or the data can't be used.
     """
     params = load_params(params_file, overrides)
-    task = load_task(params.task)
-    task.check_data(params.task.counts)
-    check_installed(params)
+    task = checked_task(params)
     _quiet()
     torch.set_num_threads(_cores())
     return Run(params, Store(Path(artifacts)), task)

@@ -132,7 +132,7 @@ def _roll_out(
         for q, text in open_ended
     }  # fmt: skip
     sampler, tokens = run.sampler(student.model), 0
-    for first, count in _waves(p.rollouts_per_step, p.early_stop):
+    for first, count in waves(p.rollouts_per_step, p.early_stop):
         due = [key for key in open_ended if not (p.early_stop and any(r.verifies for r in found[key]))]
         requests = [
             Request(tuple(encoded[key].ids), count, run.seed(purpose, *key), first, encoded[key].prompt_length)
@@ -145,8 +145,12 @@ def _roll_out(
     return found, tokens
 
 
-def _waves(k: int, early_stop: bool) -> list[tuple[int, int]]:
-    """(first rollout, how many) a wave: doubling, so that few are wasted and batches stay large; else all at once."""
+def waves(k: int, early_stop: bool) -> list[tuple[int, int]]:
+    """(first rollout, how many) of each wave in which the ``k`` rollouts of a prefix are asked for.
+
+    With ``early_stop`` 1, 1, 2, 4, ...: a settled prefix is in no further wave, so that few rollouts are wasted, and
+    batches stay large. Without it all are asked for at once.
+    """
     if not early_stop:
         return [(0, k)]
     starts = [0, *(2**j for j in range(k.bit_length()) if 2**j < k)]

@@ -313,3 +313,13 @@ def test_vllm_does_not_put_adapters_over_weights_that_they_were_not_trained_on()
     message = refusal(overrides={"sampling.backend": "vllm", "finetuning.method": "qlora"})
     assert message.startswith("sampling.backend = 'vllm': ")
     assert message.endswith("must be transformers, or the method lora")
+
+
+def test_a_workers_gpus_are_those_of_its_engine():
+    vllm = {"sampling.backend": "vllm", "sampling.vllm.tensor_parallel_size": 2, "sampling.ray.workers": 4}
+    assert refusal(overrides=vllm | {"sampling.ray.gpus_per_worker": 1}) == (
+        "sampling.ray.gpus_per_worker = 1: must be sampling.vllm.tensor_parallel_size (2), the GPUs that each worker's "
+        "engine uses"
+    )
+    for gpus in (0, 2):  # 0: the CPU build
+        assert load_params(TINY, vllm | {"sampling.ray.gpus_per_worker": gpus}).sampling.ray.gpus_per_worker == gpus

@@ -9,13 +9,16 @@ from pathlib import Path
 
 import psutil
 import pytest
+import ray
 import torch
 from peft import PeftModel
+from tqdm import tqdm
 
 from glore_lib.models import MINI_BASE, adapt, encode, load_model, load_tokenizer, save_model
 from glore_lib.params import Finetuning, ParamsError
 from glore_lib.run import Run
 from glore_lib.sampling import Completion, Request
+from glore_lib.sampling import vllm as backend
 from glore_lib.sampling.transformers import TransformersSampler
 from glore_lib.sampling.vllm import join_adapters
 from glore_lib.store import Artifact
@@ -171,16 +174,32 @@ def test_samples_of_the_backends_are_artifacts_of_their_own(run):
 
 @engine
 @slow
-def test_an_engine_that_dies_is_told_and_the_next_call_starts_another(run):
+@pytest.mark.parametrize("when", ["between two calls", "at work"])
+@pytest.mark.parametrize("name", ["EngineCore", "Worker"])
+def test_an_engine_that_is_killed_is_told_and_the_next_call_starts_another(run, monkeypatch, name, when):
     expected = sample(run, GREEDY, 0.0)
-    sampler = run.sampler(None)
-    (worker,) = [process for process in engines() if "Worker" in process.name()]
-    worker.kill()
+    sampler, processes = run.sampler(None), engines()
+    (victim,) = [process for process in processes if name in process.name()]
+
+    class Bar(tqdm):
+        def update(self, n=1):  # the first sample has ended
+            if victim.is_running():
+                victim.kill()
+            return super().update(n)
+
+    if when == "at work":
+        monkeypatch.setattr(backend, "tqdm", Bar)
+    else:
+        victim.kill()
     with pytest.raises(ParamsError) as error:
-        sampler.sample(GREEDY, 0.0, 60, "test")
-    message = r"sampling\.backend = 'vllm': vLLM died \(.*\); run again, or set it to transformers"
+        sampler.sample([Request(prompt, 100, seed=0) for prompt in PROMPTS], 1.0, 60, "test")
+    message = (
+        r"sampling\.backend = 'vllm': vLLM died \(one of its processes was killed, as the system does where the "
+        r"machine's memory runs out\); free some of the machine's memory and run again, or set it to transformers"
+    )
     assert re.fullmatch(message, str(error.value))  # what the engine wrote is a note beside it
-    assert engines() == []
+    assert not psutil.wait_procs(processes, timeout=60)[1]
+    monkeypatch.setattr(backend, "tqdm", tqdm)
     assert sampler.sample(GREEDY, 0.0, 60, "test") == expected
 
 
@@ -240,6 +259,27 @@ def test_a_model_that_vllm_does_not_know_is_told_in_one_line(tmp_path):
     )
     with pytest.raises(ParamsError, match=message):
         sample(run, GREEDY)
+
+
+@engine
+@slow
+def test_engines_in_ray_workers_give_the_same_and_end_with_them(run, tmp_path, monkeypatch):
+    requests = [Request(prompt, 2, seed=i) for i, prompt in enumerate(PROMPTS)]
+    expected = [sample(run, requests, temperature) for temperature in (0.0, 1.0)]
+    run.free()
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # Ray's 15 starves workers where the machine does something else
+    on_ray = open_vllm(tmp_path, sampling__ray__workers=2)
+    try:
+        for answers, temperature in zip(expected, (0.0, 1.0), strict=True):
+            sampler = on_ray.sampler(None)  # a new one, whose workers take the place of the last one's
+            assert sampler.sample(requests, temperature, 60, "test") == answers
+            processes = engines()
+            assert len(processes) == 4  # in two workers
+        del sampler  # as when a stage has its samples
+        assert not psutil.wait_procs(processes, timeout=60)[1]
+    finally:
+        ray.shutdown()
 
 
 def test_adapters_over_each_other_are_joined_into_one(adapters, tmp_path):

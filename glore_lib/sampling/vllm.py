@@ -17,8 +17,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import count, islice
+from multiprocessing import connection
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Thread
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
@@ -38,8 +40,10 @@ if TYPE_CHECKING:  # importing it takes seconds, and most machines don't have it
     from vllm.lora.request import LoRARequest
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # an adapter's files, as peft names them
-# An error as a process of the engine tells it, alone or in its log.
-_ERROR = re.compile(r"^(?:\([^)]*\) ERROR [^\]]*\] )?[\w.]*(?:Error|Exception): (.+)", re.MULTILINE)
+# An error as a process of the engine tells it, alone or in its log. One whose worker is gone tells "cancelled".
+_ERROR = re.compile(r"^(?:\([^)]*\) ERROR [^\]]*\] )?[\w.]*(?:Error|Exception): (?!cancelled$)(.+)", re.MULTILINE)
+# What ended it where no process has told an error.
+_KILLED = "one of its processes was killed, as the system does where the machine's memory runs out"
 
 
 @dataclass
@@ -81,11 +85,12 @@ class VLLMSampler:
         if not self._engine:
             self._start()
         from vllm.v1.engine.exceptions import EngineDeadError
+        from zmq import ZMQError  # a request was on its way to an engine that died
 
         self._check(max((len(r.prompt) for r in requests), default=0), max_new_tokens)
         samples = [[_Row(r, j) for j in range(r.first, r.first + r.n)] for r in requests]
         waiting = (row for rows in samples for row in rows)
-        watched = self._watched(EngineDeadError)
+        watched = self._watched(EngineDeadError, ZMQError)
         with watched, tqdm(total=sum(r.n for r in requests), desc=progress, unit="sample", leave=False) as bar:
             for _ in self._grow(waiting, temperature, max_new_tokens):
                 bar.update()
@@ -117,8 +122,25 @@ class VLLMSampler:
                 skip_tokenizer_init=True, generation_config="vllm", disable_log_stats=True,
                 **(self._adapt(adapters, folder) if adapters else {}),
             )  # fmt: skip
-            self._engine = LLMEngine.from_engine_args(arguments, UsageContext.LLM_CLASS)
+            self._engine = LLMEngine.from_engine_args(arguments, UsageContext.LLM_CLASS, enable_multiprocessing=True)
         self._resources.callback(self._engine.engine_core.shutdown, timeout=60)
+        self._end_with_the_engine()
+
+    def _end_with_the_engine(self) -> None:
+        """Has :meth:`sample` raise where an engine's process is killed. vLLM sees that too, and closes what the
+        engine's outputs come from, but its ``step`` goes on waiting for the next one."""
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        client = self._engine.engine_core
+        outputs = client.outputs_queue
+        # The processes are kept, for a sentinel is closed with its process.
+        ends = {process.sentinel: process for process in client.resources.engine_manager.processes}
+
+        def tell() -> None:
+            connection.wait(list(ends))
+            outputs.put(EngineDeadError())
+
+        Thread(target=tell, daemon=True).start()
 
     def _adapt(self, adapters: list[str], folder: Path) -> dict[str, Any]:
         """Has requests ask for the adapters; returns what the engine has to be told for it."""
@@ -136,7 +158,7 @@ class VLLMSampler:
         return {"enable_lora": True, "max_lora_rank": next(r for r in known if r >= rank)}
 
     @contextmanager
-    def _watched(self, errors: type[Exception]) -> Iterator[None]:
+    def _watched(self, *errors: type[Exception]) -> Iterator[None]:
         """Tells such errors in one line. After an error or an interruption there is no engine any more."""
         try:
             yield
@@ -152,9 +174,17 @@ class VLLMSampler:
         """The first error that a process of the engine has told is the cause of the others, this process's as well."""
         log = self._log.read_text(errors="replace")
         found = _ERROR.search(log)
-        cause = error.errors()[0]["msg"] if isinstance(error, ValidationError) else found[1] if found else str(error)
+        if isinstance(error, ValidationError):
+            cause = error.errors()[0]["msg"]
+        elif found:
+            cause = found[1]
+        else:
+            cause = _KILLED if self._engine else str(error)
         vllm = self.params.vllm
-        if re.search("memory|cache blocks", cause, re.IGNORECASE):
+        if cause == _KILLED:
+            setting = "sampling.backend = 'vllm'"
+            remedy = "free some of the machine's memory and run again, or set it to transformers"
+        elif re.search("memory|cache blocks", cause, re.IGNORECASE):
             setting = f"sampling.vllm.memory_fraction = {vllm.memory_fraction}"
             remedy = (
                 "lower it or sampling.rows where something else holds memory, raise it or tensor_parallel_size where "

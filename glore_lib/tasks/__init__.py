@@ -65,3 +65,12 @@ def load_task(task: params.Task) -> Task:
     from glore_lib.tasks.svamp import SVAMP
 
     return SVAMP(task.svamp_split)
+
+
+def checked_task(p: params.Params) -> Task:
+    """The task of a run that can begin. Raises ParamsError where its data can't be read or are fewer than it asks for,
+    or where a base model or a package that it needs is not on this machine."""
+    task = load_task(p.task)
+    task.check_data(p.task.counts)
+    params.check_installed(p)
+    return task
