@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from glore_lib import training
 from glore_lib.models import RewardModel, adapt, load_model, save_model
 from glore_lib.params import Finetuning, ParamsError, Training
-from glore_lib.run import Run, _quiet
+from glore_lib.run import Run, quiet
 from glore_lib.store import Artifact
 
 Examples = list[dict[str, list[int]]]
@@ -70,13 +71,16 @@ def fit(
     return _launch(job, run.tokenizer, examples, folder)
 
 
-def _fit(job: Job, tokenizer: PreTrainedTokenizerBase, examples: Examples, folder: Path) -> dict[str, Any]:
+def _fit(
+    job: Job, tokenizer: PreTrainedTokenizerBase, examples: Examples, folder: Path, saves: bool = True
+) -> dict[str, Any]:
+    """Of several processes, all call it at once and one saves."""
     model = job.build()
     info = training.train(
         model, examples, job.finetuning, job.training, tokenizer.pad_token_id, job.seed, folder
     )  # fmt: skip
     model = whole(model, job)
-    if distributed.is_initialized() and distributed.get_rank():
+    if not saves:
         return info
     if isinstance(model, RewardModel):
         model.save(tokenizer, job.start, folder)
@@ -116,9 +120,16 @@ def _launch(job: Job, tokenizer: PreTrainedTokenizerBase, examples: Examples, fo
         sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={job.finetuning.processes}",
         f"--log-dir={talk / 'logs'}", "--redirects=3", "--module", "glore_lib.fitting", str(folder),
     ]  # fmt: skip
-    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True)
-    if done.returncode:
-        raise _failure(job.finetuning.processes, talk / "logs", done.stderr)
+    said = talk / "launcher.txt"
+    with (
+        said.open("w") as output,
+        subprocess.Popen(
+            command, env=os.environ | {"PYTHONPATH": path}, stdin=subprocess.PIPE, stdout=output, stderr=output
+        ) as launcher,
+    ):
+        launcher.wait()
+    if launcher.returncode:
+        raise _failure(job.finetuning.processes, talk / "logs", said.read_text())
     info = json.loads((talk / "info.json").read_text())
     shutil.rmtree(talk)
     return info
@@ -139,12 +150,19 @@ def _failure(processes: int, logs: Path, launcher: str) -> Exception:
     return RuntimeError(f"finetuning.processes = {processes}: one of them failed, and all were ended. It says:\n{last}")
 
 
+def _end_with_the_run() -> None:
+    """The run holds the other end of this process's input, and lets go of it when it is interrupted or killed."""
+    sys.stdin.read()
+    os._exit(1)
+
+
 @record
 def main() -> None:
     """What each process does."""
     folder = Path(sys.argv[1])
     talk = folder / "processes"
-    _quiet()
+    threading.Thread(target=_end_with_the_run, daemon=True).start()
+    quiet()
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     told = json.loads((talk / "job.json").read_text())
@@ -153,8 +171,9 @@ def main() -> None:
     )  # fmt: skip
     frame = pd.read_parquet(talk / "examples.parquet")
     examples = [{key: list(map(int, ids)) for key, ids in row.items()} for row in frame.to_dict("records")]
-    info = _fit(job, AutoTokenizer.from_pretrained(talk / "tokenizer"), examples, folder)
-    if int(os.environ["RANK"]) == 0:
+    first = os.environ["RANK"] == "0"
+    info = _fit(job, AutoTokenizer.from_pretrained(talk / "tokenizer"), examples, folder, saves=first)
+    if first:
         (talk / "info.json").write_text(json.dumps(info))
     if distributed.is_initialized():
         distributed.destroy_process_group()
