@@ -80,8 +80,9 @@ def load_tokenizer(source: str, chat_template: bool = False) -> PreTrainedTokeni
     return tokenizer
 
 
-def load_model(source: str, dtype: str) -> PreTrainedModel:
-    """A causal language model from a folder or the hub; adapters are merged into the model they were trained on.
+def load_model(source: str, dtype: str, place: torch.device | None = None) -> PreTrainedModel:
+    """A causal language model from a folder or the hub, on ``place`` (None: the GPU where there is one). Adapters are
+    merged into the model they were trained on.
 
     An adapter that QLoRA trained is merged into the rounded weights that it was trained over, in ``dtype`` again:
     merged into the original ones it would be another model than the one that was trained, and sampling from four bits
@@ -89,13 +90,13 @@ def load_model(source: str, dtype: str) -> PreTrainedModel:
     """
     note = _note(source)
     if note:
-        base = load_model(note["start"], dtype)
+        base = load_model(note["start"], dtype, place)
         if "double_quantisation" in note:
             _round(base, note["double_quantisation"])
         return PeftModel.from_pretrained(base, source).merge_and_unload()
     model = _from_pretrained(AutoModelForCausalLM, source, dtype=getattr(torch, dtype))
     with memory_for("base_model.dtype", dtype, "set it to bfloat16, or base_model.source to a smaller model"):
-        return model.to(device())
+        return model.to(place or device())
 
 
 def base_and_adapters(source: str) -> tuple[str, list[str]]:
@@ -236,6 +237,10 @@ def save_model(
         (folder / START_FILE).write_text(json.dumps({"start": relative} | note))
 
 
+class ScalarHead(nn.Linear):
+    """A class of its own, so that FSDP can be told to divide it alone: it is float32 whatever the model is."""
+
+
 class RewardModel(nn.Module):
     """p(correct | question, prefix) after each step: a language model with a scalar head on its last hidden states.
 
@@ -251,7 +256,7 @@ class RewardModel(nn.Module):
         language_model = model.get_base_model() if isinstance(model, PeftModel) else model
         self.backbone = [language_model.base_model]  # in a list: not a second registration of the same weights
         self.lm_head = [language_model.get_output_embeddings()]
-        self.head = nn.Linear(language_model.config.hidden_size, 1, dtype=torch.float32, device=language_model.device)
+        self.head = ScalarHead(language_model.config.hidden_size, 1, dtype=torch.float32, device=language_model.device)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
@@ -267,10 +272,16 @@ class RewardModel(nn.Module):
         if labels is None:
             return {"logits": logits}
         known = labels != -100
-        loss = nn.functional.binary_cross_entropy_with_logits(logits[known], labels[known].float())
+        # Where processes share a batch, one may get no label; the mean of none is no number, and their sum is 0.
+        reduction = "mean" if known.any() else "sum"
+        loss = nn.functional.binary_cross_entropy_with_logits(
+            logits[known], labels[known].float(), reduction=reduction
+        )  # fmt: skip
         if self.language_model_loss:
             predicted = self.lm_head[0](hidden[:, :-1])
-            lm_loss = nn.functional.cross_entropy(predicted.flatten(0, 1).float(), lm_labels[:, 1:].flatten())
+            lm_loss = nn.functional.cross_entropy(
+                predicted.flatten(0, 1).float(), lm_labels[:, 1:].flatten(), reduction=reduction
+            )
             loss = loss + self.language_model_loss * lm_loss
         if num_items_in_batch is not None:
             loss = loss * known.sum() / num_items_in_batch

@@ -77,6 +77,10 @@ class Finetuning(Section):
     batch_size: Count  # sequences per optimiser step
     micro_batch_size: Count  # sequences per forward pass; the rest is gradient accumulation
     max_length: Count  # tokens; a longer training sequence is left out and counted
+    # Processes of this machine, one a GPU, that share each batch; 1 is the run's own. ddp gives each the whole model,
+    # fsdp a part of it. What is learned is the same up to rounding, so that, as of sampling.ray, no hash knows of them.
+    processes: Annotated[int, Field(gt=0, exclude=True)] = 1
+    parallel: Annotated[Literal["ddp", "fsdp"], Field(exclude=True)] = "ddp"
 
     @model_validator(mode="after")
     def _check(self) -> "Finetuning":
@@ -84,6 +88,22 @@ class Finetuning(Section):
             raise ValueError(
                 f"finetuning.micro_batch_size = {self.micro_batch_size}: must divide batch_size ({self.batch_size})"
             )
+        if self.batch_size % (self.processes * self.micro_batch_size):
+            raise ValueError(
+                f"finetuning.processes = {self.processes}: must divide batch_size ({self.batch_size}) together with "
+                f"micro_batch_size ({self.micro_batch_size}), the sequences that each process takes at a time"
+            )
+        if self.parallel == "fsdp":
+            if self.processes == 1:
+                raise ValueError(
+                    "finetuning.parallel = 'fsdp': divides the model between processes, so finetuning.processes must "
+                    "be greater than 1"
+                )
+            if self.method == "qlora" or self.optimiser != "adamw_torch_fused":
+                raise ValueError(
+                    "finetuning.parallel = 'fsdp': what bitsandbytes makes cannot be divided between processes; must "
+                    "be ddp, or method lora or full, and optimiser adamw_torch_fused"
+                )
         return self
 
 
@@ -266,6 +286,14 @@ def check_installed(params: Params) -> None:
         if value.startswith(("qlora", "paged")) and not find_spec("bitsandbytes"):
             raise ParamsError(
                 f"finetuning.{name} = {value!r}: needs the package bitsandbytes; pip install bitsandbytes==0.50.2"
+            )
+    if finetuning.processes > 1:
+        import torch  # takes seconds, so only where it has to be asked
+
+        if torch.cuda.is_available() and finetuning.processes > torch.cuda.device_count():
+            raise ParamsError(
+                f"finetuning.processes = {finetuning.processes}: each takes a GPU, and this machine shows "
+                f"{torch.cuda.device_count()}; lower it"
             )
     if params.sampling.ray and not find_spec("ray"):
         raise ParamsError(

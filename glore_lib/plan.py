@@ -272,6 +272,12 @@ def plan(p: Params, accuracy: float = 0.6, hardware: str = "cpu") -> Plan:
         "memory": "weights, gradients, Adam's states, activations, keys and values",
         "hours": f"{hardware}: {HARDWARE[hardware].source}",
     }
+    if p.finetuning.processes > 1:
+        made.sources["hours"] += (
+            f"; training by {p.finetuning.processes} processes, each on one of these, and nothing for what they tell "
+            "each other"
+        )
+        made.sources["memory"] += ", of one process"
     if too_large:
         made.sources["memory"] += f"; more than {hardware} has: {', '.join(too_large)}"
     return made
@@ -537,11 +543,12 @@ class _Planner:
         width = (10 * size.hidden + 2 * size.keys + 4 * size.feed_forward) * size.layers * self.bytes
         tokens = f.micro_batch_size * min(f.max_length, lengths.max())
         activations = tokens * (width + size.vocabulary * (self.bytes + 8))
-        passes = steps * f.batch_size // f.micro_batch_size
+        passes = steps * f.batch_size // (f.micro_batch_size * f.processes)
+        divided = f.processes if f.parallel == "fsdp" else 1
         # Forward 2 FLOP a parameter and token, backward 2 to pass gradients on and 2 for what is trained.
-        seconds = trained * (6 if full else 4) * size.parameters / self._flops("training")
+        seconds = trained * (6 if full else 4) * size.parameters / self._flops("training") / f.processes
         self._add(
-            f"training {name}", trained=trained, steps=steps, memory=weight_bytes + states + activations,
+            f"training {name}", trained=trained, steps=steps, memory=(weight_bytes + states) / divided + activations,
             disk=learned * (self.bytes if full else 4),
             seconds=seconds + 3 * passes * size.layers * self.hardware.layer_seconds,
         )  # fmt: skip

@@ -5,7 +5,8 @@ from pathlib import Path
 import pandas as pd
 
 from glore_lib import training
-from glore_lib.models import adapt, encode, save_model
+from glore_lib.fitting import fit
+from glore_lib.models import encode
 from glore_lib.reward_models import StepData
 from glore_lib.run import Run
 from glore_lib.sampling import Request
@@ -79,12 +80,7 @@ def train_refiner(run: Run, student: Student, data: StepData) -> Artifact:
             # A prefix that is forced at test time need not be learned.
             learn_from = pair.first_error if p.force_prefix else 1
             examples.append(training.solution_example(run.tokenizer, prompt, split_steps(pair.target), learn_from))
-        model = adapt(run.load(start), run.params.finetuning, run.seed("refiner"))
-        info = training.train(
-            model, examples, run.params.finetuning, p.training, run.tokenizer.pad_token_id, run.seed("refiner"), folder
-        )  # fmt: skip
-        save_model(model, run.tokenizer, run.path(start), folder)
-        return info
+        return fit(run, start, "refiner", examples, p.training, folder)
 
     params = {"refiner": p, "base": run.base_key, "finetuning": run.params.finetuning}
     return run.folder("refiner", make, params, [pairs, *([start] if start else [])])

@@ -9,7 +9,8 @@ import pandas as pd
 import torch
 
 from glore_lib import step_labels, training
-from glore_lib.models import RewardModel, adapt, encode, load_reward_model
+from glore_lib.fitting import fit
+from glore_lib.models import RewardModel, encode, load_reward_model
 from glore_lib.params import Training
 from glore_lib.run import Run
 from glore_lib.solutions import split_steps
@@ -96,11 +97,7 @@ def train_reward_model(run: Run, kind: str, student: Student, data: StepData, tr
             strict=True)))
             for (question_id, sample_id), rows in labelled.read().groupby(["question_id", "sample_id"], sort=False)
         ]  # fmt: skip
-        model = RewardModel(adapt(run.load(start), run.params.finetuning, run.seed(name)), p.language_model_loss)
-        info = training.train(
-            model, examples, run.params.finetuning, training_params, run.tokenizer.pad_token_id, run.seed(name), folder
-        )  # fmt: skip
-        model.save(run.tokenizer, run.path(start), folder)
+        info = fit(run, start, name, examples, training_params, folder, p.language_model_loss)
         return info | {"positive_labels": float(labelled.read()["label"].mean())}
 
     params = {

@@ -150,7 +150,7 @@ def open_run(params_file: str, overrides: dict[str, Any], artifacts: str) -> Run
     """
     params = load_params(params_file, overrides)
     task = checked_task(params)
-    _quiet()
+    quiet()
     torch.set_num_threads(_cores())
     return Run(params, Store(Path(artifacts)), task)
 
@@ -160,7 +160,7 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """Rendered notebooks are read by people: no progress bars of loaders, no notices of libraries."""
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()

@@ -7,7 +7,8 @@ from pathlib import Path
 import pandas as pd
 
 from glore_lib import training
-from glore_lib.models import adapt, encode, save_model
+from glore_lib.fitting import fit
+from glore_lib.models import encode
 from glore_lib.params import Training
 from glore_lib.run import Run
 from glore_lib.sampling import Request
@@ -79,16 +80,11 @@ def fine_tune(
     """The base model, fine-tuned on (question, solution) pairs."""
 
     def make(folder: Path) -> dict:
-        model = adapt(run.load(None), run.params.finetuning, run.seed(name))
         examples = [
             training.solution_example(run.tokenizer, run.task.prompt(q.question), split_steps(solution))
             for q, solution in pairs
         ]  # fmt: skip
-        info = training.train(
-            model, examples, run.params.finetuning, training_params, run.tokenizer.pad_token_id, run.seed(name), folder
-        )  # fmt: skip
-        save_model(model, run.tokenizer, run.base, folder)
-        return info
+        return fit(run, None, name, examples, training_params, folder)
 
     params = {
         "name": name,

@@ -1,15 +1,19 @@
 """transformers.Trainer glue shared by students, reward models and refiners."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast_object_list
 from torch import nn
+from torch.utils.data import Sampler
 from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from glore_lib import params
-from glore_lib.models import encode, memory_for
+from glore_lib.models import ScalarHead, encode, memory_for
 
 IGNORE = -100
 
@@ -45,6 +49,8 @@ def train(
     """Trains ``model`` in place and returns what it took: steps, sequences, tokens, the loss at each log.
 
     Sequences longer than ``max_length`` are left out and counted. Where none is left, the model stays as it was.
+    Where ``finetuning.processes`` > 1, all of these call it at once, with the same arguments; by FSDP each is left with
+    its part of the model (:func:`glore_lib.fitting.whole`).
     Raises ParamsError where the GPU's memory does not suffice.
     """
     kept = [e for e in examples if len(e["input_ids"]) <= finetuning.max_length]
@@ -52,19 +58,24 @@ def train(
         return {"steps": 0, "sequences": 0, "too_long": len(examples), "tokens_trained": 0, "losses": []}
     epoch_steps = -(-len(kept) // finetuning.batch_size)
     steps = min(training.max_steps, training.epochs * epoch_steps)
+    sharded = finetuning.parallel == "fsdp"
     arguments = TrainingArguments(
         output_dir=str(folder / "trainer"), max_steps=steps, learning_rate=training.learning_rate,
         per_device_train_batch_size=finetuning.micro_batch_size,
-        gradient_accumulation_steps=finetuning.batch_size // finetuning.micro_batch_size,
-        optim=finetuning.optimiser, bf16=finetuning.mixed_precision,
+        gradient_accumulation_steps=finetuning.batch_size // (finetuning.micro_batch_size * finetuning.processes),
+        optim=finetuning.optimiser, bf16=finetuning.mixed_precision and not sharded,
         lr_scheduler_type="cosine", warmup_steps=steps // 20, weight_decay=0.01, max_grad_norm=1.0,
         train_sampling_strategy="group_by_length", logging_steps=max(1, steps // 40), save_strategy="no",
         report_to="none",
         disable_tqdm=True, seed=seed, data_seed=seed, use_cpu=not torch.cuda.is_available(),
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(), label_names=["labels"],
+        fsdp=sharded, fsdp_config={"transformer_layer_cls_to_wrap": _divided(model)} if sharded else None,
     )  # fmt: skip
     trainer = QuietTrainer(model, arguments, train_dataset=kept, data_collator=lambda rows: collate(rows, pad))
+    if finetuning.processes > 1:
+        trainer.train_dataset = [*kept, {key: [IGNORE] for key in kept[0]} | {"input_ids": [pad]}]
+    trainer.autocasts = finetuning.mixed_precision and sharded
     remedy = "lower it or finetuning.max_length, or set finetuning.gradient_checkpointing: true or method: qlora"
     with memory_for("finetuning.micro_batch_size", finetuning.micro_batch_size, remedy):
         trainer.train()
@@ -76,8 +87,52 @@ def train(
     }  # fmt: skip
 
 
+def _divided(model: nn.Module) -> list[str]:
+    """The classes of the modules that FSDP gathers one at a time: the model's layers, a reward model's head."""
+    names = {name for module in model.modules() for name in getattr(module, "_no_split_modules", None) or ()}
+    classes = {type(module).__name__ for module in model.modules()}
+    return sorted(names & classes | {ScalarHead.__name__} & classes)
+
+
 class QuietTrainer(Trainer):
     """Keeps its losses to itself: they go into the artifact's record and from there into a plot."""
 
+    autocasts = False
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         self.state.log_history.append({**logs, "step": self.state.global_step})
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler:
+        if self.args.world_size == 1:
+            return super()._get_train_sampler(train_dataset)
+        lengths = [len(example["input_ids"]) for example in self.train_dataset[:-1]]
+        together = self.args.train_batch_size * self.args.world_size
+        return SharedOrder(together * self.args.gradient_accumulation_steps, lengths, together)
+
+    def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> AbstractContextManager:
+        # With FSDP, accelerate's own mixed precision would train a float32 copy of the weights: another model than one
+        # process trains. Without the cache, what FSDP gathers is let go after each layer.
+        if self.autocasts:
+            return torch.autocast(self.args.device.type, torch.bfloat16, cache_enabled=False)
+        return super().autocast_smart_context_manager(cache_enabled)
+
+
+class SharedOrder(LengthGroupedSampler):
+    """The order in which one process would take the examples, for several, which take the micro-batches in turn.
+
+    The first process draws it for all: what they drew alone would differ once dropout has used up random numbers. The
+    last examples of an epoch are filled up to ``together``, a micro-batch for each process, with one that nothing is
+    learned from, ``len(lengths)``: accelerate would fill up with other examples, and learn those twice.
+    """
+
+    def __init__(self, batch_size: int, lengths: list[int], together: int):
+        super().__init__(batch_size, lengths=lengths)
+        self.together = together
+
+    def __len__(self) -> int:
+        return -(-len(self.lengths) // self.together) * self.together
+
+    def __iter__(self) -> Iterator[int]:
+        drawn = list(super().__iter__())
+        (order,) = broadcast_object_list([drawn + [len(drawn)] * (len(self) - len(drawn))])
+        return iter(order)

@@ -260,6 +260,49 @@ def test_a_package_that_is_not_installed_is_told_in_one_line(key, value, package
         params.check_installed(asked_for)
 
 
+@pytest.mark.parametrize(
+    ("finetuning", "message"),
+    [
+        ({"processes": 0}, "finetuning.processes = 0: must be a whole number greater than 0"),
+        ({"parallel": "tp", "processes": 2}, 'finetuning.parallel = "tp": must be one of ddp, fsdp'),
+        ({"processes": 4, "batch_size": 8, "micro_batch_size": 4},
+         "finetuning.processes = 4: must divide batch_size (8) together with micro_batch_size (4), the sequences that "
+         "each process takes at a time"),
+        ({"parallel": "fsdp"},
+         "finetuning.parallel = 'fsdp': divides the model between processes, so finetuning.processes must be greater "
+         "than 1"),
+        *(
+            ({"parallel": "fsdp", "processes": 2, "batch_size": 8, "micro_batch_size": 4} | bitsandbytes,
+             "finetuning.parallel = 'fsdp': what bitsandbytes makes cannot be divided between processes; must be ddp, "
+             "or method lora or full, and optimiser adamw_torch_fused")
+            for bitsandbytes in ({"method": "qlora"}, {"optimiser": "paged_adamw_32bit"})
+        ),
+    ],
+)  # fmt: skip
+def test_processes_that_cannot_share_the_work_are_refused(finetuning, message):
+    assert refusal(overrides={f"finetuning.{key}": value for key, value in finetuning.items()}) == message
+
+
+def test_processes_enter_no_hash():
+    shared = {"finetuning.batch_size": 8, "finetuning.micro_batch_size": 4}
+    two = load_params(TINY, shared | {"finetuning.processes": 2, "finetuning.parallel": "fsdp"})
+    assert (two.finetuning.processes, two.finetuning.parallel) == (2, "fsdp")
+    assert two.digest() == load_params(TINY, shared).digest()
+
+
+def test_more_processes_than_gpus_are_refused_before_any_work(monkeypatch):
+    shared = {"finetuning.batch_size": 8, "finetuning.micro_batch_size": 2, "finetuning.processes": 4}
+    asked_for = load_params(TINY, shared)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    params.check_installed(asked_for)  # on a CPU, they share its cores
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    params.check_installed(load_params(TINY, shared | {"finetuning.processes": 2}))
+    with pytest.raises(ParamsError) as error:
+        params.check_installed(asked_for)
+    assert str(error.value) == "finetuning.processes = 4: each takes a GPU, and this machine shows 3; lower it"
+
+
 # Params files of the paper's runs: what they call the paper's is what its main text says.
 
 OF_THE_PAPER = {

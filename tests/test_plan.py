@@ -130,6 +130,20 @@ def test_memory_and_hours_follow_the_method_and_the_hardware():
     assert slower.stages[-1].seconds > full.stages[-1].seconds
 
 
+def test_processes_share_the_time_and_by_fsdp_the_memory_of_training():
+    four = {"finetuning.batch_size": 64, "finetuning.micro_batch_size": 16, "finetuning.processes": 4}
+    one = planned(four | {"finetuning.processes": 1}, hardware="h100-80gb")
+    ddp, fsdp = (planned(four | {"finetuning.parallel": name}, hardware="h100-80gb") for name in ("ddp", "fsdp"))
+    seconds, memory = zip(
+        *((w.seconds, w.memory) for w in (part(made, "training sft") for made in (one, ddp, fsdp))), strict=True
+    )
+    assert seconds[0] == pytest.approx(4 * seconds[1]) == pytest.approx(4 * seconds[2])
+    size = model_size("mini-base")[0].parameters
+    assert memory[0] == memory[1] == pytest.approx(memory[2] + 0.75 * 4 * 4 * size)
+    assert part(one, "greedy (test)").seconds == part(fsdp, "greedy (test)").seconds
+    assert "4 processes" in fsdp.sources["hours"] and "processes" not in one.sources["hours"]
+
+
 @pytest.mark.parametrize(
     ("settings", "options", "parts"),
     [
