@@ -4,9 +4,9 @@ A problem is a small graph of quantities ("tom's apples", "ann's apples"), each 
 others; the question asks for one of them, a total or a difference. Because the graph is known, so is the right label
 of every step of any solution (see :meth:`Problem.step_labels`), which no natural data set offers.
 
-Two difficulties stand for the paper's two benchmarks: ``hard`` (GSM8K's role: four or five steps) and ``easy``
-(SVAMP's role: at most three steps). In both, many relations are told from the side of the known quantity, and there
-are more sentences that do not matter than the base model was pre-trained on.
+Two difficulties stand for the paper's two benchmarks: ``hard`` (GSM8K's role: five steps) and ``easy``
+(SVAMP's role: three steps). In both, most relations are told from the side of the known quantity, and there are more
+sentences that do not matter than the base model was taught to solve.
 """
 
 import hashlib
@@ -72,8 +72,8 @@ class Difficulty:
 
 
 DIFFICULTIES = {
-    "hard": Difficulty(4, 5, inverse=0.7, join=0.3, boxes=0.3, distractors=5, shuffle=1.0, related=1),
-    "easy": Difficulty(3, 3, inverse=0.8, join=0.5, boxes=0.3, distractors=6, shuffle=1.0, related=1),
+    "hard": Difficulty(5, 5, inverse=0.7, join=0.3, boxes=0.3, distractors=5, shuffle=1.0, related=1),
+    "easy": Difficulty(3, 3, inverse=0.9, join=0.5, boxes=0.3, distractors=8, shuffle=1.0, related=2),
 }
 
 
