@@ -55,6 +55,7 @@ HATCHES = {"local+orm": "///", "local+sorm": "...", "oracle_bo3": "///", "oracle
 RERANKERS = ("orm", "balanced_orm", "sorm", "sorm_raw")
 RERANKER_ABLATIONS = ("sorm_consistent", "sorm_balanced")  # drawn where a run has them, not missed where it hasn't
 REFERENCES = ("majority", "greedy_sft")
+FEW_STEPS = 0.05  # of the most frequent step: means of so few say nothing, and their numbers crowd the axis
 REFINERS = ("global", "local+orm", "local+sorm")
 DRAFTS = {"accuracy_all_drafts": "All drafts\nrefined", "accuracy_incorrect_drafts": "Only incorrect\ndrafts refined"}
 CHOICES = ("greedy", "bo3", "reranked", "oracle_bo3", "oracle_reranked")
@@ -244,19 +245,21 @@ def scores_by_step_rows(step_scores: pd.DataFrame) -> pd.DataFrame:
 def scores_by_step(step_scores: pd.DataFrame) -> Figure:
     """What each reward model says of steps that are exactly right: the ORM's pessimism about early ones.
 
-    ``step_scores`` is as for :func:`scores_by_step_rows`.
+    ``step_scores`` is as for :func:`scores_by_step_rows`. Steps that few drafts reach are not drawn.
     """
     rows = scores_by_step_rows(step_scores)
     tasks = list(step_scores.task.unique())
     figure, panels = _panels(len(tasks), width=4.7, height=3.2, sharey=True)
     for axes, task in zip(panels, tasks, strict=True):
         drawn = rows[rows.task == task]
+        counts = drawn.groupby("step").n.max()
+        counts = counts[counts >= FEW_STEPS * counts.max()]
+        drawn = drawn[drawn.step.isin(counts.index)]
         ends = []
         for place, method in enumerate(STEP_SCORERS):
             curve = drawn[drawn.model == method]
             if len(curve):
                 ends.append(_curve(axes, curve.step.to_numpy() + 0.06 * (place - 1), curve, method))
-        counts = drawn.groupby("step").n.max()
         axes.set_xticks(counts.index, [f"{step}\n({n:,})" for step, n in counts.items()])
         axes.set_xlabel(_noting_missing("Step (number of exactly right ones)", STEP_SCORERS, drawn.model))
         axes.set_ylim(0, 1)

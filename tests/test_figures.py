@@ -313,6 +313,17 @@ def test_scores_by_step_takes_exactly_right_steps_alone():
     assert "No data: Balanced ORM; SORM" in axes.get_xlabel()
 
 
+def test_steps_that_few_drafts_reach_are_in_the_numbers_but_not_drawn():
+    steps = [1] * 100 + [2] * 5 + [3] * 4
+    frame = pd.DataFrame(
+        {"step": steps, "question_id": range(109), "task": "t", "model": "orm", "score": 0.5, "label": 1}
+    )
+    assert figures.scores_by_step_rows(frame).n.tolist() == [100, 5, 4]
+    (axes,) = figures.scores_by_step(frame).axes
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["1\n(100)", "2\n(5)"]
+    assert len(lines(axes)["orm"][1]) == 2
+
+
 def test_fixed_overlap_by_hand():
     rows = figures.fixed_overlap_rows(drafts())
     assert rows["count"].tolist() == [3, 2, 4, 11]
