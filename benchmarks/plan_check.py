@@ -11,14 +11,18 @@ from glore_lib.plan import plan
 
 
 def planned_and_actual(folder: Path) -> pd.DataFrame:
-    """Tokens and seconds of every run and stage; the accuracy that the plan is given is that of the greedy drafts."""
+    """Tokens and seconds of every run and stage; the accuracy that the plan is given is that of the greedy drafts.
+
+    Whether expert iteration helps can't be known before either; where greedy drafts are those of the SFT student, it
+    did not.
+    """
     manifest = json.loads((folder / "manifest.json").read_text())
-    accuracies = pd.read_csv(folder / "figures" / "figure6.csv").query("method == 'greedy' and metric == 'accuracy'")
     rows = []
     for run, recorded in manifest["runs"].items():
-        accuracy = accuracies.loc[accuracies["task"] == run, "value"].item()
+        params, greedy = Params.model_validate(recorded["params"]), _accuracy(folder, "figure6", run, "greedy")
+        helped = greedy != _accuracy(folder, "figure4", run, "greedy_sft")
         took = {stage["stage"]: stage for stage in manifest["stages"] if stage["run"] == run}
-        for stage in plan(Params.model_validate(recorded["params"]), accuracy).stages[:-1]:
+        for stage in plan(params, greedy, helped=helped).stages[:-1]:
             actual = took[stage.stage]
             for what, planned, spent in (
                 ("generated", stage.generated, actual["tokens"].get("tokens_generated", 0)),
@@ -27,6 +31,12 @@ def planned_and_actual(folder: Path) -> pd.DataFrame:
             ):
                 rows.append({"run": run, "stage": stage.stage, "what": what, "planned": planned, "actual": spent})
     return pd.DataFrame(rows)
+
+
+def _accuracy(folder: Path, figure: str, run: str, method: str) -> float | None:
+    numbers = pd.read_csv(folder / "figures" / f"{figure}.csv")
+    found = numbers[(numbers["task"] == run) & (numbers["method"] == method) & (numbers["metric"] == "accuracy")]
+    return found["value"].item() if len(found) else None
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from glore_lib.tasks import Question, Task, checked_task
 SPREAD = 0.7
 # How much of a question's difficulty lies in its first steps (_Planner._ahead; 1: all steps are alike). Fitted to the
 # tokens of the rollouts of both mini runs.
-EARLY = 3.0
+EARLY = 1.5
 WRONG_STEPS = 0.3  # more than the reference has: 0.32 (mini-hard), 0.31 (mini-easy)
 # The chance that one more right, or wrong, sample of a question is not the text of an earlier one. Generated task:
 # 0.04 and 0.71 (mini-hard), 0.03 and 0.56 (mini-easy) measured. Natural text: assumed.
@@ -242,9 +242,11 @@ def _sum(stage: str, parts: list[Work]) -> Work:
     return Work(stage, "", memory=max(part.memory for part in parts), **sums)
 
 
-def plan(p: Params, accuracy: float = 0.6, hardware: str = "cpu") -> Plan:
+def plan(p: Params, accuracy: float = 0.6, hardware: str = "cpu", helped: bool = True) -> Plan:
     """The plan of a run whose students answer ``accuracy`` of the questions right, on one of :data:`HARDWARE`.
 
+    Where expert iteration has not ``helped``, the student stays the SFT student, and Figure 4 takes its samples and
+    rollouts, not further ones.
     Raises ParamsError where the parameters, the data, the model's size or the hardware's name can't be used.
     """
     if not 0 < accuracy < 1:
@@ -254,7 +256,7 @@ def plan(p: Params, accuracy: float = 0.6, hardware: str = "cpu") -> Plan:
     task = checked_task(p)
     size, size_source = model_size(p.base_model.source)
     count, count_source = token_counter(p.base_model.source)
-    planner = _Planner(p, task, accuracy, HARDWARE[hardware], size, count)
+    planner = _Planner(p, task, accuracy, HARDWARE[hardware], size, count, helped)
     planner.students()
     planner.orm()
     planner.sorm()
@@ -293,9 +295,9 @@ class _Planner:
 
     def __init__(
         self, p: Params, task: Task, accuracy: float, hardware: Hardware, size: ModelSize,
-        count: Counter,
+        count: Counter, helped: bool,
     ):  # fmt: skip
-        self.p, self.hardware, self.size = p, hardware, size
+        self.p, self.hardware, self.size, self.helped = p, hardware, size, helped
         self.new_texts = NEW_TEXTS.get(p.task.name, NEW_NATURAL_TEXTS)
         self.bytes = {"float32": 4, "bfloat16": 2}[p.base_model.dtype]
         self.rng = np.random.default_rng(p.seed)
@@ -358,8 +360,10 @@ class _Planner:
             self._train_reward_model(kind, self.samples, p.training)
         self._score("validation", *self._greedy("validation"), times=2)
         if p.figure4:
-            samples = self._reward_samples()
-            self._roll_out("train", *self._drafts(samples))
+            samples = self.samples
+            if self.helped:
+                samples = self._reward_samples()
+                self._roll_out("train", *self._drafts(samples))
             for kind in KINDS:
                 self._train_reward_model(kind, samples, p.figure4_training)
 
@@ -386,7 +390,8 @@ class _Planner:
         self._refine("test")
         if self.p.reward_models.figure4:
             self._sample("figure 4", "test", p.rerank_samples)
-            self._sample("greedy of sft", "test")
+            if self.helped:
+                self._sample("greedy of sft", "test")
             self._score("test", *self._texts(self._counts("test", p.rerank_samples)), times=len(KINDS))
 
     # Their parts

@@ -12,8 +12,10 @@ bench = runpy.run_path(str(ROOT / "benchmarks" / "gpu_smoke.py"))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("path", "method"), [("bf16", "lora"), ("qlora", "qlora")])
-@pytest.mark.parametrize(("task", "first"), [("gsm8k", "sft: "), ("svamp", "base, one example: ")])
+@pytest.mark.parametrize(
+    ("path", "method", "task", "first"),
+    [("bf16", "lora", "gsm8k", "sft: "), ("qlora", "qlora", "svamp", "base, one example: ")],
+)
 def test_a_row_counts_what_the_records_hold(data_dir, wide_base, tmp_path, path, method, task, first):
     overrides = bench["sizes"](2, 8) | {"base_model.source": str(wide_base)}
     row = bench["smoke"](path, task, overrides, tmp_path)
