@@ -89,7 +89,7 @@ def test_greedy_is_transformers_generate(models, tokenizer, prompts, rows):
 @pytest.mark.parametrize("rows", [2, 64])
 def test_what_is_read_once_changes_no_sample(model, tokenizer, prompts, rows):
     requests = continued(prompts)
-    expected = [sample(model, tokenizer, [Request(r.prompt, r.n, r.seed)])[0] for r in requests]
+    expected = [sample(model, tokenizer, [request])[0] for request in requests]
     assert sample(model, tokenizer, requests, rows) == expected
     every = [c for completions in expected for c in completions]
     assert len({c.text for c in every}) > 12
@@ -210,7 +210,7 @@ def prompt_of(tokenizer, text: str) -> tuple[int, ...]:
 def test_how_completions_end(tokenizer, writes, limit, text, finished, tokens, temperature):
     requests = [Request(prompt_of(tokenizer, "ann tom"), 2, 0)]
     (completions,) = sample(scripted(tokenizer, writes), tokenizer, requests, 8, temperature, limit)
-    assert completions == [Completion(text, finished, tokens)] * 2
+    assert completions == [written(tokenizer, text, finished, tokens)] * 2
 
 
 def test_a_mark_in_the_prompt_ends_nothing(tokenizer):

@@ -10,7 +10,12 @@ if TYPE_CHECKING:  # what only asks for samples need not wait for transformers
 @dataclass(frozen=True)
 class Request:
     """The completions ``first`` … ``first + n - 1`` of one prompt. Completion ``j`` depends on ``(seed, j)`` and the
-    prompt alone, whatever else is asked for."""
+    prompt alone, whatever else is asked for.
+
+    Random numbers go by the place in the text after the common part. A completion that writes the rest of another
+    request's prompt therefore goes on as that one's completion of the same seed and number does, where a backend draws
+    them itself (transformers, up to rounding; not vLLM).
+    """
 
     prompt: tuple[int, ...]  # token ids
     n: int
@@ -27,12 +32,21 @@ class Request:
     def prefix(self) -> tuple[int, ...]:
         return self.prompt[: self.shared]
 
+    @property
+    def start(self) -> int:
+        """How many tokens of the prompt come after the common part."""
+        return len(self.prompt) - self.common if self.common else 0
+
 
 @dataclass(frozen=True)
 class Completion:
     text: str
     finished: bool  # ended by itself, before the token limit
-    tokens: int
+    ids: tuple[int, ...]
+
+    @property
+    def tokens(self) -> int:
+        return len(self.ids)
 
 
 class Sampler(Protocol):

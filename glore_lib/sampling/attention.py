@@ -35,6 +35,10 @@ class SharedPrefix:
         self.slots = torch.empty_like(order)
         self.slots[order] = self.groups[order] * self.width + place
 
+    def regrouped(self, groups: torch.Tensor) -> "SharedPrefix":
+        """The same for other rows, by the group of each."""
+        return SharedPrefix(self.cache, self.mask, groups)
+
     def keep(self, rows: torch.Tensor) -> "SharedPrefix":
         """The same for some of the rows; groups without a row are dropped."""
         alive, groups = torch.unique(self.groups[rows], return_inverse=True)

@@ -1,8 +1,10 @@
 """The transformers backend: batched decoding with a key-value cache.
 
-What requests have in common (the question of samples and of rollouts) is read and kept once (see :mod:`.attention`);
-prompts are bucketed by length; rows that are finished leave the batch. Random numbers belong to the sample, not to the
-batch, so that a result does not depend on what it happens to be batched with (up to floating-point rounding).
+What requests have in common (the question of samples and of rollouts) is read and kept once (see :mod:`.attention`).
+Completions of one prompt are decoded as one row while they are the same, and fork where they draw different tokens: of
+eight samples of a question, most tokens are common to several. Rows that are finished leave the batch. Random numbers
+belong to the completion, not to the batch, so that a result does not depend on what it happens to be batched with (up
+to floating-point rounding).
 """
 
 from dataclasses import dataclass, field
@@ -22,21 +24,30 @@ from glore_lib.solutions import ANSWER_MARK
 
 ROOM = 32
 DROP_AT = 0.2  # finished rows leave once they are this share of the batch: each time, the whole cache is copied
+READ_TOKENS = 2048  # of prefixes, at a time
+SPREAD = 4  # completions in a batch for each of its rows: most of them share one
 
 
 @dataclass
 class _Row:
-    """A sample while it grows."""
+    """Completions that are the same so far, each by the place of its request and its number."""
 
-    request: int
-    uniforms: np.ndarray  # one random number a token, in [0, 1)
+    request: Request  # of the first one; the others' prompts are the same
+    completions: list[tuple[int, int]]
     tokens: list[int] = field(default_factory=list)
     line: int = 0  # where the last line starts in ``tokens``
     finished: bool = False
 
+    @property
+    def text(self) -> tuple[int, ...]:
+        return (*self.request.prompt, *self.tokens)
+
+    def ended(self, limit: int) -> bool:
+        return self.finished or len(self.tokens) == limit
+
 
 class RoomyLayer(DynamicLayer):
-    """A layer's keys and values, grown ``ROOM`` tokens at a time: the layer it extends copies them at every token."""
+    """A layer's keys and values with room for more: the layer it extends copies them at every token."""
 
     _buffers: tuple[torch.Tensor, torch.Tensor] | None = None
 
@@ -45,47 +56,100 @@ class RoomyLayer(DynamicLayer):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        start = self.get_seq_length()
-        end = start + key_states.shape[-2]
-        if not self._has_room(end):
-            shape = (*key_states.shape[:-2], end + ROOM, key_states.shape[-1])
-            buffers = key_states.new_empty(shape), value_states.new_empty(shape)
-            if start:
-                buffers[0][:, :, :start], buffers[1][:, :, :start] = self.keys, self.values
-            self._buffers = buffers
-        self._buffers[0][:, :, start:end], self._buffers[1][:, :, start:end] = key_states, value_states
-        self.keys, self.values = (buffer[:, :, :end] for buffer in self._buffers)
+            self.keys, self.values = key_states[:, :, :0], value_states[:, :, :0]
+        start = self.keys.shape[2]
+        self._show(len(key_states), start + key_states.shape[2])
+        self.keys[:, :, start:], self.values[:, :, start:] = key_states, value_states
         return self.keys, self.values
 
-    def _has_room(self, end: int) -> bool:
-        """Whether ``keys`` still is the buffer's beginning (rows may have been dropped since) and ``end`` fits."""
-        if self._buffers is None or self.keys.data_ptr() != self._buffers[0].data_ptr():
-            return False
-        return end <= self._buffers[0].shape[-2]
+    def fork(self, sources: torch.Tensor, targets: torch.Tensor, rows: int) -> None:
+        """Copies the rows ``sources`` over ``targets``, of which there may be new ones; there are ``rows`` then."""
+        self._show(rows, self.keys.shape[2])
+        for states in (self.keys, self.values):
+            states[targets] = states[sources]
+
+    def _show(self, rows: int, length: int) -> None:
+        """Makes ``keys`` and ``values`` as large as that, with what they held at their beginning."""
+        held = self._buffers
+        is_held = held and self.keys.data_ptr() == held[0].data_ptr()  # not where rows were dropped since
+        if not (is_held and rows <= len(held[0]) and length <= held[0].shape[2]):
+            room = (rows + rows // 2 if rows > len(self.keys) else rows), length + ROOM
+            self._buffers = held = tuple(_grown(states, *room) for states in (self.keys, self.values))
+        self.keys, self.values = (buffer[:rows, :, :length] for buffer in held)
+
+
+def _grown(states: torch.Tensor, rows: int, length: int) -> torch.Tensor:
+    grown = states.new_zeros(rows, states.shape[1], length, states.shape[3])
+    grown[: len(states), :, : states.shape[2]] = states
+    return grown
+
+
+@dataclass
+class _Batch:
+    """Rows that are decoded together, and what the model has kept of them. A place without a row is free."""
+
+    places: list[_Row | None]
+    shared: SharedPrefix
+    cache: Cache
+    mask: torch.Tensor  # [places, own length], 1 where there is a token
+    position: torch.Tensor  # [places], of the next token
+
+    def take(self, forks: list[tuple[int, _Row]], limit: int) -> list[_Row]:
+        """Gives each fork a place, with what was kept of the place that it comes from; returns those that find none,
+        for there are at most ``limit``."""
+        free = [place for place, row in enumerate(self.places) if not row]
+        free += range(len(self.places), limit)
+        placed = list(zip(forks, free, strict=False))
+        if placed:
+            self.places += [None] * (placed[-1][1] + 1 - len(self.places))
+            for (_, fork), place in placed:
+                self.places[place] = fork
+            self._copy([source for (source, _), _ in placed], [place for _, place in placed])
+        return [fork for _, fork in forks[len(placed) :]]
+
+    def _copy(self, sources: list[int], targets: list[int]) -> None:
+        come_from = torch.arange(len(self.places), device=self.mask.device)
+        come_from[targets] = torch.tensor(sources, device=self.mask.device)
+        for layer in self.cache.layers:
+            layer.fork(come_from[targets], torch.tensor(targets, device=self.mask.device), len(self.places))
+        self.mask, self.position = self.mask[come_from], self.position[come_from]
+        self.shared = self.shared.regrouped(self.shared.groups[come_from])
+
+    def drop_free(self) -> None:
+        """Takes the free places out."""
+        keep = [place for place, row in enumerate(self.places) if row]
+        self.places = [self.places[place] for place in keep]
+        rows = torch.tensor(keep, device=self.mask.device)
+        self.cache.batch_select_indices(rows)
+        self.shared, self.mask, self.position = self.shared.keep(rows), self.mask[rows], self.position[rows]
 
 
 class TransformersSampler:
-    """A :class:`glore_lib.sampling.Sampler`; ``rows`` is the largest number of samples decoded at a time."""
+    """A :class:`glore_lib.sampling.Sampler`; ``rows`` is the largest number of different texts decoded at a time."""
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: int):
         self.model, self.tokenizer, self.rows = model.eval(), tokenizer, rows
         self.model.set_attn_implementation(attention.NAME)
-        self._newlines = torch.tensor(newline_tokens(tokenizer))
+        self._newlines = newline_tokens(tokenizer)
 
     def sample(
         self, requests: list[Request], temperature: float, max_new_tokens: int, progress: str
     ) -> list[list[Completion]]:
         self._check(max((len(r.prompt) for r in requests), default=0) + max_new_tokens)
-        completions: list[list[Completion]] = [[] for _ in requests]
+        found: dict[tuple[int, int], Completion] = {}
         memory = memory_for("sampling.rows", self.rows, "lower it")
         with memory, tqdm(total=sum(r.n for r in requests), desc=progress, unit="sample", leave=False) as bar:
-            for batch in self._batches(requests):
-                rows = self._decode(requests, batch, temperature, max_new_tokens)
-                texts = self.tokenizer.batch_decode([row.tokens for row in rows], skip_special_tokens=True)
-                for row, text in zip(rows, texts, strict=True):
-                    completions[row.request].append(Completion(text, row.finished, len(row.tokens)))
-                bar.update(len(rows))
-        return completions
+            waiting = _rows(requests)
+            while waiting:
+                size = self._batch_size(waiting, temperature)
+                ended, left = self._decode(requests, waiting[:size], temperature, max_new_tokens)
+                waiting = waiting[size:] + left
+                texts = self.tokenizer.batch_decode([row.tokens for row in ended], skip_special_tokens=True)
+                for row, text in zip(ended, texts, strict=True):
+                    completion = Completion(text, row.finished, tuple(row.tokens))
+                    found |= dict.fromkeys(row.completions, completion)
+                    bar.update(len(row.completions))
+        return [[found[i, j] for j in range(r.first, r.first + r.n)] for i, r in enumerate(requests)]
 
     def _check(self, length: int) -> None:
         """Raises ParamsError for models whose attention is not the plain one that prefixes are shared by."""
@@ -97,67 +161,54 @@ class TransformersSampler:
                 f"is shorter than the {length} of a prompt and its answer: this backend can't sample it"
             )
 
-    def _batches(self, requests: list[Request]) -> list[list[int]]:
-        """Indices of requests, longest prefixes first, in batches of at most ``rows`` samples (or one request).
-
-        Requests with the same prefix stand beside each other, and so do those that begin with another's prompt.
-        """
-        order = sorted(range(len(requests)), key=lambda i: (-requests[i].shared, requests[i].prompt))
-        batches: list[list[int]] = []
-        size = 0
-        for i in order:
-            if not batches or size + requests[i].n > self.rows:
-                batches.append([])
-                size = 0
-            batches[-1].append(i)
-            size += requests[i].n
-        return batches
+    def _batch_size(self, waiting: list[_Row], temperature: float) -> int:
+        """How many of the waiting rows to decode together. Greedy ones never fork."""
+        completions = np.cumsum([len(row.completions) if temperature else 1 for row in waiting[: self.rows]])
+        return max(1, int((completions <= (SPREAD if temperature else 1) * self.rows).sum()))
 
     @torch.inference_mode()
-    def _decode(self, requests: list[Request], batch: list[int], temperature: float, limit: int) -> list[_Row]:
-        rows = [
-            _Row(i, np.random.default_rng([requests[i].seed, j]).random(limit, dtype=np.float32))
-            for i in batch
-            for j in range(requests[i].first, requests[i].first + requests[i].n)
-        ]  # fmt: skip
-        shared, cache, mask, fork = self._read([requests[i] for i in batch])
-        rows_of = torch.tensor([k for k, i in enumerate(batch) for _ in range(requests[i].n)], device=fork.device)
-        if mask.shape[1]:
-            cache.batch_select_indices(fork[rows_of])
-        shared, mask = shared.keep(rows_of), mask[rows_of]
-        position = shared.mask.sum(1)[shared.groups] + mask.sum(1)
-        tokens = torch.tensor([requests[row.request].prompt[-1] for row in rows], device=fork.device)
-        alive = rows
-        for t in range(limit):
-            mask = torch.cat([mask, mask.new_ones(len(alive), 1)], dim=1)
-            logits = self._forward(tokens[:, None], mask, position[:, None], cache, shared)
-            position = position + 1
-            tokens = self._choose(logits, alive, temperature, t)
-            self._append(alive, tokens)
-            active = torch.tensor([not row.finished for row in alive])
-            if not active.any():
-                break
-            if 1 - active.float().mean() >= DROP_AT:
-                keep = active.nonzero()[:, 0].to(fork.device)
-                alive = [row for row in alive if not row.finished]
-                cache.batch_select_indices(keep)
-                shared, mask, position, tokens = shared.keep(keep), mask[keep], position[keep], tokens[keep]
-        return rows
+    def _decode(
+        self, requests: list[Request], rows: list[_Row], temperature: float, limit: int
+    ) -> tuple[list[_Row], list[_Row]]:
+        """What the rows grew to, each at its end; and rows that were left, for want of a place where they forked."""
+        uniforms = {
+            (i, j): np.random.default_rng([requests[i].seed, j]).random(row.request.start + limit, dtype=np.float32)
+            for row in rows
+            for i, j in row.completions
+        }
+        batch = self._read(rows)
+        ended: list[_Row] = []
+        left: list[_Row] = []
+        while any(batch.places):
+            last = [row.text[-1] if row else self.tokenizer.pad_token_id for row in batch.places]
+            ids = torch.tensor(last, device=self.model.device)[:, None]
+            batch.mask = torch.cat([batch.mask, batch.mask.new_ones(len(ids), 1)], dim=1)
+            logits = self._forward(ids, batch.mask, batch.position[:, None], batch.cache, batch.shared)
+            batch.position = batch.position + 1
+            growing = [place for place, row in enumerate(batch.places) if row]
+            grown = [batch.places[place] for place in growing]
+            forks = _append(grown, self._choose(logits[growing], grown, uniforms, temperature))
+            self._note_ends([*grown, *(fork for _, fork in forks)])
+            for place, row in zip(growing, grown, strict=True):
+                if row.ended(limit):
+                    ended.append(row)
+                    batch.places[place] = None
+            ended += [fork for _, fork in forks if fork.ended(limit)]
+            left += batch.take([(growing[k], fork) for k, fork in forks if not fork.ended(limit)], self.rows)
+            if any(batch.places) and batch.places.count(None) >= DROP_AT * len(batch.places):
+                batch.drop_free()
+        return ended, left
 
-    def _read(self, requests: list[Request]) -> tuple[SharedPrefix, Cache, torch.Tensor, torch.Tensor]:
-        """Reads all prompts but for their last tokens: each distinct prefix once, and of what comes after it, each text
-        that another one begins with only as that one's beginning (the prefixes P_1, P_2, ... of one solution).
-
-        Returns the prefixes, with the requests' groups; the cache of the texts after them; for each request the mask
-        of its own tokens there, [requests, longest]; and its row there.
-        """
-        distinct = list(dict.fromkeys(request.prefix for request in requests))
+    def _read(self, rows: list[_Row]) -> _Batch:
+        """Reads all rows' texts but for their last tokens: each distinct prefix once, and of what comes after it, each
+        text that another one begins with only as that one's beginning (the prefixes P_1, P_2, ... of one solution)."""
+        distinct = list(dict.fromkeys(row.request.prefix for row in rows))
         ids, mask = self._pad(distinct)
-        prefixes = DynamicCache(config=self.model.config)
-        self._forward(ids, mask, (mask.cumsum(1) - 1).clamp(min=0), prefixes, None)
+        prefixes = self._read_prefixes(ids, mask)
         place = {prefix: k for k, prefix in enumerate(distinct)}
-        groups = [place[request.prefix] for request in requests]
-        texts, row_of = _longest([(g, *r.prompt[r.shared : -1]) for g, r in zip(groups, requests, strict=True)])
+        groups = [place[row.request.prefix] for row in rows]
+        own_texts = [row.text[row.request.shared : -1] for row in rows]
+        texts, row_of = _longest([(g, *text) for g, text in zip(groups, own_texts, strict=True)])
         cache = Cache(layer_class_to_replicate=RoomyLayer)
         ids, own = self._pad([text[1:] for text in texts])
         if ids.shape[1]:
@@ -165,11 +216,26 @@ class TransformersSampler:
             before = mask.sum(1)[shared.groups]
             self._forward(ids, own, before[:, None] + (own.cumsum(1) - 1).clamp(min=0), cache, shared)
         fork = torch.tensor(row_of, device=ids.device)
-        lengths = torch.tensor([len(r.prompt) - r.shared - 1 for r in requests], device=ids.device)
-        return (
-            SharedPrefix(prefixes, mask, torch.tensor(groups, device=ids.device)), cache,
-            own[fork] * (own[fork].cumsum(1) <= lengths[:, None]), fork,
-        )  # fmt: skip
+        if ids.shape[1]:
+            cache.batch_select_indices(fork)
+        lengths = torch.tensor([len(text) for text in own_texts], device=ids.device)
+        shared = SharedPrefix(prefixes, mask, torch.tensor(groups, device=ids.device))
+        own = own[fork] * (own[fork].cumsum(1) <= lengths[:, None])
+        return _Batch(list(rows), shared, cache, own, mask.sum(1)[shared.groups] + lengths)
+
+    def _read_prefixes(self, ids: torch.Tensor, mask: torch.Tensor) -> Cache:
+        """Their cache, read some at a time: what is computed at once should fit a CPU's caches."""
+        parts = []
+        for rows in torch.arange(len(ids), device=ids.device).split(max(1, READ_TOKENS // ids.shape[1])):
+            parts.append(DynamicCache(config=self.model.config))
+            position = (mask[rows].cumsum(1) - 1).clamp(min=0)
+            self._forward(ids[rows], mask[rows], position, parts[-1], None)
+        if len(parts) == 1:
+            return parts[0]
+        whole = DynamicCache(config=self.model.config)
+        for i, layers in enumerate(zip(*(part.layers for part in parts), strict=True)):
+            whole.update(torch.cat([layer.keys for layer in layers]), torch.cat([layer.values for layer in layers]), i)
+        return whole
 
     def _pad(self, prompts: list[tuple[int, ...]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Left-padded token ids and the mask of what is no padding, both [prompts, longest]."""
@@ -189,30 +255,56 @@ class TransformersSampler:
         )  # fmt: skip
         return output.logits[:, -1].float()
 
-    def _choose(self, logits: torch.Tensor, rows: list[_Row], temperature: float, t: int) -> torch.Tensor:
-        """One token a row; with a temperature, by inverting the cumulative distribution at the row's random number."""
+    def _choose(
+        self, logits: torch.Tensor, rows: list[_Row], uniforms: dict[tuple[int, int], np.ndarray], temperature: float
+    ) -> list[list[int]]:
+        """A token for each completion of each row; with a temperature, by inverting the cumulative distribution at the
+        completion's random number."""
         if not temperature:
-            return logits.argmax(-1)
+            return [[token] * len(row.completions) for token, row in zip(logits.argmax(-1).tolist(), rows, strict=True)]
+        drawn = [[uniforms[c][row.request.start + len(row.tokens)] for c in row.completions] for row in rows]
+        width = max(map(len, drawn))
+        u = torch.tensor([[*numbers, *[0.0] * (width - len(numbers))] for numbers in drawn], device=logits.device)
         cumulative = torch.softmax(logits / temperature, -1).cumsum(-1)
-        u = torch.tensor(np.array([row.uniforms[t] for row in rows]), device=logits.device)[:, None]
-        return torch.searchsorted(cumulative, u * cumulative[:, -1:], right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
+        tokens = torch.searchsorted(cumulative, u * cumulative[:, -1:], right=True).clamp(max=logits.shape[-1] - 1)
+        return [row[: len(numbers)] for row, numbers in zip(tokens.tolist(), drawn, strict=True)]
 
-    def _append(self, rows: list[_Row], tokens: torch.Tensor) -> None:
-        eos = self.tokenizer.eos_token_id
-        tokens = tokens.cpu()
-        newline = self._newlines[tokens].tolist()
-        ended = []
-        for row, token, is_newline in zip(rows, tokens.tolist(), newline, strict=True):
-            if row.finished:
-                continue
-            row.tokens.append(token)
-            row.finished = token == eos
-            if is_newline:
-                ended.append(row)
-        lines = self.tokenizer.batch_decode([row.tokens[row.line :] for row in ended]) if ended else []
-        for row, line in zip(ended, lines, strict=True):
+    def _note_ends(self, rows: list[_Row]) -> None:
+        """Which rows end with their last token, and where new lines begin."""
+        with_newline = []
+        for row in rows:
+            row.finished = row.tokens[-1] == self.tokenizer.eos_token_id
+            if self._newlines[row.tokens[-1]]:
+                with_newline.append(row)
+        lines = self.tokenizer.batch_decode([row.tokens[row.line :] for row in with_newline]) if with_newline else []
+        for row, line in zip(with_newline, lines, strict=True):
             row.line = len(row.tokens)
-            row.finished = ANSWER_MARK in line
+            row.finished |= ANSWER_MARK in line
+
+
+def _rows(requests: list[Request]) -> list[_Row]:
+    """A row for each distinct prompt, longest prefixes first. Those with the same prefix stand beside each other, and
+    so do those that begin with another's prompt."""
+    rows: dict[tuple, _Row] = {}
+    for i in sorted(range(len(requests)), key=lambda i: (-requests[i].shared, requests[i].prompt)):
+        request = requests[i]
+        row = rows.setdefault((request.prompt, request.common), _Row(request, []))
+        row.completions += [(i, j) for j in range(request.first, request.first + request.n)]
+    return list(rows.values())
+
+
+def _append(rows: list[_Row], tokens: list[list[int]]) -> list[tuple[int, _Row]]:
+    """Appends to each row the first of its completions' tokens; those with another leave it, and are returned, each
+    with the place in ``rows`` of the row that it was."""
+    forks = []
+    for k, (row, drawn) in enumerate(zip(rows, tokens, strict=True)):
+        by_token: dict[int, list[tuple[int, int]]] = {}
+        for completion, token in zip(row.completions, drawn, strict=True):
+            by_token.setdefault(token, []).append(completion)
+        (first, row.completions), *others = by_token.items()
+        forks += [(k, _Row(row.request, c, [*row.tokens, token], row.line)) for token, c in others]
+        row.tokens.append(first)
+    return forks
 
 
 def _longest(texts: list[tuple[int, ...]]) -> tuple[list[tuple[int, ...]], list[int]]:

@@ -256,7 +256,7 @@ class VLLMSampler:
         return False
 
     def _completion(self, row: _Row) -> Completion:
-        return Completion(self.tokenizer.decode(row.tokens, skip_special_tokens=True), row.finished, len(row.tokens))
+        return Completion(self.tokenizer.decode(row.tokens, skip_special_tokens=True), row.finished, tuple(row.tokens))
 
 
 def join_adapters(adapters: list[str], folder: Path) -> Path:
