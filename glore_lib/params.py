@@ -177,7 +177,7 @@ class RewardModels(Section):
     rollouts_per_step: Count  # K = 8 in the paper
     rollout_temperature: Temperature
     early_stop: bool = True  # no more rollouts of a prefix whose labels are settled; the labels are the same
-    # With early_stop, how many of the K are asked for before it is seen whether more are needed. One is the fewest
+    # With early_stop, how many of the K (all, if there are not as many) are asked for before it is seen whether more are needed. One is the fewest
     # tokens where rollouts differ from their first words on; all are faster where most are alike and decoded once.
     rollouts_at_first: Count = 1
     sorm_samples_per_question: Count  # of the samples above, how many a question are labelled by rollouts
@@ -197,11 +197,6 @@ class RewardModels(Section):
             raise ValueError(
                 f"reward_models.sorm_samples_per_question = {self.sorm_samples_per_question}: must be at most "
                 f"samples_per_question ({self.samples_per_question}), of which it takes a part"
-            )
-        if self.rollouts_at_first > self.rollouts_per_step:
-            raise ValueError(
-                f"reward_models.rollouts_at_first = {self.rollouts_at_first}: must be at most rollouts_per_step "
-                f"({self.rollouts_per_step}), of which it takes a part"
             )
         if self.figure4 and self.figure4_training is None:
             raise ValueError("reward_models.figure4_training is missing: must be set where figure4 = true")
