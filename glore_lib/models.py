@@ -261,14 +261,17 @@ class RewardModel(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, labels: torch.Tensor | None = None,
-        lm_labels: torch.Tensor | None = None, num_items_in_batch: torch.Tensor | None = None,
+        self, input_ids: torch.Tensor, position_ids: torch.Tensor, visible: torch.Tensor, label_at: torch.Tensor,
+        labels: torch.Tensor | None = None, lm_at: torch.Tensor | None = None, lm_labels: torch.Tensor | None = None,
+        num_items_in_batch: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:  # fmt: skip
-        """Logits [batch, length]; with ``labels`` [batch, length] (0, 1 or -100 where there is none) also the loss,
-        binary cross-entropy averaged over the labelled tokens. Of a micro-batch it is this batch's part of the average
-        over all ``num_items_in_batch`` labels."""
-        hidden = self.backbone[0](input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
-        logits = self.head(hidden.float())[..., 0]
+        """Logits at the places ``label_at`` of a batch of :func:`glore_lib.packing.collate`, [batch, labels]; with
+        ``labels`` (0, 1 or -100 where there is none) also the loss, binary cross-entropy averaged over them. Of a
+        micro-batch it is this batch's part of the average over all ``num_items_in_batch`` labels."""
+        hidden = self.backbone[0](
+            input_ids=input_ids, position_ids=position_ids, attention_mask=self._mask(visible), use_cache=False
+        ).last_hidden_state  # fmt: skip
+        logits = self.head(_at(hidden, label_at).float())[..., 0]
         if labels is None:
             return {"logits": logits}
         known = labels != -100
@@ -278,18 +281,31 @@ class RewardModel(nn.Module):
             logits[known], labels[known].float(), reduction=reduction
         )  # fmt: skip
         if self.language_model_loss:
-            predicted = self.lm_head[0](hidden[:, :-1])
+            predicted = self.lm_head[0](_at(hidden, lm_at))
             lm_loss = nn.functional.cross_entropy(
-                predicted.flatten(0, 1).float(), lm_labels[:, 1:].flatten(), reduction=reduction
+                predicted.flatten(0, 1).float(), lm_labels.flatten(), reduction=reduction
             )
             loss = loss + self.language_model_loss * lm_loss
         if num_items_in_batch is not None:
             loss = loss * known.sum() / num_items_in_batch
         return {"loss": loss, "logits": logits}
 
+    def _mask(self, visible: torch.Tensor) -> torch.Tensor:
+        """[batch, 1, length, length], as the model's attention takes it: booleans, or what it adds to the scores."""
+        if self.backbone[0].config._attn_implementation == "sdpa":
+            return visible[:, None]
+        dtype = self.head.weight.dtype if torch.is_autocast_enabled() else self.backbone[0].dtype
+        hidden = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
+        return hidden.masked_fill(~visible, torch.finfo(dtype).min)[:, None]
+
     def save(self, tokenizer: PreTrainedTokenizerBase, start: str, folder: Path) -> None:
         save_model(self.model, tokenizer, start, folder)
         save_file(self.head.state_dict(), folder / HEAD_FILE)
+
+
+def _at(hidden: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """[batch, places, width]: the hidden states at some places of each row; any where there is none (-100)."""
+    return hidden.gather(1, places.clamp(min=0)[..., None].expand(-1, -1, hidden.shape[-1]))
 
 
 def load_reward_model(folder: str, dtype: str) -> RewardModel:

@@ -177,7 +177,7 @@ class RewardModels(Section):
     rollouts_per_step: Count  # K = 8 in the paper
     rollout_temperature: Temperature
     early_stop: bool = True  # no more rollouts of a prefix whose labels are settled; the labels are the same
-    # With early_stop, how many of the K (all, if there are not as many) are asked for before it is seen whether more are needed. One is the fewest
+    # With early_stop, how many of the K are asked for before it is seen whether more are needed. One takes the fewest
     # tokens where rollouts differ from their first words on; all are faster where most are alike and decoded once.
     rollouts_at_first: Count = 1
     sorm_samples_per_question: Count  # of the samples above, how many a question are labelled by rollouts
@@ -185,6 +185,9 @@ class RewardModels(Section):
     consistent: bool  # post-processing 2: a rollout verifies only if it uses the prefix's results
     balance_steps: bool  # post-processing 3: as many positive as negative labels at each step number
     threshold: Fraction  # T = 0.5 in the paper
+    # At most so many solutions of a question, as far as finetuning.max_length allows, are one sequence of a batch, in
+    # which what they begin with alike is computed once.
+    solutions_per_row: Count = 1
     # Weight of next-token prediction beside the labels (Cobbe et al. 2021).
     language_model_loss: Annotated[float, Field(ge=0)] = 0.0
     training: Training

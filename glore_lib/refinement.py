@@ -1,5 +1,7 @@
 """Refiners: local and global pairs, one model for both, first errors, refined drafts (paper, section 4.1, step 3)."""
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -92,56 +94,71 @@ def locate_first_error(step_scores: pd.DataFrame, threshold: float) -> pd.Series
     return below.reindex(step_scores["sample_id"].unique(), fill_value=0)
 
 
-def refine(
-    run: Run, refiner: Artifact, drafts: Artifact, split: str, kind: str, errors: pd.Series | None = None,
-    force_prefix: bool | None = None,
-) -> Artifact:  # fmt: skip
-    """Greedy refinements of all drafts (record ``refinements``).
+@dataclass(frozen=True)
+class Guide:
+    """How one kind of refinement is told where to begin: local where ``errors`` gives each draft's first error (index
+    ``sample_id``; 0: none was found, and ``refiner.no_error_found`` says what happens), global without. With
+    ``force_prefix`` the refiner writes on after the steps before the error instead of repeating them itself; the
+    default is the parameter of that name."""
 
-    Local where ``errors`` gives each draft's first error (index ``sample_id``; 0: none was found, and
-    ``refiner.no_error_found`` says what happens); global without. With ``force_prefix`` the refiner writes on after the
-    steps before the error instead of repeating them itself; the default is the parameter of that name.
+    errors: pd.Series | None = None
+    force_prefix: bool | None = None
+
+
+def refine(
+    run: Run, refiner: Artifact, drafts: Artifact, split: str, guides: Mapping[str, Guide]
+) -> dict[str, Artifact]:  # fmt: skip
+    """Greedy refinements of all drafts, of each kind that ``guides`` names (records ``refinements``).
+
+    Where several kinds see the error of a draft in the same place, the refiner is asked once.
     """
     p = run.params.refiner
-    force = p.force_prefix if force_prefix is None else force_prefix
+    forced = {kind: p.force_prefix if g.force_prefix is None else g.force_prefix for kind, g in guides.items()}
     questions = run.questions(split)
 
     def make() -> pd.DataFrame:
-        rows, requests = [], []
-        for draft in drafts.read().itertuples():
-            steps = split_steps(draft.text)
-            found = 0 if not steps else 1 if errors is None else int(errors[draft.sample_id])
-            at = found or (len(steps) if p.no_error_found == "last_step" else 0)
-            row = {
-                "question_id": draft.question_id,
-                "sample_id": draft.sample_id,
-                "kind": kind,
-                "first_error": found,
-                "text": draft.text,
-            }
-            rows.append(row)
-            if at:
-                kept = steps[: at - 1] if force else []
-                prompt = run.task.refine_prompt(questions[draft.question_id].question, mark_bad(steps, at))
-                ids = tuple(encode(run.tokenizer, prompt, kept).ids)
-                requests.append((row, prefix_text(kept, len(kept)), Request(ids, 1, run.seed(kind, draft.sample_id))))
-        answers = run.sampler(refiner).sample(
-            [request for *_, request in requests], 0.0, run.params.sampling.max_new_tokens, kind
-        )  # fmt: skip
-        for (row, prefix, _), (completion,) in zip(requests, answers, strict=True):
-            row["text"] = prefix + completion.text
+        rows, asked = [], []
+        for kind, guide in guides.items():
+            for draft in drafts.read().itertuples():
+                steps = split_steps(draft.text)
+                found = 0 if not steps else 1 if guide.errors is None else int(guide.errors[draft.sample_id])
+                row = {
+                    "question_id": draft.question_id, "sample_id": draft.sample_id, "kind": kind, "first_error": found,
+                    "text": draft.text,
+                }  # fmt: skip
+                rows.append(row)
+                at = found or (len(steps) if p.no_error_found == "last_step" else 0)
+                if steps and at:
+                    kept = steps[: at - 1] if forced[kind] else []
+                    prompt = run.task.refine_prompt(questions[draft.question_id].question, mark_bad(steps, at))
+                    ids = tuple(encode(run.tokenizer, prompt, kept).ids)
+                    asked.append((row, prefix_text(kept, len(kept)), ids))
+        prompts = list(dict.fromkeys(ids for *_, ids in asked))
+        requests = [Request(ids, 1, seed=0) for ids in prompts]  # greedy: no random numbers
+        answers = run.sampler(refiner).sample(requests, 0.0, run.params.sampling.max_new_tokens, "refinements")
+        written = {ids: completion for ids, (completion,) in zip(prompts, answers, strict=True)}
+        for row, prefix, ids in asked:
+            row["text"] = prefix + written[ids].text
         for row in rows:
             row["final_answer"] = run.task.final_answer(row["text"])
             row["is_correct"] = run.task.is_correct(row["text"], questions[row["question_id"]].reference_answer)
         frame = pd.DataFrame(rows)
-        frame.attrs["tokens_generated"] = sum(c.tokens for cs in answers for c in cs)
+        frame.attrs["tokens_generated"] = sum(completion.tokens for completion in written.values())
         return frame
 
     params = {
-        "kind": kind, "force_prefix": force, "no_error_found": p.no_error_found, "sampling": run.params.sampling,
-        "errors": None if errors is None else errors.sort_index().astype(int).tolist(),
+        "guides": {
+            kind: [None if g.errors is None else g.errors.sort_index().astype(int).tolist(), forced[kind]]
+            for kind, g in guides.items()
+        },
+        "no_error_found": p.no_error_found, "sampling": run.params.sampling,
     }  # fmt: skip
-    return run.frame(f"refined-{kind}-{split}", "refinements", make, params, [refiner, drafts])
+    every = run.frame(f"refined-{split}", "refinements", make, params, [refiner, drafts])
+
+    def of(kind: str) -> Callable[[], pd.DataFrame]:
+        return lambda: every.read().query("kind == @kind")
+
+    return {kind: run.frame(f"refined-{kind}-{split}", "refinements", of(kind), kind, [every]) for kind in guides}
 
 
 def solve_without_draft(run: Run, refiner: Artifact, drafts: Artifact, split: str) -> Artifact:

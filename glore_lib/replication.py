@@ -9,6 +9,7 @@ import pandas as pd
 
 from glore_lib import refinement, reward_models, step_labels, students
 from glore_lib.evaluation import DraftSet, Tables, draft_set
+from glore_lib.refinement import Guide
 from glore_lib.reward_models import StepData, score_steps
 from glore_lib.run import Run
 from glore_lib.store import Artifact
@@ -209,13 +210,10 @@ class Evaluated:
         """Every refinement of the drafts, and three controls: a fresh sample of the student, the refiner shown no
         draft, and local refinements that decode the prefix themselves (or are forced, if the parameter says not to)."""
         refiner, force = self.replication.refiner, self.run.params.refiner.force_prefix
-        refined = {"global": refinement.refine(self.run, refiner, self.drafts, self.split, "global")}
-        for locator, errors in self.first_errors.items():
-            kind = f"local+{locator}"
-            refined[kind] = refinement.refine(self.run, refiner, self.drafts, self.split, kind, errors)
-        other = "local+sorm_free" if force else "local+sorm_forced"
-        errors = self.first_errors["sorm"]
-        refined[other] = refinement.refine(self.run, refiner, self.drafts, self.split, other, errors, not force)
+        guides = {"global": Guide()}
+        guides |= {f"local+{locator}": Guide(errors) for locator, errors in self.first_errors.items()}
+        guides["local+sorm_free" if force else "local+sorm_forced"] = Guide(self.first_errors["sorm"], not force)
+        refined = refinement.refine(self.run, refiner, self.drafts, self.split, guides)
         refined["refiner_no_draft"] = refinement.solve_without_draft(self.run, refiner, self.drafts, self.split)
         refined["resample"] = self._resampled
         return refined

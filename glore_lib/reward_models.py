@@ -8,9 +8,10 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from glore_lib import step_labels, training
+from glore_lib import step_labels
 from glore_lib.fitting import fit
-from glore_lib.models import RewardModel, encode, load_reward_model
+from glore_lib.models import RewardModel, device, encode, load_reward_model
+from glore_lib.packing import Labelled, Row, collate, pack
 from glore_lib.params import Training
 from glore_lib.run import Run
 from glore_lib.solutions import split_steps
@@ -18,7 +19,8 @@ from glore_lib.store import Artifact
 from glore_lib.students import Student, sample_solutions
 from glore_lib.tasks import Question
 
-SCORING_TOKENS = 16384  # padded tokens scored at a time
+SCORING_TOKENS = 4096  # padded tokens scored at a time: many for a GPU, and few enough for a CPU's caches
+SCORED = ("input_ids", "position_ids", "visible", "label_at")
 
 
 @dataclass
@@ -67,14 +69,11 @@ def labels_for(run: Run, kind: str, data: StepData) -> pd.DataFrame:
     return step_labels.balance_steps(labels, seed) if balance else labels
 
 
-def step_example(run: Run, question: Question, text: str, labels: dict[int, int]) -> dict[str, list[int]]:
-    """A solution with a label at the last token of each labelled step; -100 elsewhere."""
+def labelled_solution(run: Run, question: Question, text: str, labels: dict[int, int]) -> Labelled:
+    """A solution with labels, given by step, at the last token of each labelled step."""
     encoded = encode(run.tokenizer, run.task.prompt(question.question), split_steps(text))
-    targets = [training.IGNORE] * len(encoded.ids)
-    for step, label in labels.items():
-        targets[encoded.step_ends[step - 1]] = label
-    start = encoded.prompt_length
-    return {"input_ids": encoded.ids, "labels": targets, "lm_labels": [training.IGNORE] * start + encoded.ids[start:]}
+    at_tokens = {encoded.step_ends[step - 1]: label for step, label in labels.items()}
+    return Labelled(encoded.ids, encoded.prompt_length, at_tokens)
 
 
 def train_reward_model(run: Run, kind: str, student: Student, data: StepData, training_params: Training) -> Artifact:
@@ -92,17 +91,19 @@ def train_reward_model(run: Run, kind: str, student: Student, data: StepData, tr
 
     def make(folder: Path) -> dict:
         questions, texts = run.questions("train"), data.samples.read().set_index("sample_id")["text"]
-        examples = [
-            step_example(run, questions[question_id], texts[sample_id], dict(zip(rows["step"], rows["label"],
-            strict=True)))
-            for (question_id, sample_id), rows in labelled.read().groupby(["question_id", "sample_id"], sort=False)
-        ]  # fmt: skip
+        examples = []
+        for question_id, rows in labelled.read().groupby("question_id", sort=False):
+            by_sample = {
+                s: dict(zip(r["step"], r["label"], strict=True)) for s, r in rows.groupby("sample_id", sort=False)
+            }
+            solutions = [labelled_solution(run, questions[question_id], texts[s], y) for s, y in by_sample.items()]
+            examples += pack(solutions, p.solutions_per_row, run.params.finetuning.max_length)
         info = fit(run, start, name, examples, training_params, folder, p.language_model_loss)
         return info | {"positive_labels": float(labelled.read()["label"].mean())}
 
     params = {
         "start": p.start, "language_model_loss": p.language_model_loss, "base": run.base_key,
-        "finetuning": run.params.finetuning, "training": training_params,
+        "finetuning": run.params.finetuning, "training": training_params, "solutions_per_row": p.solutions_per_row,
     }  # fmt: skip
     return run.folder(f"reward-model-{name}", make, params, [labelled, *([start] if start else [])])
 
@@ -119,23 +120,24 @@ def score_steps(
         run.free()
         model = load_reward_model(str(reward_model.folder), run.params.base_model.dtype).eval()
         questions = run.questions(split)
-        # Samples of a question are often the same.
-        answers = list(zip(samples["question_id"], samples["text"], strict=True))
-        place = {answer: i for i, answer in enumerate(dict.fromkeys(answers))}
-        encoded = [
-            encode(run.tokenizer, run.task.prompt(questions[question_id].question), split_steps(text))
-            for question_id, text in place
-        ]  # fmt: skip
-        order = sorted(range(len(encoded)), key=lambda i: -len(encoded[i].ids))
-        scores: list[list[float]] = [[] for _ in encoded]
-        while order:
-            size = max(1, SCORING_TOKENS // len(encoded[order[0]].ids))
-            batch, order = order[:size], order[size:]
-            _score(model, [encoded[i] for i in batch], [scores[i] for i in batch], run.tokenizer.pad_token_id)
+        rows_of = []
+        for question_id, texts in samples.groupby("question_id", sort=False)["text"]:
+            steps = {text: len(split_steps(text)) for text in texts}
+            every = [
+                labelled_solution(run, questions[question_id], text, dict.fromkeys(range(1, count + 1), 1))
+                for text, count in steps.items()
+            ]
+            rows_of.append((question_id, steps, pack(every, len(every), run.params.finetuning.max_length)))
+        # As it was trained: in bfloat16, the products that training made in it.
+        with torch.autocast(device().type, torch.bfloat16, enabled=run.params.finetuning.mixed_precision):
+            scored = iter(_score(model, [row for *_, rows in rows_of for row in rows], run.tokenizer.pad_token_id))
+        scores = {
+            (q, text): [next(scored) for _ in range(count)] for q, steps, _ in rows_of for text, count in steps.items()
+        }
         rows = [
             {"question_id": s.question_id, "sample_id": s.sample_id, "step": i, "model": method, "score": score}
-            for s, answer in zip(samples.itertuples(), answers, strict=True)
-            for i, score in enumerate(scores[place[answer]], start=1)
+            for s in samples.itertuples()
+            for i, score in enumerate(scores[s.question_id, s.text], start=1)
         ]  # fmt: skip
         return pd.DataFrame(rows, columns=["question_id", "sample_id", "step", "model", "score"])
 
@@ -144,12 +146,18 @@ def score_steps(
 
 
 @torch.inference_mode()
-def _score(model: RewardModel, encoded: list, scores: list[list[float]], pad: int) -> None:
-    batch = training.collate([{"input_ids": e.ids} for e in encoded], pad)
-    batch = {key: value.to(model.head.weight.device) for key, value in batch.items()}
-    probabilities = model(**batch)["logits"].sigmoid().cpu()
-    for e, row, out in zip(encoded, probabilities, scores, strict=True):
-        out += [float(row[i]) for i in e.step_ends]
+def _score(model: RewardModel, rows: list[Row], pad: int) -> list[float]:
+    """The probabilities at all labels of the rows, in their order."""
+    scores: list[list[float]] = [[] for _ in rows]
+    order = sorted(range(len(rows)), key=lambda i: -len(rows[i]["input_ids"]))
+    while order:
+        size = max(1, SCORING_TOKENS // len(rows[order[0]]["input_ids"]))
+        some, order = order[:size], order[size:]
+        batch = collate([rows[i] for i in some], pad)
+        inputs = {name: batch[name].to(model.head.weight.device) for name in SCORED}
+        for i, probabilities in zip(some, model(**inputs)["logits"].sigmoid().tolist(), strict=True):
+            scores[i] = probabilities[: len(rows[i]["labels"])]
+    return [score for row in scores for score in row]
 
 
 def answer_scores(step_scores: pd.DataFrame) -> pd.Series:

@@ -12,10 +12,9 @@ from torch.utils.data import Sampler
 from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from glore_lib import params
+from glore_lib import packing, params
 from glore_lib.models import ScalarHead, encode, memory_for
-
-IGNORE = -100
+from glore_lib.packing import IGNORE
 
 
 def solution_example(
@@ -46,16 +45,19 @@ def train(
     model: nn.Module, examples: list[dict[str, list[int]]], finetuning: params.Finetuning, training: params.Training,
     pad: int, seed: int, folder: Path,
 ) -> dict[str, Any]:  # fmt: skip
-    """Trains ``model`` in place and returns what it took: steps, sequences, tokens, the loss at each log.
+    """Trains ``model`` in place and returns what it took: steps, sequences, tokens, the share of the batches that was
+    padding, the loss at each log.
 
-    Sequences longer than ``max_length`` are left out and counted. Where none is left, the model stays as it was.
+    A reward model's sequences are rows of :func:`glore_lib.packing.pack`. Those longer than ``max_length`` are left
+    out and counted. Where none is left, the model stays as it was.
     Where ``finetuning.processes`` > 1, all of these call it at once, with the same arguments; by FSDP each is left with
     its part of the model (:func:`glore_lib.fitting.whole`).
     Raises ParamsError where the GPU's memory does not suffice.
     """
     kept = [e for e in examples if len(e["input_ids"]) <= finetuning.max_length]
     if not kept:
-        return {"steps": 0, "sequences": 0, "too_long": len(examples), "tokens_trained": 0, "losses": []}
+        nothing = {"steps": 0, "sequences": 0, "tokens_trained": 0, "padding": 0.0, "losses": []}
+        return nothing | {"too_long": len(examples)}
     epoch_steps = -(-len(kept) // finetuning.batch_size)
     steps = min(training.max_steps, training.epochs * epoch_steps)
     sharded = finetuning.parallel == "fsdp"
@@ -72,7 +74,15 @@ def train(
         dataloader_pin_memory=torch.cuda.is_available(), label_names=["labels"],
         fsdp=sharded, fsdp_config={"transformer_layer_cls_to_wrap": _divided(model)} if sharded else None,
     )  # fmt: skip
-    trainer = QuietTrainer(model, arguments, train_dataset=kept, data_collator=lambda rows: collate(rows, pad))
+    collated = {"tokens": 0, "padded": 0}
+
+    def batch(rows: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
+        made = (packing.collate if "parents" in rows[0] else collate)(rows, pad)
+        collated["tokens"] += sum(len(row["input_ids"]) for row in rows)
+        collated["padded"] += made["input_ids"].numel()
+        return made
+
+    trainer = QuietTrainer(model, arguments, train_dataset=kept, data_collator=batch)
     if finetuning.processes > 1:
         trainer.train_dataset = [*kept, {key: [IGNORE] for key in kept[0]} | {"input_ids": [pad]}]
     trainer.autocasts = finetuning.mixed_precision and sharded
@@ -83,7 +93,8 @@ def train(
     per_epoch = sum(len(e["input_ids"]) for e in kept)
     return {
         "steps": steps, "sequences": len(kept), "too_long": len(examples) - len(kept),
-        "tokens_trained": round(per_epoch * steps / epoch_steps), "losses": losses,
+        "tokens_trained": round(per_epoch * steps / epoch_steps),
+        "padding": round(1 - collated["tokens"] / collated["padded"], 4), "losses": losses,
     }  # fmt: skip
 
 

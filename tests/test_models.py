@@ -25,7 +25,9 @@ from glore_lib.models import (
     save_model,
     unpack_smollm2,
 )
+from glore_lib.packing import collate
 from glore_lib.params import Finetuning, ParamsError
+from glore_lib.reward_models import SCORED
 from glore_lib.solutions import prefix_text, split_steps
 from glore_lib.tasks.arithmetic import Arithmetic
 from tiny import open_tiny
@@ -148,7 +150,13 @@ def logits(model) -> torch.Tensor:
 
 @torch.inference_mode()
 def scores(model: RewardModel) -> torch.Tensor:
-    return model.train()(input_ids=IDS, attention_mask=torch.ones_like(IDS))["logits"].sigmoid()
+    rows = [
+        {"input_ids": ids, "parents": [i - 1 for i in range(len(ids))], "label_at": list(range(len(ids)))}
+        for ids in IDS.tolist()
+    ]
+    empty = {"labels": [], "lm_at": [], "lm_labels": []}
+    batch = collate([row | empty for row in rows], 0)
+    return model.train()(**{name: batch[name] for name in SCORED})["logits"].sigmoid()
 
 
 def shake(model: torch.nn.Module, seed: int) -> None:

@@ -8,12 +8,13 @@ from safetensors.torch import load_file
 from torch.distributed.elastic.multiprocessing.errors import record
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
+from glore_lib import packing
 from glore_lib.fitting import _failure, fit
-from glore_lib.models import RewardModel, encode, load_model
+from glore_lib.models import RewardModel, load_model
 from glore_lib.params import ParamsError, Training
 from glore_lib.tasks.arithmetic import Arithmetic
-from glore_lib.training import IGNORE, SharedOrder, collate, solution_example
-from tiny import open_tiny
+from glore_lib.training import IGNORE, SharedOrder, solution_example
+from tiny import labelled_rows, open_tiny
 
 # 19 in batches of 8: an epoch ends with 3, of which the second process gets one, or, of 17, none.
 QUESTIONS = Arithmetic("easy").questions("train", 19, 0)
@@ -28,15 +29,7 @@ def solutions(tokenizer) -> list[dict[str, list[int]]]:
 @pytest.fixture(scope="module")
 def labelled(tokenizer) -> list[dict[str, list[int]]]:
     """One label to eight a solution, so that the two processes rarely have equally many."""
-    made = []
-    for i, q in enumerate(QUESTIONS[:17]):
-        encoded = encode(tokenizer, q.question + "\n", (q.reference_solution + "\n#### 1" * 8).split("\n"))
-        labels = [IGNORE] * len(encoded.ids)
-        for j, end in enumerate(encoded.step_ends[: 1 + 3 * i % 8]):
-            labels[end] = (i + j) % 2
-        lm_labels = [IGNORE] * encoded.prompt_length + encoded.ids[encoded.prompt_length :]
-        made.append({"input_ids": encoded.ids, "labels": labels, "lm_labels": lm_labels})
-    return made
+    return labelled_rows(tokenizer, QUESTIONS[:17], [1 + 3 * i % 8 for i in range(17)])
 
 
 def trained(base: Path, folder: Path, examples: list, weight: float | None = None, **options) -> tuple[dict, dict]:
@@ -96,8 +89,9 @@ def test_the_processes_take_the_examples_in_the_order_of_one(solutions):
 
 def test_nothing_is_learned_from_what_fills_a_batch_up(tiny_base, tokenizer):
     model = RewardModel(load_model(str(tiny_base), "float32"), 0.3)
-    filler = {"input_ids": [0], "labels": [IGNORE], "lm_labels": [IGNORE]}
-    loss = model(**collate([filler, filler], 0), num_items_in_batch=torch.tensor(5))["loss"]
+    names = ("parents", "label_at", "labels", "lm_at", "lm_labels")
+    filler = {"input_ids": [0]} | {name: [IGNORE] for name in names}
+    loss = model(**packing.collate([filler, filler], 0), num_items_in_batch=torch.tensor(5))["loss"]
     loss.backward()
     assert loss == 0
     assert all((p.grad == 0).all() for p in model.parameters())

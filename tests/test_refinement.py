@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 
 from glore_lib.refinement import (
+    Guide,
     global_pairs,
     local_pairs,
     locate_first_error,
@@ -188,7 +189,8 @@ def refined(run, drafts, monkeypatch, kind="local+orm", errors=None, **options):
     sampler = Scripted(run.tokenizer, lambda prompt, seed, j: WRITTEN)
     monkeypatch.setattr(Run, "sampler", lambda self, source: sampler)
     errors = None if errors is None else pd.Series(errors, index=[f"s{i}" for i in range(len(errors))])
-    artifact = refine(run, frame(run, "samples", SAMPLES), drafts, "test", kind, errors, **options)
+    guide = Guide(errors, **options)
+    artifact = refine(run, frame(run, "samples", SAMPLES), drafts, "test", {kind: guide})[kind]
     asked = [prompt.split("\n", 1)[1] for prompt in sampler.prompts]
     assert set(sampler.temperatures) <= {0.0}
     return artifact.read(), asked
@@ -254,7 +256,7 @@ def test_a_refinement_may_be_right(run, drafts, monkeypatch):
     answers = [q.reference_answer for q in run.questions("test").values()]
     sampler = Scripted(run.tokenizer, lambda prompt, seed, j: f"#### {answers[0]}\n")
     monkeypatch.setattr(Run, "sampler", lambda self, source: sampler)
-    found = refine(run, frame(run, "samples", SAMPLES), drafts, "test", "global").read()
+    found = refine(run, frame(run, "samples", SAMPLES), drafts, "test", {"global": Guide()})["global"].read()
     assert found["is_correct"].tolist() == [a == answers[0] for a in answers[:3]] + [False]
 
 
@@ -266,3 +268,19 @@ def test_without_a_draft_the_refiner_sees_what_a_student_sees(run, drafts, monke
     assert found["sample_id"].tolist() == ["s0", "s1", "s2", "s3"]
     right = [q.reference_answer == "3" for q in run.questions("test").values()]
     assert found["is_correct"].tolist() == right
+
+
+def test_the_refiner_is_asked_once_where_kinds_see_the_error_in_the_same_place(run, drafts, monkeypatch):
+    sampler = Scripted(run.tokenizer, lambda prompt, seed, j: f"{prompt.index('[BAD]')}\n#### 0")
+    monkeypatch.setattr(Run, "sampler", lambda self, source: sampler)
+
+    def at(*errors: int) -> Guide:
+        return Guide(pd.Series(errors, index=["s0", "s1", "s2", "s3"]))
+
+    guides = {"global": Guide(), "local+orm": at(2, 1, 3, 0), "local+sorm": at(2, 1, 1, 0)}
+    source = frame(run, "samples", SAMPLES)
+    together = {kind: artifact.read() for kind, artifact in refine(run, source, drafts, "test", guides).items()}
+    assert len(sampler.requests) == 5  # the first step of three drafts; the second of one, the third of another
+    for kind, guide in guides.items():
+        alone = refine(run, source, drafts, "test", {kind: guide})[kind].read()
+        pd.testing.assert_frame_equal(together[kind].reset_index(drop=True), alone)

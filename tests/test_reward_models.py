@@ -10,30 +10,25 @@ from glore_lib.params import Training
 from glore_lib.reward_models import (
     StepData,
     answer_scores,
+    labelled_solution,
     labels_for,
     score_steps,
     step_data,
-    step_example,
     train_reward_model,
 )
 from glore_lib.run import Run
 from glore_lib.solutions import join_steps, split_steps
 from glore_lib.step_labels import balance_steps
 from glore_lib.students import Student
-from glore_lib.training import IGNORE
 from tiny import Scripted, frame, open_tiny, rollout_rows, sample_rows, score_rows, some_student
 
 
 def test_labels_stand_at_the_newline_tokens(run):
     question = next(iter(run.questions("train").values()))
-    text = "tom has 3\n\nann is\n#### 5"
-    example = step_example(run, question, text, {1: 1, 3: 0})
-    tokens = run.tokenizer.convert_ids_to_tokens(example["input_ids"])
-    written = ["tom", "has", "3", "\n", "ann", "is", "\n", "####", "5", "\n"]
-    assert tokens[-10:] == written
-    prompt = len(tokens) - 10
-    assert example["labels"] == [IGNORE] * (prompt + 3) + [1] + [IGNORE] * 5 + [0]
-    assert example["lm_labels"] == [IGNORE] * prompt + example["input_ids"][prompt:]
+    solution = labelled_solution(run, question, "tom has 3\n\nann is\n#### 5", {1: 1, 3: 0})
+    tokens = run.tokenizer.convert_ids_to_tokens(solution.ids)
+    assert tokens[solution.prompt_length :] == ["tom", "has", "3", "\n", "ann", "is", "\n", "####", "5", "\n"]
+    assert solution.labels == {solution.prompt_length + 3: 1, solution.prompt_length + 9: 0}
 
 
 @pytest.fixture

@@ -6,10 +6,12 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy, logsigmoid
 
-from glore_lib.models import RewardModel, adapt, encode, load_model, load_reward_model, save_model
+from glore_lib import packing
+from glore_lib.models import RewardModel, adapt, load_model, load_reward_model, save_model
 from glore_lib.params import Finetuning, ParamsError, Training
 from glore_lib.tasks.arithmetic import Arithmetic
 from glore_lib.training import IGNORE, QuietTrainer, collate, solution_example, train
+from tiny import labelled_rows
 
 QUESTIONS = Arithmetic("easy").questions("train", 16, 0)
 
@@ -125,22 +127,14 @@ def test_with_nothing_to_train_on_the_model_stays_as_it_was(model, examples, tok
     before = weights(model)
     settings = finetuning(max_length=5), training(1)
     info = train(model, examples[:count], *settings, tokenizer.pad_token_id, 0, tmp_path)
-    assert info == {"steps": 0, "sequences": 0, "too_long": count, "tokens_trained": 0, "losses": []}
+    assert info == {"steps": 0, "sequences": 0, "too_long": count, "tokens_trained": 0, "padding": 0.0, "losses": []}
     assert torch.equal(weights(model), before)
 
 
 @pytest.fixture(scope="module")
 def step_examples(tokenizer) -> list[dict[str, list[int]]]:
     """Solutions with one label each to five labels each, so that no two micro-batches have equally many."""
-    made = []
-    for i, q in enumerate(QUESTIONS[:8]):
-        encoded = encode(tokenizer, q.question + "\n", (q.reference_solution + "\n#### 1" * 3).split("\n"))
-        labels = [IGNORE] * len(encoded.ids)
-        for j, end in enumerate(encoded.step_ends[: 1 + i % 5]):
-            labels[end] = (i + j) % 2
-        lm_labels = [IGNORE] * encoded.prompt_length + encoded.ids[encoded.prompt_length :]
-        made.append({"input_ids": encoded.ids, "labels": labels, "lm_labels": lm_labels})
-    return made
+    return labelled_rows(tokenizer, QUESTIONS[:8], [1 + i % 5 for i in range(8)])
 
 
 def reward_model(tiny_base, weight: float) -> RewardModel:
@@ -153,19 +147,18 @@ def reward_model(tiny_base, weight: float) -> RewardModel:
 @pytest.mark.parametrize("weight", [0.0, 0.3])
 def test_the_reward_models_loss_by_hand(tiny_base, step_examples, tokenizer, weight):
     model = reward_model(tiny_base, weight)
-    batch = collate(step_examples, tokenizer.pad_token_id)
+    batch = packing.collate(step_examples, tokenizer.pad_token_id)
+    losses, word_losses = [], []
     with torch.inference_mode():
         loss = model(**batch)["loss"].item()
-        hidden = model.model.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])[0]
-        scores = hidden @ model.head.weight[0] + model.head.bias
-        predicted = torch.log_softmax(model.model.lm_head(hidden), -1)
-    losses, word_losses = [], []
-    for b, example in enumerate(step_examples):
-        for t, (label, word) in enumerate(zip(example["labels"], example["lm_labels"], strict=True)):
-            if label != IGNORE:
-                losses.append(-logsigmoid(scores[b, t] if label else -scores[b, t]).item())
-            if word != IGNORE:
-                word_losses.append(-predicted[b, t - 1, word].item())
+        for row in step_examples:
+            hidden = model.model.model(input_ids=torch.tensor([row["input_ids"]]))[0][0]
+            scores = hidden @ model.head.weight[0] + model.head.bias
+            predicted = torch.log_softmax(model.model.lm_head(hidden), -1)
+            for at, label in zip(row["label_at"], row["labels"], strict=True):
+                losses.append(-logsigmoid(scores[at] if label else -scores[at]).item())
+            for at, word in zip(row["lm_at"], row["lm_labels"], strict=True):
+                word_losses.append(-predicted[at, word].item())
     assert len(losses) == sum(1 + i % 5 for i in range(8))
     expected = sum(losses) / len(losses) + weight * sum(word_losses) / len(word_losses)
     assert loss == pytest.approx(expected, rel=1e-4)
@@ -173,7 +166,7 @@ def test_the_reward_models_loss_by_hand(tiny_base, step_examples, tokenizer, wei
 
 def test_an_untrained_head_loses_one_bit(tiny_base, step_examples, tokenizer):
     model = RewardModel(load_model(str(tiny_base), "float32"))
-    assert model(**collate(step_examples, tokenizer.pad_token_id))["loss"].item() == pytest.approx(math.log(2))
+    assert model(**packing.collate(step_examples, tokenizer.pad_token_id))["loss"].item() == pytest.approx(math.log(2))
 
 
 def weights(model: torch.nn.Module) -> torch.Tensor:
@@ -230,18 +223,19 @@ def test_a_qlora_reward_model_learns_and_reloads_as_it_was_trained(wide_base, st
     losses = [point["loss"] for point in info["losses"]]
     assert losses[-1] < 0.3 * losses[0]
     model.save(tokenizer, str(wide_base), tmp_path / "rm")
-    assert_same_loss(model, load_reward_model(str(tmp_path / "rm"), "float32"), collate(step_examples, 0))
+    assert_same_loss(model, load_reward_model(str(tmp_path / "rm"), "float32"), packing.collate(step_examples, 0))
 
 
 @torch.no_grad()
 def assert_same_loss(trained: torch.nn.Module, reloaded: torch.nn.Module, batch: dict[str, torch.Tensor]) -> None:
-    batch.pop("lm_labels", None)
     trained, reloaded = (model.train()(**batch)["loss"].item() for model in (trained, reloaded))
     assert trained == pytest.approx(reloaded, rel=1e-3)
 
 
 @pytest.mark.parametrize("kind", ["language model", "reward model"])
-def test_gradient_checkpointing_computes_twice_and_learns_the_same(kind, tiny_base, step_examples, tokenizer, tmp_path):
+def test_gradient_checkpointing_computes_twice_and_learns_the_same(
+    kind, tiny_base, examples, step_examples, tokenizer, tmp_path
+):
     trained, calls = [], []
     for checkpointing in (False, True):
         options = finetuning(gradient_checkpointing=checkpointing)
@@ -253,7 +247,7 @@ def test_gradient_checkpointing_computes_twice_and_learns_the_same(kind, tiny_ba
             calls[-1] += 1
 
         language_model.model.layers[0].mlp.register_forward_pre_hook(count)
-        rows = [{key: row[key] for key in ("input_ids", "labels")} for row in step_examples]
+        rows = step_examples if kind == "reward model" else examples[:8]
         train(model, rows, options, training(2, 1e-3), tokenizer.pad_token_id, 0, tmp_path)
         trained.append(weights(model))
     assert calls == [2, 4]

@@ -14,12 +14,15 @@ from tokenizers import Tokenizer, decoders, models, normalizers, processors, tra
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from clone import TINY
+from glore_lib.models import encode
+from glore_lib.packing import Labelled, Row, pack
 from glore_lib.pretrain import build_tokenizer
 from glore_lib.run import Run, open_run
 from glore_lib.sampling import Completion, Request
 from glore_lib.solutions import join_steps, split_steps
 from glore_lib.store import Artifact
 from glore_lib.students import Student
+from glore_lib.tasks import Question
 from glore_lib.tasks.arithmetic import Arithmetic
 
 _numbers = count()
@@ -123,6 +126,16 @@ def rollout_rows(rollouts: dict[tuple[str, str], list[list[str]]]) -> pd.DataFra
             for k, rollout in enumerate(step)
         ]
     )  # fmt: skip
+
+
+def labelled_rows(tokenizer: PreTrainedTokenizerBase, questions: list[Question], counts: list[int]) -> list[Row]:
+    """A row for a reward model of each question: its reference solution, made longer, with so many labels."""
+    rows = []
+    for i, (q, labelled) in enumerate(zip(questions, counts, strict=True)):
+        encoded = encode(tokenizer, q.question + "\n", (q.reference_solution + "\n#### 1" * 8).split("\n"))
+        labels = {end: (i + j) % 2 for j, end in enumerate(encoded.step_ends[:labelled])}
+        rows += pack([Labelled(encoded.ids, encoded.prompt_length, labels)], 1, len(encoded.ids))
+    return rows
 
 
 def some_student(policy: str = "p") -> Student:
