@@ -12,6 +12,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria
 
 import glore_lib.sampling.transformers as backend
@@ -28,8 +29,8 @@ class Work:
     decoded: int = 0
     read: int = 0
 
-    def watch(self, model: PreTrainedModel) -> None:
-        model.register_forward_pre_hook(self._count, with_kwargs=True)
+    def watch(self, model: PreTrainedModel) -> RemovableHandle:
+        return model.register_forward_pre_hook(self._count, with_kwargs=True)
 
     def _count(self, model: PreTrainedModel, args: tuple, kwargs: dict[str, Any]) -> None:
         ids = kwargs["input_ids"]
