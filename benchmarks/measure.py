@@ -1,0 +1,148 @@
+"""What benchmarks/sampler.py and benchmarks/label_cost.py share: counting what a model does, `model.generate` as
+a way to sample, the transformers backend without what it shares between completions, and the record of a machine."""
+
+import json
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch.utils.hooks import RemovableHandle
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria
+
+import glore_lib.sampling.transformers as backend
+from glore_lib.sampling import Completion, Request, newline_tokens
+from glore_lib.solutions import ANSWER_MARK
+
+Sample = Callable[[list[Request], int], int]  # requests, new tokens at most; returns the tokens of the texts
+
+
+@dataclass
+class Work:
+    """Tokens that a model was given, rows times their width, padding too: one a row (decoding) or more (reading)."""
+
+    decoded: int = 0
+    read: int = 0
+
+    def watch(self, model: PreTrainedModel) -> RemovableHandle:
+        return model.register_forward_pre_hook(self._count, with_kwargs=True)
+
+    def _count(self, model: PreTrainedModel, args: tuple, kwargs: dict[str, Any]) -> None:
+        ids = kwargs["input_ids"]
+        if ids.shape[1] == 1:
+            self.decoded += ids.numel()
+        else:
+            self.read += ids.numel()
+
+
+class AnswerEnds(StoppingCriteria):
+    """Ends each row with its end-of-sequence token, or with the line that holds the final answer."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, newlines: torch.Tensor, start: int):
+        self.tokenizer, self.newlines, self.start = tokenizer, newlines, start
+        self.lengths: torch.Tensor | None = None  # of the texts that have ended, else 0
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        if self.lengths is None:
+            self.lengths = torch.zeros(len(input_ids), dtype=torch.long, device=input_ids.device)
+        last, running = input_ids[:, -1], self.lengths == 0
+        ended = running & (last == self.tokenizer.eos_token_id)
+        rows = (running & self.newlines[last]).nonzero()[:, 0]
+        texts = self.tokenizer.batch_decode(input_ids[rows, self.start :])
+        ended[rows] |= torch.tensor([ANSWER_MARK in text for text in texts], dtype=torch.bool, device=ended.device)
+        self.lengths[ended] = input_ids.shape[1] - self.start
+        return self.lengths > 0
+
+
+def generating(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, n: int, temperature: float) -> Sample:
+    """``model.generate`` on all requests together, drawing from the whole distribution as the backend does."""
+    newlines = torch.tensor(newline_tokens(tokenizer), device=model.device)
+
+    def generate(requests: list[Request], tokens: int) -> int:
+        batch = tokenizer.pad({"input_ids": [list(r.prompt) for r in requests]}, padding_side="left")
+        inputs = {name: torch.tensor(batch[name], device=model.device) for name in ("input_ids", "attention_mask")}
+        ends = AnswerEnds(tokenizer, newlines, inputs["input_ids"].shape[1])
+        torch.manual_seed(requests[0].seed)
+        found = model.generate(
+            **inputs, do_sample=True, temperature=temperature, top_k=0, top_p=1.0, num_return_sequences=n,
+            max_new_tokens=tokens, pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id,
+            use_cache=True, stopping_criteria=[ends],
+        )  # fmt: skip
+        return int(torch.where(ends.lengths > 0, ends.lengths, found.shape[1] - ends.start).sum())
+
+    return generate
+
+
+class _Own(tuple):
+    """Token ids that equal no others."""
+
+    __hash__, __eq__ = object.__hash__, object.__eq__
+
+
+class _Unshared(Request):
+    @cached_property
+    def prefix(self) -> tuple[int, ...]:
+        return _Own(self.prompt[: self.shared])
+
+
+class Alone(backend.TransformersSampler):
+    """The transformers backend, every completion a row of its own from its first token to its last, and unless
+    ``share_questions`` with its question read for it alone. Completions are the same, up to rounding."""
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: int, share_questions: bool):
+        super().__init__(model, tokenizer, rows)
+        self._kind = Request if share_questions else _Unshared
+
+    def sample(self, requests: list[Request], *args: Any) -> list[list[Completion]]:
+        apart = [self._kind(r.prompt, 1, r.seed, j, r.common) for r in requests for j in range(r.first, r.first + r.n)]
+        with patch.object(backend, "_rows", _rows_apart):
+            found = iter(super().sample(apart, *args))
+        return [[next(found)[0] for _ in range(r.n)] for r in requests]
+
+
+def _rows_apart(requests: list[Request]) -> list[backend._Row]:
+    """``backend._rows`` in its order, with no two completions in a row."""
+    order = sorted(range(len(requests)), key=lambda i: (-requests[i].shared, requests[i].prompt))
+    return [backend._Row(requests[i], [(i, requests[i].first)]) for i in order]
+
+
+def multiplied(rows: int, inner: int, columns: int, dtype: torch.dtype, device: torch.device) -> float:
+    """FLOP/s of products [rows, inner] x [inner, columns]: the best of five rounds of 0.1 seconds and more."""
+    a, b = (torch.randn(shape, device=device).to(dtype) for shape in ((rows, inner), (inner, columns)))
+    flop, times = 2 * rows * inner * columns, 1
+
+    def seconds() -> float:
+        start = time.perf_counter()
+        for _ in range(times):
+            a @ b
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+    seconds()
+    while seconds() < 0.1:
+        times *= 2
+    return flop * times / min(seconds() for _ in range(5))
+
+
+def machine() -> dict[str, Any]:
+    cpuinfo = Path("/proc/cpuinfo")
+    names = [x for x in cpuinfo.read_text().splitlines() if x.startswith("model name")] if cpuinfo.exists() else []
+    return {
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "cpu": names[0].split(": ")[1] if names else platform.machine(),
+        "threads": torch.get_num_threads(), "torch": torch.__version__, "python": platform.python_version(),
+    }  # fmt: skip
+
+
+def keep(path: Path | None, record: dict[str, Any]) -> None:
+    """Writes a record as JSON, where a path is given, and says which machine it is of."""
+    record = {"machine": machine()} | record
+    print("\n" + ", ".join(f"{name}: {value}" for name, value in record["machine"].items()))
+    if path:
+        path.write_text(json.dumps(record, indent=1) + "\n")
