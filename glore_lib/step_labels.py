@@ -97,7 +97,7 @@ def rollouts(
         return frame
 
     params = {
-        "k": p.rollouts_per_step, "early_stop": p.early_stop, "temperature": p.rollout_temperature,
+        "k": p.rollouts_per_step, "waves": waves(p), "early_stop": p.early_stop, "temperature": p.rollout_temperature,
         "sampling": run.params.sampling, "purpose": purpose, "samples": digest(samples["sample_id"].tolist()),
     }  # fmt: skip
     return run.frame(f"rollouts-{purpose}", "rollouts", make, params, [student.model, *inputs])
@@ -208,12 +208,13 @@ def _missing(prefix: Prefix, first: int, count: int) -> list[tuple[int, int]]:
 
 
 def _pass_on(run: Run, prefix: Prefix, j: int, ids: tuple[int, ...]) -> None:
-    """Gives a rollout to the longer prefixes that it has passed through, token by token."""
+    """Gives a rollout to the longer prefixes that it has passed through, token by token. One that ended where such a
+    prefix ends did so with a line that has the mark and no answer; after that prefix it would have gone on."""
     whole = (*prefix.encoded.ids, *ids)
     for longer in prefix.longer:
         length = len(longer.encoded.ids)
-        if not longer.rollouts.get(j) and whole[:length] == tuple(longer.encoded.ids):
-            rest = whole[length:]
+        rest = whole[length:]
+        if rest and j not in longer.rollouts and whole[:length] == tuple(longer.encoded.ids):
             longer.rollouts[j] = _graded(run, longer, run.tokenizer.decode(rest, skip_special_tokens=True))
             _pass_on(run, longer, j, rest)
 

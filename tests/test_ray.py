@@ -67,7 +67,7 @@ def says(answer: Callable[[int], str]) -> Callable[[str], object]:
 
     class Backend:
         def sample(self, requests, temperature, max_new_tokens, progress):
-            return [[Completion(answer(r.seed), True, 1)] * r.n for r in requests]
+            return [[Completion(answer(r.seed), True, (1,))] * r.n for r in requests]
 
     return lambda model: Backend()
 

@@ -1,6 +1,10 @@
 """The transformers backend against transformers' own decoding, known distributions, and its own promises."""
 
 import random
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,7 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from glore_lib.models import encode
 from glore_lib.params import ParamsError
 from glore_lib.sampling import Completion, Request
-from glore_lib.sampling.transformers import TransformersSampler
+from glore_lib.sampling.transformers import SPREAD, TransformersSampler
 from glore_lib.tasks.arithmetic import Arithmetic
 
 QUESTIONS = Arithmetic("easy").questions("train", 6, 0)
@@ -61,6 +65,22 @@ def prompts(tokenizer) -> list[tuple[int, ...]]:
 
 def sample(model, tokenizer, requests, rows=64, temperature=1.0, limit=12) -> list[list[Completion]]:
     return TransformersSampler(model, tokenizer, rows).sample(requests, temperature, limit, "test")
+
+
+def told(completions: list[Completion]) -> list[tuple[str, bool, int]]:
+    """What is known of completions by hand."""
+    return [(c.text, c.finished, c.tokens) for c in completions]
+
+
+@contextmanager
+def widths_of(model: LlamaForCausalLM) -> Iterator[list[int]]:
+    """How many rows each forward pass has."""
+    widths: list[int] = []
+    hook = model.register_forward_pre_hook(
+        lambda _, __, passed: widths.append(len(passed["input_ids"])), with_kwargs=True
+    )
+    yield widths
+    hook.remove()
 
 
 def continued(prompts) -> list[Request]:
@@ -127,6 +147,42 @@ def test_a_sample_does_not_depend_on_what_is_asked_beside_it(model, tokenizer, p
     every = [c for completions in together for c in completions]
     assert len({c.text for c in every}) > 10
     assert len({c.tokens for c in every if c.finished}) > 3
+
+
+@pytest.mark.parametrize("rows", [1, 3, 7])
+def test_no_more_rows_than_the_cap_and_no_other_completion(model, tokenizer, prompts, rows):
+    """Prompts with questions in common and without, whose completions fork far more often than there are places."""
+    requests = [replace(request, n=9) for request in continued(prompts)] + [Request(prompts[0], 40, seed=5)]
+    with widths_of(model) as widths:
+        expected = sample(model, tokenizer, requests, 500)
+    assert max(widths) > 60
+    with widths_of(model) as widths:
+        assert sample(model, tokenizer, requests, rows) == expected
+    assert max(widths) == rows
+    every = [c for completions in expected for c in completions]
+    assert len({c.text for c in every}) > 60
+    assert len({c.tokens for c in every if c.finished}) > 5
+
+
+def test_completions_that_pass_through_a_longer_prompt_go_on_as_its_completions(model, tokenizer, prompts):
+    question, common, n = prompts[2], len(prompts[2]), 20
+    (whole,) = sample(model, tokenizer, [Request(question, n, seed=3, common=common)])
+    cuts = [(j, cut) for j, c in enumerate(whole) for cut in (1, 2, 5) if cut < c.tokens]
+    assert len(cuts) > 30
+
+    def as_before(change: Callable[[Request], Request], rows: int = 64) -> float:
+        """The share of them that go on as they did, as far as that was written."""
+        requests = [change(Request(question + whole[j].ids[:cut], 1, 3, j, common)) for j, cut in cuts]
+        alike = 0
+        for (j, cut), (c,) in zip(cuts, sample(model, tokenizer, requests, rows), strict=True):
+            rest = whole[j].ids[cut:]
+            alike += (c.ids if whole[j].finished else c.ids[: len(rest)]) == rest
+        return alike / len(cuts)
+
+    assert as_before(lambda r: r) == as_before(lambda r: r, rows=3) == 1
+    assert as_before(lambda r: replace(r, seed=4)) < 0.5
+    assert as_before(lambda r: replace(r, first=r.first + 1)) < 0.5
+    assert as_before(lambda r: replace(r, common=0)) < 0.5  # numbers go by the place after the prompt then
 
 
 def test_the_tail_of_a_larger_request_is_the_request_that_begins_there(model, tokenizer, prompts):
@@ -210,13 +266,14 @@ def prompt_of(tokenizer, text: str) -> tuple[int, ...]:
 def test_how_completions_end(tokenizer, writes, limit, text, finished, tokens, temperature):
     requests = [Request(prompt_of(tokenizer, "ann tom"), 2, 0)]
     (completions,) = sample(scripted(tokenizer, writes), tokenizer, requests, 8, temperature, limit)
-    assert completions == [written(tokenizer, text, finished, tokens)] * 2
+    assert told(completions) == [(text, finished, tokens)] * 2
+    assert completions[0].ids == tuple(tokenizer.convert_tokens_to_ids(writes.split(" ")[:tokens]))
 
 
 def test_a_mark_in_the_prompt_ends_nothing(tokenizer):
     requests = [Request(prompt_of(tokenizer, "#### 5\ntom"), 1, 0)]
     ((completion,),) = sample(scripted(tokenizer, "has 3 \n </s>"), tokenizer, requests)
-    assert completion == Completion("has 3\n", True, 4)
+    assert told([completion]) == [("has 3\n", True, 4)]
 
 
 def test_only_the_line_with_the_mark_ends_a_completion(tokenizer):
@@ -226,7 +283,7 @@ def test_only_the_line_with_the_mark_ends_a_completion(tokenizer):
         "5": {"\n": 0.0}},
     )  # fmt: skip
     ((completion,),) = sample(model, tokenizer, [Request(prompt_of(tokenizer, "tom"), 1, 0)], temperature=0.0)
-    assert completion == Completion("has\n3 #### 5\n", True, 6)
+    assert told([completion]) == [("has\n3 #### 5\n", True, 6)]
 
 
 def test_prompts_that_extend_each_other_are_read_as_one(tokenizer):
@@ -244,10 +301,55 @@ def test_finished_rows_leave_the_batch(tokenizer):
     model = Markov(tokenizer, follows)
     requests = [Request(prompt_of(tokenizer, name), 4, 0) for name in ("tom", "ann")]
     tom, ann = sample(model, tokenizer, requests, rows=8, limit=5)
-    # What both prompts begin with, once; their last tokens, in every row; then only ann's four rows.
-    assert model.widths == [1, 8, 4, 4, 4, 4]
-    assert tom == [Completion("", True, 1)] * 4
-    assert ann == [Completion("has has has has has", False, 5)] * 4
+    # What both prompts begin with, once; their last tokens, a row each for four completions; then only ann's row.
+    assert model.widths == [1, 2, 1, 1, 1, 1]
+    assert told(tom) == [("", True, 1)] * 4
+    assert told(ann) == [("has has has has has", False, 5)] * 4
+
+
+def test_completions_are_one_row_until_they_fork(tokenizer):
+    follows = {"tom": {"has": 0.0}, "has": {"3": 0.0, "4": 0.0, "5": 0.0}, "5": {"</s>": 0.0}}
+    model = Markov(tokenizer, follows | {"3": {"is": 0.0}, "4": {"is": 0.0}, "is": {"is": 0.0}})
+    (completions,) = sample(model, tokenizer, [Request(prompt_of(tokenizer, "ann tom"), 30, seed=0)], rows=30, limit=5)
+    kinds = Counter(told(completions))
+    assert set(kinds) == {("has 3 is is is", False, 5), ("has 4 is is is", False, 5), ("has 5", True, 3)}
+    assert min(kinds.values()) > 1
+    # The prompt; what draws "has" and what draws the number, in one row; then three, of which one is over at once. Two
+    # that write the same again stay two.
+    assert model.widths == [1, 1, 1, 3, 2, 2]
+
+
+def test_rows_that_end_make_place_for_forks(tokenizer):
+    """Of three that draw at once, the first ends, and what forks off the others takes its place."""
+    follows = {"tom": {"has": 0.0, "had": 0.0, "owns": 0.0}, "owns": {"</s>": 0.0}}
+    follows |= {"has": {"3": 0.0, "4": 0.0, "</s>": 0.0}, "had": {"5": 0.0, "6": 0.0, "</s>": 0.0}}
+    model = Markov(tokenizer, follows | {number: {number: 0.0} for number in "3456"})
+    requests = [Request(prompt_of(tokenizer, "tom"), 60, seed=0)]
+    (completions,) = sample(model, tokenizer, requests, 4, limit=4)
+    ends = {("owns", True, 2), ("has", True, 2), ("had", True, 2)}
+    assert set(told(completions)) == ends | {
+        (" ".join([verb, number, number, number]), False, 4)
+        for verb, numbers in (("has", "34"), ("had", "56"))
+        for number in numbers
+    }
+    assert model.widths == [1, 1, 3, 4, 4]
+
+
+def test_greedy_completions_are_one_row_however_many(tokenizer):
+    model = scripted(tokenizer, "has 3 5 </s>")
+    requests = [Request(prompt_of(tokenizer, text), 50, 0) for text in ("ann tom", "ben tom")]
+    answers = sample(model, tokenizer, requests, rows=2, temperature=0.0)
+    assert model.widths == [2] * 5  # the prompts, and four tokens
+    assert [told(completions) for completions in answers] == [[("has 3 5", True, 4)] * 50] * 2
+
+
+@pytest.mark.parametrize(("each", "widths"), [(SPREAD, [2, 2, 2, 1, 1, 1]), (SPREAD + 1, [1, 1, 1] * 3)])
+def test_as_many_completions_as_may_fork_are_begun_at_a_time(tokenizer, each, widths):
+    model = scripted(tokenizer, "has </s>")
+    requests = [Request(prompt_of(tokenizer, f"{name} tom"), each, 0) for name in ("ann", "ben", "sue")]
+    answers = sample(model, tokenizer, requests, rows=2)
+    assert model.widths == widths
+    assert [told(completions) for completions in answers] == [[("has", True, 2)] * each] * 3
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])

@@ -6,11 +6,12 @@ from itertools import count
 
 import pandas as pd
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glore_lib.run import Run
-from glore_lib.solutions import results, split_steps
+from glore_lib.sampling import Request
+from glore_lib.solutions import prefix_text, split_steps
 from glore_lib.step_labels import (
     POSTPROCESSING,
     balance_samples,
@@ -22,8 +23,9 @@ from glore_lib.step_labels import (
     rollout_labels,
     rollouts,
     stepwise_supervision,
+    waves,
 )
-from glore_lib.store import check_schema
+from glore_lib.store import Artifact, check_schema
 from tiny import Scripted, label_rows, rollout_rows, sample_rows, some_student
 
 _purposes = count()
@@ -188,16 +190,45 @@ def question(run):
     return next(iter(run.questions("train").values()))
 
 
-def roll(
-    run: Run, monkeypatch, samples: pd.DataFrame, answer, purpose: str = "", **params
-) -> tuple[pd.DataFrame, Scripted]:
+def roll_out(
+    run: Run, monkeypatch, samples: pd.DataFrame, answer, purpose: str = "", rows: int = 8, limit: int | None = None,
+    **params,
+) -> tuple[Artifact, Scripted]:  # fmt: skip
     """The rollouts of samples under other ``reward_models`` parameters, and the sampler that was asked."""
-    rm = run.params.reward_models.model_copy(update=params)
-    run = dataclasses.replace(run, params=run.params.model_copy(update={"reward_models": rm}))
-    sampler = Scripted(run.tokenizer, answer)
+    changed = {
+        "reward_models": run.params.reward_models.model_copy(update=params),
+        "sampling": run.params.sampling.model_copy(update={"rows": rows}),
+    }
+    run = dataclasses.replace(run, params=run.params.model_copy(update=changed))
+    sampler = Scripted(run.tokenizer, answer, limit)
     monkeypatch.setattr(Run, "sampler", lambda self, source: sampler)
-    artifact = rollouts(run, some_student(), samples, "train", purpose or f"p{next(_purposes)}", [])
+    return rollouts(run, some_student(), samples, "train", purpose or f"p{next(_purposes)}", []), sampler
+
+
+def roll(*args, **kwargs) -> tuple[pd.DataFrame, Scripted]:
+    artifact, sampler = roll_out(*args, **kwargs)
     return artifact.read(), sampler
+
+
+def asked(sampler: Scripted) -> list[list[tuple[str, int, int]]]:
+    """(lines after the question, first, how many) of each request of each call."""
+    return [
+        [("/".join(split_steps(sampler.text(r))[1:]), r.first, r.n) for r in requests] for requests in sampler.calls
+    ]
+
+
+def numbers(request: Request) -> range:
+    return range(request.first, request.first + request.n)
+
+
+def says(written: dict[str, dict[int, str]]):
+    """A policy that goes on after the prefixes that are named (their steps with a slash between) as it is told for each
+    rollout, and elsewhere writes that it is lost."""
+
+    def answer(prompt: str, seed: int, j: int) -> str:
+        return written.get("/".join(split_steps(prompt)[1:]), {}).get(j, "pat is\n#### 0\n")
+
+    return answer
 
 
 def test_rollouts_by_hand(run, question, monkeypatch):
@@ -246,59 +277,219 @@ def test_shared_prefixes_are_sampled_once(run, question, monkeypatch, early_stop
     found, sampler = roll(
         run, monkeypatch, samples, lambda prompt, seed, j: f"{seed} {j}", early_stop=early_stop, rollouts_per_step=3
     )
-    asked = [
-        (prompt, j)
-        for prompt, r in zip(sampler.prompts, sampler.requests, strict=True)
-        for j in range(r.first, r.first + r.n)
-    ]
+    pairs = [(sampler.text(request), j) for request in sampler.requests for j in numbers(request)]
     lines = [f"{question.question}\nann is\n", f"{question.question}\nann is\nben is\n"]
     lines += [f"{question.question}\nann is\neve is\n", f"{other.question}\nann is\n"]
-    assert sorted(asked) == sorted((line, j) for line in lines for j in range(3))
-    assert len({request.seed for request in sampler.requests}) == len(lines)  # prefixes share no random numbers
+    assert sorted(pairs) == sorted((line, j) for line in lines for j in range(3))
+    seeds = {(sampler.text(request).startswith(other.question), request.seed) for request in sampler.requests}
+    assert len(seeds) == len({seed for _, seed in seeds}) == 2  # questions share no random numbers, their prefixes do
     texts = found[found["step"] == 1].groupby("sample_id")["text"].agg(list)
     assert texts["s0"] == texts["s1"] == texts["s2"] != texts["s3"]
 
 
-LINES = st.sampled_from(["ann 1 + 1 = 2 pens", "ben 2 + 3 = 5 pens", "eve 3 + 4 = 7 pens", "joy is"])
+@pytest.mark.parametrize(
+    ("k", "at_first", "early_stop", "expected"),
+    [
+        (5, 2, True, [(0, 2), (2, 3)]),
+        (8, 1, True, [(0, 1), (1, 7)]),
+        (5, 5, True, [(0, 5)]),
+        (5, 8, True, [(0, 5)]),
+        (5, 2, False, [(0, 5)]),
+    ],
+)
+def test_a_prefix_is_asked_for_the_first_few_and_then_for_the_rest(
+    run, question, monkeypatch, k, at_first, early_stop, expected
+):
+    params = {"rollouts_per_step": k, "rollouts_at_first": at_first, "early_stop": early_stop}
+    assert waves(run.params.reward_models.model_copy(update=params)) == expected
+    samples = sample_rows((question.question_id, "ann is", False))
+    _, sampler = roll(run, monkeypatch, samples, says({}), **params)
+    assert asked(sampler) == [[("ann is", *wave)] for wave in expected]
+
+
+def test_other_waves_make_another_artifact(run, question, monkeypatch):
+    """Which rollouts are kept depends on them, and refiners learn from those."""
+    samples = sample_rows((question.question_id, "ann is", False))
+    made = {
+        roll_out(run, monkeypatch, samples, says({}), "same", rollouts_per_step=4, rollouts_at_first=first)[0].id
+        for first in (1, 2, 4, 5)
+    }
+    assert len(made) == 3  # with four at first, or more, there is one wave
+
+
+def test_a_prefix_gets_no_more_rollouts_once_one_is_right_and_consistent(run, question, monkeypatch):
+    right = f"#### {question.reference_answer}\n"
+    samples = sample_rows(
+        *((question.question_id, text, False) for text in ("ann is", "ben is", "eve 1 + 1 = 2 pens", "joy is"))
+    )
+    written = {"ann is": {1: right}, "ben is": {2: right}, "eve 1 + 1 = 2 pens": {0: right, 4: f"2\n{right}"}}
+    found, sampler = roll(run, monkeypatch, samples, says(written), rollouts_per_step=5, rollouts_at_first=2)
+    first, second = asked(sampler)
+    assert first == [("ann is", 0, 2), ("ben is", 0, 2), ("eve 1 + 1 = 2 pens", 0, 2), ("joy is", 0, 2)]
+    assert second == [("ben is", 2, 3), ("eve 1 + 1 = 2 pens", 2, 3), ("joy is", 2, 3)]
+    assert found.groupby("sample_id").size().to_dict() == {"s0": 2, "s1": 5, "s2": 5, "s3": 5}
+
+
+def test_a_rollout_serves_the_longer_prefixes_that_it_passes_through(run, question, monkeypatch):
+    samples = sample_rows(
+        (question.question_id, "ann is\nben is\n#### 0", False),
+        (question.question_id, "ann is\neve is\njoy is\n#### 0", False),
+    )
+    written = {
+        "ann is": {0: "ben is\n#### 1\n", 1: "eve is\njoy is\n#### 2\n"},
+        "ann is/eve is": {0: "joy is\n#### 3\n", 2: "joy has\njoy is\n#### 4\n"},
+    }
+    rolled, sampler = roll_out(
+        run, monkeypatch, samples, says(written), rows=1, rollouts_per_step=3, rollouts_at_first=3
+    )
+    assert asked(sampler) == [
+        [("ann is", 0, 3)],
+        # 0 of the first sample's and 1 of the second's are there, and so is 1 of the longest
+        [("ann is/ben is", 1, 2), ("ann is/eve is", 0, 1), ("ann is/eve is", 2, 1)],
+        [("ann is/eve is/joy is", 2, 1)],
+    ]
+    lost = "pat is\n#### 0\n"
+    texts = rolled.read().groupby(["sample_id", "step"])["text"].agg(list)
+    assert texts["s0"].tolist() == [[*written["ann is"].values(), lost], ["#### 1\n", lost, lost], [""]]
+    assert texts["s1"].tolist() == [
+        [*written["ann is"].values(), lost],
+        ["joy is\n#### 3\n", "joy is\n#### 2\n", "joy has\njoy is\n#### 4\n"],
+        ["#### 3\n", "#### 2\n", lost],
+        [""],
+    ]
+    info = {k: rolled.record["info"][k] for k in ("rollouts_made", "tokens_generated", "prefixes", "distinct_prefixes")}
+    # tokens: six and nine of two rollouts from "ann is", six of the two after "ann is/eve is", nine; six where lost
+    assert info == {
+        "rollouts_made": 8,
+        "tokens_generated": 6 + 9 + 6 + 9 + 4 * 6,
+        "prefixes": 7,
+        "distinct_prefixes": 6,
+    }
+
+
+def test_a_rollout_that_was_cut_off_serves_no_longer_prefix(run, question, monkeypatch):
+    """Of six tokens, a line takes three: the longer prefix's own rollout gets further."""
+    right = f"#### {question.reference_answer}\n"
+    samples = sample_rows((question.question_id, "ann is\nben is", False))
+    written = {"ann is": {0: f"ben is\njoy is\n{right}"}, "ann is/ben is": {0: f"joy is\n{right}"}}
+    found, sampler = roll(run, monkeypatch, samples, says(written), rows=1, limit=6, rollouts_per_step=1)
+    assert asked(sampler) == [[("ann is", 0, 1)], [("ann is/ben is", 0, 1)]]
+    assert found[["text", "is_correct"]].values.tolist() == [["ben is\njoy is\n", False], [f"joy is\n{right}", True]]
+
+
+def test_a_rollout_that_ends_where_a_longer_prefix_does_serves_it_not(run, question, monkeypatch):
+    """A line with the mark ends it, also one without an answer; after such a prefix, the policy is asked to go on."""
+    right = f"#### {question.reference_answer}\n"
+    samples = sample_rows((question.question_id, "ann is\n#### pens", False))
+    written = {"ann is": {0: "#### pens\n"}, "ann is/#### pens": {0: right}}
+    for early_stop in (True, False):
+        found, _ = roll(run, monkeypatch, samples, says(written), rows=1, rollouts_per_step=1, early_stop=early_stop)
+        assert found[["text", "is_correct"]].values.tolist() == [["#### pens\n", False], [right, True]]
+
+
+def test_without_early_stop_every_prefix_has_rollouts_of_its_own_all_at_once(run, question, monkeypatch):
+    samples = sample_rows((question.question_id, "ann is\nben is", False))
+    written = {"ann is": {0: "ben is\n#### 1\n", 1: f"#### {question.reference_answer}\n"}}
+    _, sampler = roll(run, monkeypatch, samples, says(written), rows=1, rollouts_per_step=2, early_stop=False)
+    assert asked(sampler) == [[("ann is", 0, 2), ("ann is/ben is", 0, 2)]]
+
+
+@pytest.mark.parametrize(
+    ("rows", "sizes"),
+    [
+        (
+            1,
+            [6, 6, 6, 6],
+        ),  # whole turns: the first wave of the one-step prefixes, their second, then the two-step ones'
+        (6, [6, 6, 6, 6]),
+        (7, [12, 12]),
+        (100, [12, 12]),
+    ],
+)
+def test_shorter_prefixes_come_first_and_a_batch_is_filled(run, question, monkeypatch, rows, sizes):
+    names = ("ann", "ben", "eve")
+    samples = sample_rows(*((question.question_id, f"{name} is\njoy is", False) for name in names))
+    _, sampler = roll(run, monkeypatch, samples, says({}), rows=rows, rollouts_per_step=4, rollouts_at_first=2)
+    short, long = [[f"{name} is{more}" for name in names] for more in ("", "/joy is")]
+    turns = [[(prefix, first, 2) for prefix in prefixes] for prefixes in (short, long) for first in (0, 2)]
+    if rows > 6:
+        turns = [turns[0] + turns[2], turns[1] + turns[3]]
+    assert asked(sampler) == turns
+    assert [sum(n for *_, n in call) for call in asked(sampler)] == sizes
+
+
+LINES = [
+    "ann 1 + 1 = 2 pens",
+    "ben 2 + 3 = 5 pens",
+    "joy is",
+    "eve has 2 5 pens",
+]  # the last one uses what others found
+ENDS = ["#### RIGHT", "#### 0", "#### pens"]
 
 
 @st.composite
 def solutions(draw) -> str:
-    end = draw(st.sampled_from(["\n#### RIGHT", "\n#### 0", ""]))
-    return "\n".join(draw(st.lists(LINES, min_size=1, max_size=4))) + end
+    lines = draw(st.lists(st.sampled_from(LINES), min_size=1, max_size=4))
+    return "\n".join(lines + draw(st.lists(st.sampled_from(ENDS), max_size=1)))
 
 
-@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    texts=st.lists(solutions(), min_size=1, max_size=4, unique=True),
-    table=st.integers(0, 10**9),
-    rate=st.sampled_from([0.05, 0.2, 0.5]),
-    k=st.integers(1, 9),
-)
-def test_early_stop_changes_no_label(run, question, monkeypatch, texts, table, rate, k):
-    """The table of successes is a function of the prefix, the seed and the rollout's number, and random otherwise."""
+def test_early_stop_changes_no_label(run, question, monkeypatch):
+    """Against a policy whose next line is a function of the lines so far and the rollout's number, random otherwise."""
     right = question.reference_answer
+    passed_on = []
 
-    def answer(prompt: str, seed: int, j: int) -> str:
-        rng = random.Random(f"{table}/{prompt}/{seed}/{j}")
-        ends = f"#### {right}" if rng.random() < rate else "#### 0"
-        return f"{' '.join(results(prompt)) if rng.random() < 0.5 else 'joy'}\n{ends}\n"
+    @settings(deadline=None, max_examples=60)
+    @given(
+        texts=st.lists(solutions(), min_size=1, max_size=4, unique=True),
+        table=st.integers(0, 10**9),
+        rate=st.sampled_from([0.05, 0.2, 0.5]),
+        k=st.integers(1, 9),
+        at_first=st.integers(1, 9),
+        rows=st.sampled_from([1, 4, 20]),
+        limit=st.sampled_from([12, 20, 100]),
+    )
+    def check(texts, table, rate, k, at_first, rows, limit):
+        purpose = f"p{next(_purposes)}"
 
-    texts = [text.replace("RIGHT", right) for text in texts]
-    samples = sample_rows(*((question.question_id, text, text.endswith(f"#### {right}")) for text in texts))
-    purpose = f"p{next(_purposes)}"
-    few, sampler = roll(run, monkeypatch, samples, answer, purpose, early_stop=True, rollouts_per_step=k)
-    every, exhaustive = roll(run, monkeypatch, samples, answer, purpose, early_stop=False, rollouts_per_step=k)
-    assert every.groupby(["sample_id", "step"]).size().isin([1, k]).all()
-    for switches in [*POSTPROCESSING.values(), (False, True)]:
-        pd.testing.assert_frame_equal(rollout_labels(few, *switches), rollout_labels(every, *switches))
-    kept = few.merge(every, on=["sample_id", "step", "rollout"], suffixes=("", "_all"))
-    assert len(kept) == len(few)
-    assert (kept["text"] == kept["text_all"]).all()
-    assert sum(r.n for r in sampler.requests) <= sum(r.n for r in exhaustive.requests)
-    verified = few[few["is_correct"] & few["is_consistent"]].groupby(["sample_id", "step"])["rollout"].min() + 1
-    spent = few.groupby(["sample_id", "step"]).size().reindex(verified.index)
-    assert (spent <= 2 * verified).all()  # waves double: at most as many again
+        def answer(prompt: str, seed: int, j: int) -> str:
+            assert seed == run.seed(purpose, question.question_id)
+            before = split_steps(prompt)[1:]
+            lines = list(before)
+            while len(lines) < 7 and not (len(lines) > len(before) and lines[-1].startswith("####")):
+                rng = random.Random(f"{table}/{lines}/{j}")
+                ends = [ENDS[0] if rng.random() < rate else rng.choice(ENDS[1:])]
+                lines.append(rng.choice(ends if rng.random() < 0.3 else LINES).replace("RIGHT", right))
+            return prefix_text(lines[len(before) :], len(lines))
+
+        def rolled(**params) -> tuple[pd.DataFrame, Scripted]:
+            params |= {"rollouts_per_step": k, "rollouts_at_first": at_first}
+            found, sampler = roll(run, monkeypatch, samples, answer, purpose, rows, limit, **params)
+            steps = found["sample_id"].map(samples.set_index("sample_id")["text"]).map(split_steps)
+            return found.assign(prefix=["/".join(s[:i]) for s, i in zip(steps, found["step"], strict=True)]), sampler
+
+        texts = [text.replace("RIGHT", right) for text in texts]
+        samples = sample_rows(*((question.question_id, text, text.endswith(f"#### {right}")) for text in texts))
+        few, sampler = rolled(early_stop=True)
+        every, exhaustive = rolled(early_stop=False)
+        assert every.groupby(["sample_id", "step"]).size().isin([1, k]).all()
+        for switches in [*POSTPROCESSING.values(), (False, True)]:
+            pd.testing.assert_frame_equal(rollout_labels(few, *switches), rollout_labels(every, *switches))
+        kept = few.merge(every, on=["sample_id", "step", "rollout"], suffixes=("", "_all"))
+        assert len(kept) == len(few)
+        assert kept["text"].tolist() == kept["text_all"].tolist()
+
+        verify = every[every["is_correct"] & every["is_consistent"]].groupby("prefix")["rollout"].agg(set)
+        requests = [(prefix, range(first, first + n)) for call in asked(sampler) for prefix, first, n in call]
+        for prefix, of in requests:  # after the first wave, only what no rollout of that verified
+            assert max(of) < at_first or not any(j < at_first for j in verify.get(prefix, ()))
+        pairs = [(prefix, j) for prefix, of in requests for j in of]
+        assert len(set(pairs)) == len(pairs) <= sum(r.n for r in exhaustive.requests)
+        rolled_out = few[~few["prefix"].str.contains(r"#### \d+$")].drop_duplicates(["prefix", "rollout"])
+        passed_on.append(len(rolled_out) - len(pairs))
+
+    check()
+    assert min(passed_on) == 0
+    assert sum(number > 0 for number in passed_on) > len(passed_on) / 4
 
 
 def test_rollouts_of_nothing(run, monkeypatch):

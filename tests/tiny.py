@@ -144,22 +144,35 @@ def some_student(policy: str = "p") -> Student:
 
 
 class Scripted:
-    """A sampler that answers with ``answer(prompt text, seed, number)``, and keeps what it was asked."""
+    """A sampler that answers with ``answer(prompt text, seed, number)``, cut off after ``limit`` tokens, and keeps what
+    it was asked."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, answer: Callable[[str, int, int], str]):
-        self.tokenizer, self.answer = tokenizer, answer
-        self.requests: list[Request] = []
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, answer: Callable[[str, int, int], str], limit: int | None = None
+    ):
+        self.tokenizer, self.answer, self.limit = tokenizer, answer, limit
+        self.calls: list[list[Request]] = []
         self.temperatures: list[float] = []
 
     def sample(
         self, requests: list[Request], temperature: float, max_new_tokens: int, progress: str
     ) -> list[list[Completion]]:
-        self.requests += requests
+        self.calls.append(requests)
         self.temperatures += [temperature] * len(requests)
         return [
-            [Completion(self.answer(self.text(r), r.seed, j), True, 1) for j in range(r.first, r.first + r.n)]
+            [self._completion(self.answer(self.text(r), r.seed, j)) for j in range(r.first, r.first + r.n)]
             for r in requests
         ]
+
+    def _completion(self, text: str) -> Completion:
+        ids = [i for line in text.splitlines(True) for i in self.tokenizer(line, add_special_tokens=False).input_ids]
+        if self.limit is None or len(ids) <= self.limit:
+            return Completion(text, True, tuple(ids))
+        return Completion(self.tokenizer.decode(ids[: self.limit]), False, tuple(ids[: self.limit]))
+
+    @property
+    def requests(self) -> list[Request]:
+        return [request for requests in self.calls for request in requests]
 
     def text(self, request: Request) -> str:
         return self.tokenizer.decode(request.prompt, skip_special_tokens=True)
