@@ -1,6 +1,6 @@
 """Refiners: local and global pairs, one model for both, first errors, refined drafts (paper, section 4.1, step 3)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -155,10 +155,14 @@ def refine(
     }  # fmt: skip
     every = run.frame(f"refined-{split}", "refinements", make, params, [refiner, drafts])
 
-    def of(kind: str) -> Callable[[], pd.DataFrame]:
-        return lambda: every.read().query("kind == @kind")
+    def of(kind: str) -> Artifact:
+        def make() -> pd.DataFrame:
+            frame = every.read()
+            return frame[frame["kind"] == kind]
 
-    return {kind: run.frame(f"refined-{kind}-{split}", "refinements", of(kind), kind, [every]) for kind in guides}
+        return run.frame(f"refined-{kind}-{split}", "refinements", make, kind, [every])
+
+    return {kind: of(kind) for kind in guides}
 
 
 def solve_without_draft(run: Run, refiner: Artifact, drafts: Artifact, split: str) -> Artifact:
