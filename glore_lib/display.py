@@ -41,9 +41,10 @@ def parameters(run: Run, *sections: str) -> pd.DataFrame:
 
 
 def training(*models: Artifact) -> pd.DataFrame:
-    """What each model was trained on: sequences (and those too long), optimiser steps, tokens, seconds."""
+    """What each model was trained on: sequences (and those too long), optimiser steps, tokens, the share of the batches
+    that was padding, seconds."""
     rows = {m.record["name"]: m.record["info"] | {"seconds": m.record["seconds"]} for m in models}
-    columns = ["sequences", "too_long", "steps", "tokens_trained", "seconds"]
+    columns = ["sequences", "too_long", "steps", "tokens_trained", "padding", "seconds"]
     return pd.DataFrame.from_dict(rows, orient="index")[columns]
 
 
