@@ -23,13 +23,13 @@ from typing import Any
 import nbformat
 import papermill
 import psutil
-from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from nbclient.exceptions import DeadKernelError
 from packaging.requirements import Requirement
 from papermill.exceptions import PapermillExecutionError
 
 import glore_lib
+from glore_lib.kernels import kernels
 from glore_lib.params import Params, ParamsError, digest, load_params
 from glore_lib.store import checksum, source_digest
 from glore_lib.tasks import checked_task
@@ -196,6 +196,10 @@ class Pipeline:
             self._remove_results()
         if not any(job.due for job in self.jobs) and self._earlier.get("status") == "done":
             return  # and the manifest goes on saying how the results were made
+        with kernels(self.notebooks, copies=sum(job.due for job in self.jobs) > 1) as kernel:
+            self._execute(progress, kernel)
+
+    def _execute(self, progress: Progress, kernel: type[AsyncKernelManager]) -> None:
         manifest = self._manifest()
         for job, entry in zip(self.jobs, manifest["stages"], strict=True):
             if not job.due:
@@ -204,7 +208,8 @@ class Pipeline:
             self._write(manifest)
             before = self._outputs()
             try:
-                entry.update(self._render(job, lambda share, job=job: progress(job, share)), status="done")
+                made = self._render(job, lambda share, job=job: progress(job, share), kernel)
+                entry.update(made, status="done")
             except StageError as error:
                 entry |= {"error": error.failure, "partial": str(job.partial.relative_to(self.out))}
                 manifest["status"] = entry["status"] = "failed"
@@ -221,7 +226,7 @@ class Pipeline:
         manifest["status"], manifest["finished"] = "done", _now()
         self._write(manifest)
 
-    def _render(self, job: Job, progress: Callable[[float], None]) -> dict[str, Any]:
+    def _render(self, job: Job, progress: Callable[[float], None], kernel: type[AsyncKernelManager]) -> dict[str, Any]:
         """Executes one notebook; its seconds and tokens."""
         job.target.parent.mkdir(parents=True, exist_ok=True)
         ready = {path.name for path in self.artifacts.glob("*")}
@@ -230,7 +235,7 @@ class Pipeline:
         try:
             notebook = papermill.execute_notebook(
                 job.source.resolve(), job.partial.resolve(), job.parameters, cwd=self.notebooks,
-                kernel_name="python3", language="python", kernel_manager_class=_Kernel,
+                kernel_name="python3", language="python", kernel_manager_class=kernel,
                 extra_arguments=["--log-level=CRITICAL"], progress_bar=False,
                 on_cell_execute=cells.start, on_cell_executed=cells.end,
             )  # fmt: skip
@@ -359,7 +364,8 @@ def code_hash() -> str:
 
     Changes to comments and docstrings, and to the modules that only run notebooks or plan, can't change a result.
     """
-    modules = [path for path in sorted(LIBRARY.rglob("*.py")) if path.name not in ("cli.py", "pipeline.py", "plan.py")]
+    apart = ("cli.py", "kernels.py", "pipeline.py", "plan.py")
+    modules = [path for path in sorted(LIBRARY.rglob("*.py")) if path.name not in apart]
     weights = sorted(LIBRARY.rglob("*.safetensors"))
     parts = {path: source_digest(path) for path in modules} | {path: checksum(path) for path in weights}
     return digest({str(path.relative_to(LIBRARY)): part for path, part in parts.items()})
@@ -382,17 +388,6 @@ def _declared(source: Path) -> set[str]:
     tagged = [cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])]
     lines = ast.parse("\n".join(tagged)).body
     return {name.id for line in lines if isinstance(line, ast.Assign) for name in line.targets}
-
-
-class _Kernel(AsyncKernelManager):
-    """The kernel of the running interpreter, whatever other kernels are registered under its name; encrypted, for
-    other users of the machine can reach its ports."""
-
-    def _transport_encryption_default(self) -> str:
-        return "auto"
-
-    def _kernel_spec_manager_default(self) -> KernelSpecManager:
-        return KernelSpecManager(kernel_dirs=[])
 
 
 class _Cells:

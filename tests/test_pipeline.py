@@ -10,10 +10,11 @@ import time
 from pathlib import Path
 
 import nbformat
+import psutil
 import pytest
 
 from clone import PARAMETERS, WORK, Clone, write_notebook, write_stage
-from glore_lib import pipeline
+from glore_lib import kernels, pipeline
 from glore_lib.params import ParamsError, load_params
 from glore_lib.pipeline import STAGES, StageError
 
@@ -21,6 +22,7 @@ from glore_lib.pipeline import STAGES, StageError
 def use_two_stages(patch: pytest.MonkeyPatch) -> None:
     """Kernels take a second to start: two stages and the figures show what six would."""
     patch.setattr(pipeline, "STAGES", {"01_expert_iteration": 0.5, "02_orm": 0.4, "06_figures": 0.1})
+    patch.setattr(kernels, "IMPORTS", ("ipykernel.kernelapp", "ipykernel.ipkernel"))  # the stand-ins import no model
     patch.setattr(pipeline, "code_hash", lambda: "c0de")  # so that an editor that saves a module does not fail a test
 
 
@@ -280,12 +282,85 @@ def test_a_dead_kernel_is_a_failed_stage(clone):
     assert (clone.out / "tiny" / "01_expert_iteration.partial.ipynb").exists()
 
 
+PROCESS = """import json, os, sys, psutil
+parent = psutil.Process(os.getppid())
+open("../PATH", "w").write(json.dumps({"parent": parent.cmdline(), "ids": [os.getpid(), parent.pid],
+    "cwd": os.getcwd(), "tqdm": os.environ.get("TQDM_DISABLE"), "python": sys.executable}))"""
+
+
+def told(clone: Clone, stage: str) -> dict:
+    return json.loads((clone.root / stage).read_text())
+
+
+def test_kernels_are_copies_of_one_process_and_leave_nothing_running(clone):
+    for stage in ("01_expert_iteration", "02_orm"):
+        write_stage(clone.notebooks, stage, WORK.replace("STAGE", stage), PROCESS.replace("PATH", stage))
+    clone.run()
+    first, second = told(clone, "01_expert_iteration"), told(clone, "02_orm")
+    assert "glore_lib.kernels" in first["parent"]
+    assert first["ids"][1] == second["ids"][1]
+    assert first["ids"][0] != second["ids"][0]
+    assert (second["cwd"], second["tqdm"], second["python"]) == (str(clone.notebooks), "1", sys.executable)
+    assert not any(psutil.pid_exists(pid) for pid in {*first["ids"], *second["ids"]})
+
+
+def test_without_the_original_a_kernel_is_a_process_of_its_own(clone):
+    killing = "import os\nos.kill(os.getppid(), 9)"
+    write_stage(clone.notebooks, "01_expert_iteration", WORK.replace("STAGE", "01_expert_iteration"), killing)
+    with pytest.raises(StageError, match="process died"):
+        clone.run()
+
+    class Lost(kernels.Original):
+        def __init__(self, folder: Path):
+            super().__init__(folder)
+            self.process.kill()
+
+    for stage in ("01_expert_iteration", "02_orm"):
+        write_stage(clone.notebooks, stage, WORK.replace("STAGE", stage), PROCESS.replace("PATH", stage))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernels, "Original", Lost)
+        clone.run()
+    assert told(clone, "02_orm")["ids"][1] == os.getpid()
+
+
+def test_one_notebook_alone_and_a_changed_library_need_fresh_kernels(done, monkeypatch, tmp_path):
+    write_stage(done.notebooks, "02_orm", WORK.replace("STAGE", "02_orm"), PROCESS.replace("PATH", "02_orm"))
+    done.run()
+    assert told(done, "02_orm")["ids"][1] == os.getpid()
+    monkeypatch.setattr(kernels, "LIBRARY", tmp_path)
+    (tmp_path / "module.py").touch()
+    os.utime(tmp_path / "module.py", (time.time() + 1000,) * 2)
+    done.run(start="01")
+    assert told(done, "02_orm")["ids"][1] == os.getpid()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="kernels are copies on Linux only")
+def test_a_killed_run_leaves_no_kernel(clone):
+    program = (
+        "import sys; from pathlib import Path; from glore_lib import kernels\n"
+        "kernels.IMPORTS = ()\n"
+        "original = kernels.Original(Path('.'))\n"
+        "command = [sys.executable, '-m', 'timeit', '-n1', '-r1', 'import time; time.sleep(600)']\n"
+        "import os; copy = original.copy(command, dict(os.environ), Path('.'))\n"
+        "print(original.process.pid, copy.pid, flush=True); copy.wait()"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
+        pids = [int(pid) for pid in process.stdout.readline().split()]
+        assert len(pids) == 2
+        process.kill()
+    deadline = time.monotonic() + 60
+    while any(psutil.pid_exists(p) and psutil.Process(p).status() != psutil.STATUS_ZOMBIE for p in pids):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
 def test_interrupting_keeps_what_was_rendered(clone):
     write_stage(clone.notebooks, "02_orm", "open('../reached', 'w').close()\nimport time\ntime.sleep(600)")
     program = (
         # A suite that was itself started in the background has SIGINT ignored, and hands that on.
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "import sys; from pathlib import Path; from glore_lib import pipeline\n"
+        "import sys; from pathlib import Path; from glore_lib import kernels, pipeline\n"
+        "kernels.IMPORTS = ('ipykernel.kernelapp',)\n"
         "pipeline.STAGES = {'01_expert_iteration': 0.5, '02_orm': 0.4, '06_figures': 0.1}\n"
         "pipeline.code_hash = lambda: 'c0de'\n"
         "root = Path(sys.argv[1])\n"
