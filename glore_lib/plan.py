@@ -36,6 +36,15 @@ WRONG_STEPS = 0.3  # more than the reference has: 0.32 (mini-hard), 0.31 (mini-e
 # 0.04 and 0.71 (mini-hard), 0.03 and 0.56 (mini-easy) measured. Natural text: assumed.
 NEW_TEXTS = {"arithmetic": (0.03, 0.65)}
 NEW_NATURAL_TEXTS = (0.9, 1.0)
+# Of the tokens of such a new text, how many come after what it has in common with another one of the question.
+NEW_TOKENS, NEW_NATURAL_TOKENS = {"arithmetic": 0.7}, 0.9
+# Of the tokens of one more completion of a prompt, how many are decoded for it alone (transformers).
+FORKED, NATURAL_FORKED = {"arithmetic": 0.23}, 0.8
+# How often a rollout does not write the next step of the sample that it starts from, so that the prefix with that step
+# needs one of its own. All of the generated task: measured (mini-hard); of natural text: assumed.
+LEAVES, NATURAL_LEAVES = {"arithmetic": 0.25}, 0.8
+# Of the local refinements of a draft by one more locator, how many have the mark where none before had it.
+NEW_MARKS = 0.4
 CHARACTERS_PER_TOKEN = 3.0  # SmolLM2's tokenizer on GSM8K: 3.9 in questions, 2.7 in solutions
 NOTEBOOK_SECONDS = 12.0  # a notebook's imports, statistics and figures: 01 and 05 of the mini runs
 QUANTISED_BYTES = {"qlora": 4.5 / 8}  # a 4-bit weight and its share of the block's scale
@@ -299,6 +308,9 @@ class _Planner:
     ):  # fmt: skip
         self.p, self.hardware, self.size, self.helped = p, hardware, size, helped
         self.new_texts = NEW_TEXTS.get(p.task.name, NEW_NATURAL_TEXTS)
+        self.new_tokens = NEW_TOKENS.get(p.task.name, NEW_NATURAL_TOKENS)
+        self.forked = FORKED.get(p.task.name, NATURAL_FORKED) if p.sampling.backend == "transformers" else 1.0
+        self.leaves = LEAVES.get(p.task.name, NATURAL_LEAVES)
         self.bytes = {"float32": 4, "bfloat16": 2}[p.base_model.dtype]
         self.rng = np.random.default_rng(p.seed)
         self.work: list[Work] = []
@@ -405,11 +417,21 @@ class _Planner:
         self, kind: str, samples: tuple[np.ndarray, np.ndarray], training: params.Training
     ) -> None:  # fmt: skip
         right, wrong = samples
-        sequences = {"orm": right + wrong, "balanced_orm": 2 * np.minimum(right, wrong)}.get(kind)
-        if sequences is None:
-            sequences = sum(self._drafts(samples))
-        train = self.lengths["train"]
-        self._train(kind, sequences, train.prompt + train.solution, training)
+        few = np.minimum(right, wrong)
+        labelled = {"orm": (right, wrong), "balanced_orm": (few, few)}.get(kind)
+        drafts = labelled or self._drafts(samples)
+        count, texts = sum(drafts), sum(self._texts(labelled)) if labelled else sum(drafts)
+        train, p = self.lengths["train"], self.p
+        # A sequence holds some of a question's solutions: as many as are wanted, or as fit.
+        together = np.minimum(count, p.reward_models.solutions_per_row)
+        whole = self._packed(train, texts * together / np.maximum(count, 1))
+        room = np.maximum(1, p.finetuning.max_length - train.prompt) / np.maximum(whole - train.prompt, 1)
+        rows = np.ceil(count / np.maximum(1, np.floor(together * np.minimum(1, room))))
+        self._train(kind, rows, self._packed(train, texts / np.maximum(rows, 1)), training)
+
+    def _packed(self, lengths: Lengths, texts: np.ndarray) -> np.ndarray:
+        """Tokens of a question and so many distinct solutions, what they begin with alike counted once."""
+        return lengths.prompt + lengths.solution * (1 + self.new_tokens * np.maximum(texts - 1, 0))
 
     def _refine(self, split: str) -> None:
         """Global and local refinements of a split's greedy drafts, the controls, and what the ORM says of them."""
@@ -422,8 +444,10 @@ class _Planner:
         local = {f"local+{locator}": p.force_prefix for locator in locators}
         other = {"local+sorm, prefix " + ("free" if p.force_prefix else "forced"): not p.force_prefix}
         self._generate("global", right + wrong, lengths.solution, lengths.refine)
-        for name, forced in (local | other).items():
-            self._generate(name, asked, rest if forced else lengths.solution, lengths.refine)
+        for i, (name, forced) in enumerate((local | other).items()):
+            # Where the mark stands where another had it, and the answer is as free, it is the same refinement.
+            new = 1 if forced != p.force_prefix else NEW_MARKS if i else 1 - NEW_MARKS / 2
+            self._generate(name, asked * new, rest if forced else lengths.solution, lengths.refine)
         self._sample("no draft", split)
         self._sample("best of 3", split, 3)
         for answers in (self._greedy(split), self._greedy(split), self._texts(self._counts(split, 3))):
@@ -481,18 +505,25 @@ class _Planner:
         self._generate(f"{name} ({split})", np.full(len(prompt), n), length, prompt)
 
     def _roll_out(self, split: str, right: np.ndarray, wrong: np.ndarray) -> None:
-        """Rollouts of ``right`` and ``wrong`` drafts' prefixes, each distinct one once, until one verifies."""
+        """Rollouts of ``right`` and ``wrong`` drafts' prefixes, each distinct one once. With early stop, of a longer
+        prefix only those that no rollout of a shorter one has passed through, and none once one has verified it."""
         p, lengths = self.p.reward_models, self.lengths[split]
-        waves = step_labels.waves(p.rollouts_per_step, p.early_stop)
+        waves = step_labels.waves(p)
         chance, good = self._step_chance(split), wrong[:, None] * self._unspoilt(split)
-        needed = sum(count * (1 - chance) ** first for first, count in waves)
+        first = np.arange(lengths.steps.shape[1]) == 0
+        leaves = np.where(first, 1.0, self.leaves if p.early_stop else 1.0)
+        passed = (1 - leaves) * waves[0][1]
+        needed = leaves * sum(count * (1 - chance) ** (start + passed) for start, count in waves)
+        if not p.early_stop:
+            needed = np.full_like(chance, p.rollouts_per_step)
         count = lengths.count[:, None]
         open_ended = np.arange(1, lengths.steps.shape[1] + 1) < count
         hopeful = _distinct(right[:, None] + good, self.new_texts[0]) * needed * open_ended
         # As long a solution has as many prefixes, but for the last, which holds the answer.
         hopeless = (
-            (wrong[:, None] - good) * p.rollouts_per_step * open_ended * (1 + WRONG_STEPS / np.maximum(count - 1, 1))
-        )
+            (wrong[:, None] - good) * p.rollouts_per_step * leaves * open_ended
+            * (1 + WRONG_STEPS / np.maximum(count - 1, 1))
+        )  # fmt: skip
         rest = lengths.solution[:, None] - lengths.steps.cumsum(axis=1)
         spoilt = rest + (lengths.wrong - lengths.solution)[:, None]
         # A wave reads the prompt and, of its drafts, each prefix once.
@@ -511,22 +542,24 @@ class _Planner:
         read += (np.minimum(samples, 1) * prompt).sum()
         longest = max(lengths.refine.max() for lengths in self.lengths.values()) + limit
         cache = 2 * size.layers * size.keys * self.bytes  # a token's keys and values
+        each = max(1.0, total / max(1, (samples > 0).sum()))
+        alone = (1 + (each - 1) * self.forked) / each
         together = min(rows, total)
         # A batch ends with its longest row, which is taken to reach the limit.
-        decoding = math.ceil(total / rows) * limit
+        decoding = math.ceil(total * alone / rows) * limit
         per_token = 2 * size.parameters / self._flops("reading")
         seconds = decoding * (size.layers * self.hardware.layer_seconds + self._weights / self.hardware.bandwidth)
-        seconds += generated * cache * longest / 2 / self.hardware.bandwidth
+        seconds += generated * alone * cache * longest / 2 / self.hardware.bandwidth
         self._add(
             name, samples=total, generated=generated, read=read, disk=generated * CHARACTERS_PER_TOKEN,
             memory=self._weights + together * (cache * longest + 12 * size.vocabulary),
-            seconds=seconds + (generated + read) * per_token,
+            seconds=seconds + (generated * alone + read) * per_token,
         )  # fmt: skip
 
     def _score(self, split: str, right: np.ndarray, wrong: np.ndarray, times: int = 1) -> None:
         """Step scores of distinct answers, by ``times`` reward models."""
         lengths, size = self.lengths[split], self.size
-        read = times * ((right + wrong) * (lengths.prompt + lengths.solution)).sum()
+        read = times * self._packed(lengths, right + wrong).sum()
         activations = SCORING_TOKENS * (6 * size.hidden + 3 * size.feed_forward) * self.bytes
         seconds = read * 2 * size.parameters / self._flops("reading")
         self._add(f"scores ({split})", read=read, memory=self._weights + activations, seconds=seconds)

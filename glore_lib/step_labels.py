@@ -77,7 +77,9 @@ def rollouts(
     Prefixes that samples of a question have in common share their rollouts. With ``reward_models.early_stop`` fewer are
     made, and the labels are the same, raw and after any post-processing, because a rollout depends on its prefix, its
     number and the run's seed alone: a prefix gets no more of them once one is right and consistent, and a rollout that
-    writes the sample's next step itself is, from there on, the rollout of that number of the longer prefix.
+    writes the sample's next step itself is, from there on, the rollout of that number of the longer prefix. (vLLM draws
+    its random numbers by the place in the completion: there such a rollout is another one than the longer prefix's own
+    would have been, and the labels are the same in distribution only.)
     """
     p = run.params.reward_models
 

@@ -82,6 +82,8 @@ class VLLMSampler:
     ) -> list[list[Completion]]:
         """Raises ParamsError where the engine does not start, or dies, or where a prompt and its answer may be longer
         than it reads."""
+        if not requests:
+            return []
         if not self._engine:
             self._start()
         from vllm.v1.engine.exceptions import EngineDeadError
