@@ -91,7 +91,9 @@ class VLLMSampler:
 
         self._check(max((len(r.prompt) for r in requests), default=0), max_new_tokens)
         samples = [[_Row(r, j) for j in range(r.first, r.first + r.n)] for r in requests]
-        waiting = (row for rows in samples for row in rows)
+        # Prompts that begin alike come after each other, while what they have in common is still cached.
+        order = sorted(range(len(requests)), key=lambda i: requests[i].prompt)
+        waiting = (row for i in order for row in samples[i])
         watched = self._watched(EngineDeadError, ZMQError)
         with watched, tqdm(total=sum(r.n for r in requests), desc=progress, unit="sample", leave=False) as bar:
             for _ in self._grow(waiting, temperature, max_new_tokens):
