@@ -44,11 +44,13 @@ def _memory(process: psutil.Process) -> int:
 
 
 def sizes(params_file: Path, questions: int) -> dict[str, int]:
-    """Overrides for so many training questions, and validation and test questions in proportion."""
-    task = load_params(params_file, {}).task
-    others = ("validation_questions", "test_questions")
-    scaled = {f"task.{name}": round(getattr(task, name) * questions / task.train_questions) for name in others}
-    return {"task.train_questions": questions} | {name: max(1, count) for name, count in scaled.items()}
+    """Overrides for so many training questions, and validation, test and SFT questions in proportion."""
+    params = load_params(params_file, {})
+    share = questions / params.task.train_questions
+    counts = {f"task.{name}_questions": count for name, count in params.task.counts.items()}
+    if params.student.sft_questions:
+        counts["student.sft_questions"] = params.student.sft_questions
+    return {name: max(1, round(count * share)) for name, count in counts.items()}
 
 
 def measure(params_file: Path, overrides: dict[str, Any]) -> tuple[list[dict[str, Any]], float]:

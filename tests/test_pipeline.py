@@ -305,7 +305,7 @@ def test_kernels_are_copies_of_one_process_and_leave_nothing_running(clone):
 
 
 def test_without_the_original_a_kernel_is_a_process_of_its_own(clone):
-    killing = "import os\nos.kill(os.getppid(), 9)"
+    killing = "import os, time\nos.kill(os.getppid(), 9)\ntime.sleep(600)"
     write_stage(clone.notebooks, "01_expert_iteration", WORK.replace("STAGE", "01_expert_iteration"), killing)
     with pytest.raises(StageError, match="process died"):
         clone.run()
