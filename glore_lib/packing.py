@@ -7,6 +7,7 @@ states, and with them losses, gradients and scores, are those of every solution 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 
 IGNORE = -100  # no label; also what fills rows up
@@ -84,13 +85,14 @@ def collate(rows: list[Row], pad: int) -> dict[str, torch.Tensor]:
     """A batch for :class:`glore_lib.models.RewardModel`: ``input_ids`` and ``position_ids`` [rows, longest],
     ``visible`` [rows, longest, longest], true where the first token sees the second, and the labels [rows, most]."""
     width = max(len(row["input_ids"]) for row in rows)
-    visible = torch.eye(width, dtype=torch.bool).repeat(len(rows), 1, 1)  # padding sees itself, for want of others
+    visible = np.zeros((len(rows), width, width), dtype=bool)
+    visible[:] = np.eye(width, dtype=bool)  # padding sees itself, for want of others
     for seen, row in zip(visible, rows, strict=True):
         for i, parent in enumerate(row["parents"]):
             if parent >= 0:
                 seen[i] |= seen[parent]
-    batch = {"input_ids": _filled(rows, "input_ids", pad), "visible": visible}
-    batch["position_ids"] = visible.sum(2) - 1
+    batch = {"input_ids": _filled(rows, "input_ids", pad), "visible": torch.from_numpy(visible)}
+    batch["position_ids"] = batch["visible"].sum(2) - 1
     return batch | {name: _filled(rows, name, IGNORE) for name in ("label_at", "labels", "lm_at", "lm_labels")}
 
 
