@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from clone import TINY, Clone, write_stage
-from glore_lib import pipeline
+from glore_lib import kernels, pipeline
 from glore_lib.cli import app
 from glore_lib.params import load_params, read_yaml
 
@@ -23,6 +23,7 @@ def clone(tmp_path, monkeypatch) -> Clone:
     monkeypatch.setattr(pipeline, "STAGES", {"01_expert_iteration": 0.9, "06_figures": 0.1})
     monkeypatch.setattr(pipeline, "code_hash", lambda: "c0de")
     monkeypatch.setattr(pipeline, "ROOT", tmp_path / "clone")
+    monkeypatch.setattr(kernels, "IMPORTS", ("ipykernel.kernelapp", "ipykernel.ipkernel"))  # they need no model
     return Clone(tmp_path / "clone")
 
 

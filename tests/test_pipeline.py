@@ -18,11 +18,13 @@ from glore_lib import kernels, pipeline
 from glore_lib.params import ParamsError, load_params
 from glore_lib.pipeline import STAGES, StageError
 
+STAND_IN_IMPORTS = ("ipykernel.kernelapp", "ipykernel.ipkernel")  # the stand-ins need no model
+
 
 def use_two_stages(patch: pytest.MonkeyPatch) -> None:
     """Kernels take a second to start: two stages and the figures show what six would."""
     patch.setattr(pipeline, "STAGES", {"01_expert_iteration": 0.5, "02_orm": 0.4, "06_figures": 0.1})
-    patch.setattr(kernels, "IMPORTS", ("ipykernel.kernelapp", "ipykernel.ipkernel"))  # the stand-ins import no model
+    patch.setattr(kernels, "IMPORTS", STAND_IN_IMPORTS)
     patch.setattr(pipeline, "code_hash", lambda: "c0de")  # so that an editor that saves a module does not fail a test
 
 
@@ -56,7 +58,8 @@ def done(rendered, two_stages, tmp_path) -> Clone:
 
 
 @pytest.mark.slow
-def test_runs_every_stage_of_every_params_file_then_the_figures_once(tmp_path):
+def test_runs_every_stage_of_every_params_file_then_the_figures_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(kernels, "IMPORTS", STAND_IN_IMPORTS)
     clone = Clone(tmp_path)
     other = clone.params.with_name("other.yaml")
     other.write_text(clone.params.read_text().replace("run: tiny", "run: other"))
