@@ -42,7 +42,7 @@ NEW_TOKENS, NEW_NATURAL_TOKENS = {"arithmetic": 0.7}, 0.9
 FORKED, NATURAL_FORKED = {"arithmetic": 0.23}, 0.8
 # How often a rollout does not write the next step of the sample that it starts from, so that the prefix with that step
 # needs one of its own. All of the generated task: measured (mini-hard); of natural text: assumed.
-LEAVES, NATURAL_LEAVES = {"arithmetic": 0.25}, 0.8
+LEAVES, NATURAL_LEAVES = {"arithmetic": 0.2}, 0.8
 # Of the local refinements of a draft by one more locator, how many have the mark where none before had it.
 NEW_MARKS = 0.4
 CHARACTERS_PER_TOKEN = 3.0  # SmolLM2's tokenizer on GSM8K: 3.9 in questions, 2.7 in solutions
@@ -371,7 +371,8 @@ class _Planner:
         for kind in ("sorm", "sorm_raw"):
             self._train_reward_model(kind, self.samples, p.training)
         self._score("validation", *self._greedy("validation"), times=2)
-        if p.figure4:
+        # The SFT student's own are those of the student where that is the SFT student.
+        if p.figure4 and (self.helped or p.figure4_training != p.training):
             samples = self.samples
             if self.helped:
                 samples = self._reward_samples()

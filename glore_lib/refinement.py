@@ -158,6 +158,7 @@ def refine(
     def of(kind: str) -> Artifact:
         def make() -> pd.DataFrame:
             frame = every.read()
+            frame.attrs.clear()  # its tokens are counted with all kinds
             return frame[frame["kind"] == kind]
 
         return run.frame(f"refined-{kind}-{split}", "refinements", make, kind, [every])

@@ -279,7 +279,9 @@ def test_the_refiner_is_asked_once_where_kinds_see_the_error_in_the_same_place(r
 
     guides = {"global": Guide(), "local+orm": at(2, 1, 3, 0), "local+sorm": at(2, 1, 1, 0)}
     source = frame(run, "samples", SAMPLES)
-    together = {kind: artifact.read() for kind, artifact in refine(run, source, drafts, "test", guides).items()}
+    made = refine(run, source, drafts, "test", guides)
+    together = {kind: artifact.read() for kind, artifact in made.items()}
+    assert not any("tokens_generated" in artifact.record["info"] for artifact in made.values())  # told once, of all
     assert len(sampler.requests) == 5  # the first step of three drafts; the second of one, the third of another
     for kind, guide in guides.items():
         alone = refine(run, source, drafts, "test", {kind: guide})[kind].read()
