@@ -75,11 +75,15 @@ def test_better_students_need_fewer_rollouts_and_the_bounds_hold():
     name = "rollouts (test)"
     counts = [part(planned(accuracy=a), name).samples for a in (0.1, 0.5, 0.9)]
     assert counts == sorted(counts, reverse=True)
-    p = load_params(HARD)
-    prefixes = part(planned({"reward_models.rollouts_per_step": 1}), name).samples
-    assert prefixes < part(planned(), name).samples < 8 * prefixes
-    everything = part(planned({"reward_models.early_stop": False}), name).samples
-    assert everything == pytest.approx(p.reward_models.rollouts_per_step * prefixes)
+    k = load_params(HARD).reward_models.rollouts_per_step
+
+    def rollouts(**settings) -> float:
+        return part(planned({f"reward_models.{key}": value for key, value in settings.items()}), name).samples
+
+    prefixes = rollouts(rollouts_per_step=1, early_stop=False)
+    assert rollouts(early_stop=False) == pytest.approx(k * prefixes)
+    assert rollouts(rollouts_per_step=1) < prefixes  # a shorter prefix's rollout serves the longer ones
+    assert rollouts(rollouts_at_first=1) < rollouts(rollouts_at_first=k) < k * prefixes
 
 
 def test_caps_bound_what_is_trained_on():
