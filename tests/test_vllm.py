@@ -116,11 +116,8 @@ def test_completions_end_as_they_do_with_the_other_backend(run):
     assert answered.text.splitlines()[-1].startswith("####")
     assert answered.text.endswith("\n")
     assert answered.finished
-    assert (ended.text, ended.finished, ended.tokens) == (
-        "right\n",
-        True,
-        3,
-    )  # a verdict, and the end-of-sequence token
+    # A verdict, and the end-of-sequence token.
+    assert (ended.text, ended.finished, ended.tokens) == ("right\n", True, 3)
     for limit in (1, answered.tokens - 1, answered.tokens):
         expected = greedy_of_transformers(MINI_BASE, GREEDY[:1], limit)
         assert sample(run, GREEDY[:1], 0.0, limit) == expected
