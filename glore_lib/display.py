@@ -73,6 +73,8 @@ def _accuracy_row(run: Run, student: Student) -> dict[str, str | float]:
 
 def percent(estimate: st.Estimate) -> str:
     """ "value [low, high]" in per cent."""
+    if not estimate.n:
+        return "n = 0"
     return f"{100 * estimate.value:.1f} [{100 * estimate.ci_low:.1f}, {100 * estimate.ci_high:.1f}]"
 
 

@@ -259,7 +259,8 @@ def _pick(right: np.ndarray, scores: np.ndarray) -> np.ndarray:
 
 def wide(numbers: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
     """A table to read: a row a task and method, a column a metric, each cell "value [low, high] (n)" in per cent; p
-    values as they are. Tasks and methods come in the order in which they first appear."""
+    values as they are; "n = 0" where there was nothing to count. Tasks and methods come in the order in which they
+    first appear."""
     shown = numbers[numbers["metric"].isin(metrics)]
     table = shown.assign(cell=[_cell(row) for row in shown.itertuples()])
     table = table.pivot(index=["task", "method"], columns="metric", values="cell").fillna("")
@@ -269,7 +270,7 @@ def wide(numbers: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
 
 def _cell(row: Any) -> str:
     if row.n == 0:
-        return "–"
+        return "n = 0"
     if row.metric.endswith("_p"):
         return f"{row.value:.2g}"
     return f"{100 * row.value:.1f} [{100 * row.ci_low:.1f}, {100 * row.ci_high:.1f}] (n={row.n})"

@@ -321,7 +321,7 @@ def test_wide_tables():
     assert table.columns.tolist() == ["rate", "rate_p", "accuracy"]
     assert table.to_dict("index") == {
         ("hard", "sorm"): {"rate": "", "rate_p": "", "accuracy": "75.0 [30.1, 95.4] (n=4)"},
-        ("hard", "orm"): {"rate": "–", "rate_p": "", "accuracy": "50.0 [10.0, 90.0] (n=4)"},
+        ("hard", "orm"): {"rate": "n = 0", "rate_p": "", "accuracy": "50.0 [10.0, 90.0] (n=4)"},
         ("easy", "sorm"): {"rate": "", "rate_p": "", "accuracy": "100.0 [50.0, 100.0] (n=2)"},
         ("easy", "orm"): {"rate": "-10.0 [-25.0, 5.0] (n=30)", "rate_p": "0.012", "accuracy": ""},
     }
