@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from glore_lib import figures, refinement, step_labels
 from glore_lib import statistics as st
-from glore_lib.evaluation import wide
+from glore_lib.evaluation import contamination, wide
 from glore_lib.replication import Replication
 from glore_lib.reward_models import StepData, labels_for
 from glore_lib.run import Run
@@ -38,6 +38,11 @@ def parameters(run: Run, *sections: str) -> pd.DataFrame:
         for name, value in getattr(run.params, section).model_dump().items()
     }
     return pd.DataFrame({"value": values})
+
+
+def overlap(run: Run) -> pd.DataFrame:
+    """How much of the test questions is in train or validation: see :func:`glore_lib.evaluation.contamination`."""
+    return contamination(run)
 
 
 def training(*models: Artifact) -> pd.DataFrame:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
 from math import nan
+from re import findall
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from glore_lib.store import Artifact
 from glore_lib.students import Student, sample_solutions
 
 Numbers = list[dict]
+GRAM = 8  # words in a row that two questions have in common by more than chance, unless a template wrote both
 
 
 @dataclass(frozen=True)
@@ -250,6 +252,34 @@ class Tables:
             self.row(method, f"{metric}@{k}", st.clustered(values, questions, self.seed))
             for k, values in zip(ks, curve, strict=True)
         ]  # fmt: skip
+
+
+def contamination(run: Run) -> pd.DataFrame:
+    """How many of the run's test questions a question of train or of validation repeats: word for word (case, signs and
+    white space do not count), or in some 8 words in a row; and of all such 8 words in test, the share found there."""
+    test = [_words(q.question) for q in run.questions("test").values()]
+    rows = []
+    for split in ("train", "validation"):
+        other = [_words(q.question) for q in run.questions(split).values()]
+        texts, known = set(other), {gram for words in other for gram in _grams(words)}
+        found = [[gram in known for gram in _grams(words)] for words in test]
+        grams = [each for question in found for each in question]
+        rows.append(
+            {
+                "split": split, "questions": len(other), "test questions": len(test),
+                "same text": sum(words in texts for words in test), "share 8 words": sum(map(any, found)),
+                "8 words in common, %": round(100 * sum(grams) / len(grams), 1) if grams else "n = 0",
+            }
+        )  # fmt: skip
+    return pd.DataFrame(rows).set_index("split")
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(findall(r"\w+", text.lower()))
+
+
+def _grams(words: tuple[str, ...]) -> list[tuple[str, ...]]:
+    return [words[i : i + GRAM] for i in range(len(words) - GRAM + 1)]
 
 
 def _pick(right: np.ndarray, scores: np.ndarray) -> np.ndarray:
