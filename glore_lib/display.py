@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from glore_lib import figures, refinement, step_labels
 from glore_lib import statistics as st
-from glore_lib.evaluation import wide
+from glore_lib.evaluation import contamination, wide
 from glore_lib.replication import Replication
 from glore_lib.reward_models import StepData, labels_for
 from glore_lib.run import Run
@@ -38,6 +38,11 @@ def parameters(run: Run, *sections: str) -> pd.DataFrame:
         for name, value in getattr(run.params, section).model_dump().items()
     }
     return pd.DataFrame({"value": values})
+
+
+def overlap(run: Run) -> pd.DataFrame:
+    """How much of the test questions is in train or validation: see :func:`glore_lib.evaluation.contamination`."""
+    return contamination(run)
 
 
 def training(*models: Artifact) -> pd.DataFrame:
@@ -73,6 +78,8 @@ def _accuracy_row(run: Run, student: Student) -> dict[str, str | float]:
 
 def percent(estimate: st.Estimate) -> str:
     """ "value [low, high]" in per cent."""
+    if not estimate.n:
+        return "n = 0"
     return f"{100 * estimate.value:.1f} [{100 * estimate.ci_low:.1f}, {100 * estimate.ci_high:.1f}]"
 
 

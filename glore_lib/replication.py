@@ -3,6 +3,7 @@ can be run alone: what an earlier notebook made is found in the artifacts."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
+from math import isnan
 
 import numpy as np
 import pandas as pd
@@ -130,7 +131,8 @@ class Replication:
             ),
             ("first error found by the SORM", value["sorm", f"first_error_accuracy{exact}"], 0.5),
         ]
-        return pd.DataFrame([{"gate": g, "value": v, "wanted": w, "holds": bool(v >= w)} for g, v, w in rows])
+        holds = ["n = 0" if isnan(v) else bool(v >= w) for _, v, w in rows]
+        return pd.DataFrame(rows, columns=["gate", "value", "wanted"]).assign(holds=holds)
 
     @cached_property
     def figure4_numbers(self) -> Artifact | None:

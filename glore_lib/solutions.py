@@ -49,15 +49,11 @@ def is_consistent(prefix: str, suffix: str) -> bool:
     A result counts as used if its number occurs in the suffix, or in the prefix after the equation that computed it:
     a chain's early results are used up before P_i ends. Numbers are compared whole, so 3 is not found in 13. The
     paper does not say how numbers that recur by chance are treated; here they count as used. Annotations are no text:
-    each repeats the number that follows it, and every result would be used.
+    each repeats the number that follows it, and every result would be used. Linear in the text.
     """
     prefix, suffix = strip_annotations(prefix), strip_annotations(suffix)
-    for match in _RESULT.finditer(prefix):
-        later = prefix[match.end() :] + "\n" + suffix
-        numbers = {number.replace(",", "") for number in _NUMBER.findall(later)}
-        if match[1].replace(",", "") not in numbers:
-            return False
-    return True
+    last = {number[0].replace(",", ""): number.start() for number in _NUMBER.finditer(f"{prefix}\n{suffix}")}
+    return all(last[match[1].replace(",", "")] > match.start(1) for match in _RESULT.finditer(prefix))
 
 
 def normalise(solution: str) -> str:

@@ -52,7 +52,7 @@ def train(
     out and counted. Where none is left, the model stays as it was.
     Where ``finetuning.processes`` > 1, all of these call it at once, with the same arguments; by FSDP each is left with
     its part of the model (:func:`glore_lib.fitting.whole`).
-    Raises ParamsError where the GPU's memory does not suffice.
+    Raises ParamsError where the GPU's memory does not suffice, or where the loss or a weight is no finite number.
     """
     kept = [e for e in examples if len(e["input_ids"]) <= finetuning.max_length]
     if not kept:
@@ -68,7 +68,7 @@ def train(
         optim=finetuning.optimiser, bf16=finetuning.mixed_precision and not sharded,
         lr_scheduler_type="cosine", warmup_steps=steps // 20, weight_decay=0.01, max_grad_norm=1.0,
         train_sampling_strategy="group_by_length", logging_steps=max(1, steps // 40), save_strategy="no",
-        report_to="none",
+        report_to="none", logging_nan_inf_filter=False,
         disable_tqdm=True, seed=seed, data_seed=seed, use_cpu=not torch.cuda.is_available(),
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(), label_names=["labels"],
@@ -89,6 +89,9 @@ def train(
     remedy = "lower it or finetuning.max_length, or set finetuning.gradient_checkpointing: true or method: qlora"
     with memory_for("finetuning.micro_batch_size", finetuning.micro_batch_size, remedy):
         trainer.train()
+    trainable = (parameter for parameter in model.parameters() if parameter.requires_grad)
+    if not all(getattr(parameter, "_local_tensor", parameter).isfinite().all() for parameter in trainable):
+        raise _diverged(training.learning_rate, f"weights are not finite after step {steps}, the last")
     losses = [{"step": log["step"], "loss": log["loss"]} for log in trainer.state.log_history if "loss" in log]
     per_epoch = sum(len(e["input_ids"]) for e in kept)
     return {
@@ -96,6 +99,10 @@ def train(
         "tokens_trained": round(per_epoch * steps / epoch_steps),
         "padding": round(1 - collated["tokens"] / collated["padded"], 4), "losses": losses,
     }  # fmt: skip
+
+
+def _diverged(learning_rate: float, how: str) -> params.ParamsError:
+    return params.ParamsError(f"learning_rate = {learning_rate}: {how}; lower it in the parameters of this training")
 
 
 def _divided(model: nn.Module) -> list[str]:
@@ -112,6 +119,12 @@ class QuietTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         self.state.log_history.append({**logs, "step": self.state.global_step})
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        loss = super().training_step(*args, **kwargs)
+        if not loss.isfinite():  # and the model is lost: by the next step its weights are no numbers either
+            raise _diverged(self.args.learning_rate, f"the loss is {loss.item()} in step {self.state.global_step + 1}")
+        return loss
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler:
         if self.args.world_size == 1:

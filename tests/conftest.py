@@ -1,11 +1,14 @@
 """Fixtures that several test modules share."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+
+from reliability import Tried
 
 if TYPE_CHECKING:  # tests that need no model need not wait for torch
     from transformers import PreTrainedTokenizerBase
@@ -25,6 +28,16 @@ def data_dir(monkeypatch: pytest.MonkeyPatch) -> Path:
         pytest.skip(f"no published data sets: {DATA} (GLORE_DATA_DIR, or else ../shared/data) is no folder")
     monkeypatch.setenv("GLORE_DATA_DIR", str(DATA))
     return DATA
+
+
+@pytest.fixture(scope="session")
+def reliability(request: pytest.FixtureRequest) -> Iterator[Tried]:
+    """``reliability(fault, outcome, lost)``, called once a test has seen it, adds to the table of docs/reliability.md;
+    of the session, since hypothesis calls a test many times for one setting up."""
+    tried = Tried()
+    yield tried
+    if (path := os.environ.get("GLORE_RELIABILITY")) and not request.session.testsfailed:
+        tried.save(Path(path))
 
 
 @pytest.fixture(scope="session")

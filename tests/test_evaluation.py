@@ -1,14 +1,16 @@
 """Tables 1-3 and Figures 4-6 on a case small enough to be worked out by hand."""
 
 import math
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 
 from glore_lib import statistics as st
-from glore_lib.evaluation import DraftSet, Tables, draft_set, wide
+from glore_lib.evaluation import DraftSet, Tables, contamination, draft_set, wide
 from glore_lib.run import Run
 from glore_lib.store import check_schema
+from glore_lib.tasks import Question
 from tiny import Scripted, frame, label_rows, rollout_rows, sample_rows, score_rows, solver, some_student
 
 DRAFTS = sample_rows(
@@ -321,9 +323,25 @@ def test_wide_tables():
     assert table.columns.tolist() == ["rate", "rate_p", "accuracy"]
     assert table.to_dict("index") == {
         ("hard", "sorm"): {"rate": "", "rate_p": "", "accuracy": "75.0 [30.1, 95.4] (n=4)"},
-        ("hard", "orm"): {"rate": "–", "rate_p": "", "accuracy": "50.0 [10.0, 90.0] (n=4)"},
+        ("hard", "orm"): {"rate": "n = 0", "rate_p": "", "accuracy": "50.0 [10.0, 90.0] (n=4)"},
         ("easy", "sorm"): {"rate": "", "rate_p": "", "accuracy": "100.0 [50.0, 100.0] (n=2)"},
         ("easy", "orm"): {"rate": "-10.0 [-25.0, 5.0] (n=30)", "rate_p": "0.012", "accuracy": ""},
     }
     # Tasks, and a task's methods, come in the order in which they first appear.
     assert table.index.tolist() == [("hard", "sorm"), ("hard", "orm"), ("easy", "sorm"), ("easy", "orm")]
+
+
+def test_contamination_by_text_and_by_eight_words():
+    def asked(*texts: str) -> dict[str, Question]:
+        return {str(i): Question(str(i), "", text, "", "") for i, text in enumerate(texts)}
+
+    splits = {
+        "train": asked("Tom has 3 pens.", "one two three four five six seven eight nine ten"),
+        "validation": asked("short"),
+        "test": asked("tom  HAS 3 pens?", "now one, two, three, four, five, six, seven, eight are many", "a new one"),
+    }
+    found = contamination(SimpleNamespace(questions=splits.get))
+    assert found.loc["train"].tolist() == [2, 3, 1, 1, 25.0]  # of the four runs of eight words in test, one
+    assert found.loc["validation"].tolist() == [1, 3, 0, 0, 0.0]
+    splits["test"] = asked("a new one")
+    assert contamination(SimpleNamespace(questions=splits.get)).loc["train", "8 words in common, %"] == "n = 0"

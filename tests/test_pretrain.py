@@ -15,7 +15,7 @@ from glore_lib import pretrain
 from glore_lib.models import MINI_BASE, load_model, load_tokenizer
 from glore_lib.solutions import ANSWER_MARK, BAD, split_steps
 from glore_lib.store import checksum
-from glore_lib.tasks.arithmetic import OPERATORS, Problem, generate, parse_step, split_of
+from glore_lib.tasks.arithmetic import DIFFICULTIES, OPERATORS, Arithmetic, Problem, generate, parse_step, split_of
 
 
 def test_the_shipped_model_is_the_one_of_its_card_and_knows_its_tables():
@@ -35,6 +35,18 @@ def test_documents_are_of_the_pretraining_split_without_the_methods_mark():
         if question.count("\n") == 1:  # else a page of arithmetic
             assert weight == 0
             assert split_of(question.rstrip("\n")) == "pretrain"
+
+
+def test_no_question_of_another_split_is_in_the_pretraining_text(own, reliability):
+    rng = random.Random(0)
+    documents = [pretrain.document(rng, answers) for answers in (None, own) for _ in range(1000)]
+    read = {line for pieces in documents for text, _ in pieces for line in text.split("\n")}
+    for difficulty in DIFFICULTIES:
+        for split in ("train", "validation", "test"):
+            asked = {q.question for q in Arithmetic(difficulty).questions(split, 600, 0)}
+            assert not asked & read
+            assert {split_of(question) for question in asked} == {split}
+            reliability("pre-training text: questions of train, validation or test", "none of them", tried=600)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import json
 import os
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from fractions import Fraction
 from functools import cached_property
@@ -53,9 +53,10 @@ class Benchmark(ABC):
         """
         try:
             train, test = self._read()
+            _check(train + test)
         except ParamsError:
             raise
-        except (AttributeError, LookupError, TypeError, ValueError) as error:  # rows of another shape
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:  # rows of another shape
             reason = f"{self.name} is not as released: {type(error).__name__}: {error}"
             raise ParamsError(f"{self._source()}: {' '.join(reason.split())}; {self._remedy()}") from None
         texts = {_key(q.question): q for q in reversed(test)}  # the first of equal texts stays
@@ -113,13 +114,14 @@ class Benchmark(ABC):
         if not self.folder.is_dir():
             raise ParamsError(f"{self._source()}: no such folder; {self._remedy()}")
         try:
-            with (self.folder / file).open(encoding="utf-8", newline="") as stream:
+            # Editors on Windows put a byte order mark first, and spreadsheets do.
+            with (self.folder / file).open(encoding="utf-8-sig", newline="") as stream:
                 if file.endswith(".csv"):
                     return list(csv.DictReader(stream))
-                return json.load(stream) if file.endswith(".json") else [json.loads(line) for line in stream]
+                return json.load(stream) if file.endswith(".json") else list(_json_lines(stream))
         except OSError as error:
             raise ParamsError(f"{self._source()}: {file}: {error.strerror}; {self._remedy()}") from None
-        except (ValueError, csv.Error) as error:
+        except (RecursionError, ValueError, csv.Error) as error:
             reason = " ".join(str(error).split())
             raise ParamsError(f"{self._source()}: {file} is not readable: {reason}; {self._remedy()}") from None
 
@@ -147,11 +149,32 @@ class Benchmark(ABC):
         return f"{remedy}, or {'go online' if self.folder is None else 'unset it'} to read {self.hub_name} from the hub"
 
 
+def _json_lines(stream: Iterable[str]) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(stream, start=1):
+        try:
+            if line.strip():
+                yield json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"line {number}: {error.msg}") from None
+
+
+def _check(questions: list[Question]) -> None:
+    """Raises ValueError where an id is there twice, or a question is empty or of no text that can be written down."""
+    seen = set()
+    for q in questions:
+        if q.question_id in seen or not q.question:
+            raise ValueError(f"{q.question_id} {'is there twice' if q.question else 'is an empty question'}")
+        seen.add(q.question_id)
+        f"{q.question}{q.reference_solution}".encode()  # half of a surrogate pair is none
+
+
 def released_number(text: str) -> Fraction:
     """The number that a data set's field holds; raises ValueError where it holds none.
 
     Fields written by a program hold 1/6 as 0.16666666666666666: so long a decimal is read as the fraction behind it.
     """
+    if len(text) > 40 or "e" in text.lower():  # no answer to a word problem; 1e99999999 would fill the memory
+        raise ValueError(f"{text[:40]!r} is no answer")
     value = Fraction(text.strip().replace(",", ""))
     return value.limit_denominator(1000) if len(text.partition(".")[2]) > 10 else value
 

@@ -1,0 +1,272 @@
+"""Whatever a model writes, a params file says or a data file holds: read right, or refused in one line; no text takes
+more time than its length is worth."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from clone import TINY
+from glore_lib import solutions
+from glore_lib.params import ParamsError, load_params
+from glore_lib.solutions import is_consistent, normalise, results, split_steps, strip_annotations
+from glore_lib.tasks import Task
+from glore_lib.tasks.arithmetic import Arithmetic
+from glore_lib.tasks.grading import canonical, parse_number
+from glore_lib.tasks.gsm8k import GSM8K
+from glore_lib.tasks.svamp import SVAMP
+
+# --- what a model may write ---------------------------------------------------------------------------------------
+
+PIECES = (
+    "####", "#### 7", "[BAD]", "<<", ">>", "<<1+1=2>>", "= 3", "=-4.5", "= $1,200", "5-3", "9" * 400, "1e999", "٣",
+    "१२", "１８", "²", "½", "\N{RIGHT-TO-LEFT OVERRIDE}81", "\N{ARABIC LETTER MARK}", "\r\n", "\n", "\v",
+    "\N{LINE SEPARATOR}", "\0", "\N{ZERO WIDTH SPACE}", "é", "tom has 3 * 4 = 12 pens", " ", ",", ".", "%", "-",
+)  # fmt: skip
+TEXT = st.text() | st.lists(st.sampled_from(PIECES) | st.text(max_size=3)).map("".join)
+ARITHMETIC = Arithmetic("hard")
+(QUESTION,) = ARITHMETIC.questions("test", 1, 0)
+TASKS: list[Task] = [ARITHMETIC, GSM8K(), SVAMP("hub_700_300")]
+
+
+@given(TEXT, TEXT)
+@example("#### 1" * 5000, "")
+@example("x" * 100_000 + "= 1", "1")
+@example("9" * 100_000, "= " + "9" * 100_000)
+def test_any_solution_is_split_and_graded(reliability, text: str, suffix: str):
+    steps = split_steps(text)
+    assert all(step == step.strip() != "" and "\n" not in step for step in steps)
+    assert split_steps(solutions.join_steps(steps)) == steps
+    assert "".join(steps).split() == "".join(line.strip() for line in text.split("\n")).split()
+    for i in range(1, min(len(steps), 5) + 1):
+        assert solutions.mark_bad(steps, i).replace("[BAD] ", "", 1) == solutions.join_steps(steps) or "[BAD]" in text
+    for task in TASKS:
+        answer = task.final_answer(text)
+        assert answer == "" or canonical(parse_number(answer)) == answer
+        assert task.is_correct(text, "7") is (answer == "7")
+    assert len(ARITHMETIC.exact_step_labels(QUESTION, text)) == len(steps)
+    assert all(number.strip("-.").replace(".", "", 1).isdecimal() for number in results(text))
+    assert normalise(normalise(text)) == normalise(text)
+    assert isinstance(is_consistent(text, suffix), bool)
+    reliability("model text: any, huge numbers, other digits, right to left, many `####`", "read or ungraded")
+
+
+NUMBERS = st.lists(st.sampled_from(["1", "2", "12", "3.5", "1,200", "-", "- ", "= ", "=", " ", "\n", "$", "x", "%"]))
+
+
+@given(NUMBERS.map("".join), NUMBERS.map("".join))
+@example("46/2=23-5", "")
+def test_a_result_is_used_where_its_number_comes_later(prefix: str, suffix: str):
+    """The rule as it is told, number by number: what the library does in one pass over the text."""
+    whole = f"{prefix}\n{suffix}"
+    numbers = [(m.start(), m[0].replace(",", "")) for m in solutions._NUMBER.finditer(whole)]
+    computed = [(m.start(1), m[1].replace(",", "")) for m in solutions._RESULT.finditer(prefix)]
+    used = all(any(place > at and number == result for place, number in numbers) for at, result in computed)
+    assert is_consistent(prefix, suffix) is used
+
+
+READERS: dict[str, Callable[[str], object]] = {
+    "split_steps": split_steps,
+    "results": results,
+    "strip_annotations": strip_annotations,
+    "normalise": normalise,
+    "is_consistent": lambda text: is_consistent(text, text),
+    "exact_step_labels": lambda text: ARITHMETIC.exact_step_labels(QUESTION, text),
+    "final_answer": lambda text: [task.final_answer(text) for task in TASKS],
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_time_grows_with_the_texts_length_alone(reader: str, reliability):
+    """Texts of 200 kB in seconds at most, whatever they repeat; a quadratic reader would need hours."""
+    pieces = ("=1 ", "=12\n", "= ", "=$", "=1,", "=1.", "1", "-", "<<", "<", ">>", "<<1=1>>", "<<1", "####", "#### 1\n",
+              "\n", " \n", " ", "tom has 1 + 1 = 2 pens\n", "\N{RIGHT-TO-LEFT MARK}", "٣")  # fmt: skip
+    for piece in pieces:
+        many = piece * (200_000 // len(piece))
+        started = time.perf_counter()
+        READERS[reader](many)
+        READERS[reader](f"= 1 {many} x")
+        assert time.perf_counter() - started < 20, piece
+        reliability("model text of 200 kB that repeats itself", "read in time that grows with its length", tried=2)
+
+
+# --- params files -------------------------------------------------------------------------------------------------
+
+LEAF = (
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.dates() | st.binary(max_size=4)
+)
+TREE = st.recursive(LEAF, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(LEAF, inner, max_size=3))
+PARAMS = TINY.read_text(encoding="utf-8")
+ODD_YAML = (
+    "a: 2020-13-45", "seed: " + "9" * 5000, "[" * 1500, "&a [*a]", "a: !!bool x", "a: !!timestamp x", "a: !!int ''",
+    "? [a]\n: 1", "a: {2020-01-01: 1}", "seed: {2020-01-01: 1}", "seed: {!!binary aGk=: 1}", '"\\u2028": 1',
+    "a: !!python/object/apply:os.system [ls]", "seed: !!float x", "%TAG ! x", "a: ''\n---\nb: 1", "<<: 3", "a: \ud800",
+    "a: &x [y, y]\nb: &z [*x, *x, *x, *x, *x, *x, *x, *x]\nc: [*z, *z, *z, *z, *z, *z, *z, *z]",
+)  # fmt: skip
+
+
+def refused_in_one_line(path: Path) -> bool:
+    try:
+        load_params(path)
+    except ParamsError as error:
+        assert str(error).isprintable(), "more than a line, or what no terminal shows"
+        assert len(str(error)) < 3000
+        return True
+    return False
+
+
+@pytest.fixture(scope="module")
+def params_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("params") / "some.yaml"
+
+
+@given(TREE)
+def test_any_yaml_is_refused_in_one_line(params_file, reliability, tree: object):
+    import yaml
+
+    params_file.write_text(yaml.safe_dump(tree), encoding="utf-8", errors="surrogatepass")
+    assert refused_in_one_line(params_file)
+    reliability("params file: random YAML", "refused in one line")
+
+
+@pytest.mark.parametrize("text", ODD_YAML, ids=lambda text: ascii(text[:20]))
+def test_yaml_that_pyyaml_stumbles_over(params_file, reliability, text: str):
+    params_file.write_text(text, encoding="utf-8", errors="surrogatepass")
+    assert refused_in_one_line(params_file)
+    reliability("params file: random YAML", "refused in one line")
+
+
+@given(st.data())
+def test_a_params_file_that_was_damaged_is_refused_in_one_line_or_valid(params_file, reliability, data: st.DataObject):
+    start = data.draw(st.integers(0, len(PARAMS)))
+    end = data.draw(st.integers(start, min(start + 40, len(PARAMS))) | st.just(len(PARAMS)))
+    put_in = data.draw(st.text(max_size=5) | st.sampled_from([*PIECES, *ODD_YAML, "\t", ": ", "- ", "'", '"', "{"]))
+    text = PARAMS[:start] + put_in + PARAMS[end:]
+    params_file.write_text(text, encoding="utf-8", errors="surrogatepass", newline="")
+    outcome = "refused in one line" if refused_in_one_line(params_file) else "valid parameters"
+    reliability("params file: cut, or characters put in at random", outcome)
+
+
+@pytest.mark.parametrize("content", [PARAMS.replace("\n", "\r\n").encode(), b"\xef\xbb\xbf" + PARAMS.encode()])
+def test_a_params_file_from_windows_is_read(params_file, reliability, content: bytes):
+    params_file.write_bytes(content)
+    assert load_params(params_file) == load_params(TINY)
+    reliability("params file: Windows line ends, byte order mark", "read right")
+
+
+# --- data files ---------------------------------------------------------------------------------------------------
+
+
+def gsm8k_row(i: int) -> dict[str, str]:
+    return {"question": f"How many are {i} and one?", "answer": f"{i}+1 = <<{i}+1={i + 1}>>{i + 1}\n#### {i + 1}"}
+
+
+def svamp_row(i: int) -> dict[str, str | float]:
+    return {"ID": f"chal-{i}", "Body": f"Tom has {i} pens and gets 1.", "Question": "How many now?", "Answer": i + 1.0}
+
+
+def lines(rows: list[dict]) -> bytes:
+    return "".join(f"{json.dumps(row)}\n" for row in rows).encode()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with small data sets; a test writes the file anew that it spoils."""
+    folder = tmp_path_factory.mktemp("data")
+    for name in ("gsm8k", "svamp"):
+        (folder / name).mkdir()
+    (folder / "gsm8k" / "test.jsonl").write_bytes(lines([gsm8k_row(i) for i in range(1000, 1010)]))
+    return folder
+
+
+def gsm8k(data: Path, train: bytes) -> GSM8K:
+    (data / "gsm8k" / "train.jsonl").write_bytes(train)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GLORE_DATA_DIR", str(data))
+        return GSM8K()
+
+
+def svamp(data: Path, challenge: bytes, split: str = "hub_700_300") -> SVAMP:
+    (data / "svamp" / "SVAMP.json").write_bytes(challenge)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GLORE_DATA_DIR", str(data))
+        return SVAMP(split)
+
+
+def refusal(task: Task) -> str:
+    with pytest.raises(ParamsError) as error:
+        task.check_data({"train": 1, "validation": 0, "test": 1})
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+GOOD = [gsm8k_row(i) for i in range(40)]
+
+
+@given(st.data())
+def test_a_damaged_data_file_is_refused_in_one_line_or_read(data, reliability, drawn: st.DataObject):
+    content = lines(GOOD[:5])
+    start = drawn.draw(st.integers(0, len(content)))
+    end = drawn.draw(st.integers(start, min(start + 9, len(content))) | st.just(len(content)))
+    put_in = drawn.draw(st.binary(max_size=3) | st.sampled_from([piece.encode() for piece in PIECES]))
+    task = gsm8k(data, content[:start] + put_in + content[end:])
+    outcome = "read"
+    try:
+        task.check_data({})
+        for q in (q for questions in task.splits.values() for q in questions):
+            assert q.question and task.is_correct(q.reference_solution, q.reference_answer)
+    except ParamsError as error:
+        outcome = "refused in one line"
+        assert "\n" not in str(error) and str(data) in str(error)
+    reliability("data file: cut, or bytes put in at random", outcome)
+
+
+SPOILED: dict[str, tuple[bytes, str]] = {
+    "cut within a line": (lines(GOOD)[:-20], "train.jsonl is not readable: line 40: Unterminated string"),
+    "other columns": (lines([{"q": "1?", "a": "1"}]), "GSM8K is not as released: KeyError: 'answer'"),
+    "rows that are lists": (b'["question", "answer"]\n', "GSM8K is not as released: TypeError"),
+    "an empty file": (b"", "task.train_questions = 1: must be at most 0, all that GSM8K has of train"),
+    "an empty question": (lines([gsm8k_row(0) | {"question": " "}]), "gsm8k-train-000000 is an empty question"),
+    "half a surrogate pair": (lines([gsm8k_row(0) | {"question": "\ud800"}]), "GSM8K is not as released: Unicode"),
+    "an answer that is no number": (lines([gsm8k_row(0) | {"answer": "#### 1/0"}]), "ZeroDivisionError"),
+    "an answer of 100,000,000 digits": (lines([gsm8k_row(0) | {"answer": "#### 1e99999999"}]), "is no answer"),
+    "a thousand brackets": (b"[" * 100_000, "train.jsonl is not readable: "),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", SPOILED)
+def test_data_files_that_are_refused(data, reliability, what: str):
+    content, message = SPOILED[what]
+    assert message in refusal(gsm8k(data, content))
+    reliability(f"data file: {what}", "refused in one line")
+
+
+def test_an_id_that_is_there_twice_is_refused(data, reliability):
+    rows = [svamp_row(i) for i in (1, 2, 2)]
+    assert "svamp-chal-2 is there twice" in refusal(svamp(data, json.dumps(rows).encode()))
+    reliability("data file: an id twice", "refused in one line")
+
+
+def test_data_files_from_windows_are_read_right(data, reliability):
+    train = gsm8k(data, lines(GOOD)).splits["train"]
+    for content in (b"\xef\xbb\xbf" + lines(GOOD), lines(GOOD).replace(b"\n", b"\r\n"), lines(GOOD) + b"\n\n"):
+        assert gsm8k(data, content).splits["train"] == train
+        reliability("data file: Windows line ends, byte order mark, blank lines", "read right")
+    companion = b"\xef\xbb\xbfQuestion,Numbers,Answer\r\nAnn has number0 pens and one more ?,3,4.0\r\n"
+    (data / "svamp" / "mawps-asdiv-a_svamp.train.csv").write_bytes(companion)
+    task = svamp(data, b"\xef\xbb\xbf" + json.dumps([svamp_row(1)]).encode(), "mawps_asdiv_1000")
+    (question,) = task.splits["train"] + task.splits["validation"]
+    assert question.question == "Ann has 3 pens and one more ?"
+    reliability("data file: Windows line ends, byte order mark, blank lines", "read right")
+
+
+def test_a_question_of_test_is_dropped_from_train(data, reliability):
+    again = gsm8k_row(1003) | {"question": " how many ARE 1003 and one?"}
+    task = gsm8k(data, lines([*GOOD, again]))
+    assert task.splits["train"] == gsm8k(data, lines(GOOD)).splits["train"]
+    assert len(task.splits["test"]) == 10
+    reliability("data file: a test question in train", "left out of train")
