@@ -1,6 +1,7 @@
 """Fixtures that several test modules share."""
 
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,23 @@ settings.register_profile("suite", deadline=None)  # a busy machine is no failur
 settings.load_profile("suite")
 
 DATA = Path(os.environ.get("GLORE_DATA_DIR") or Path(__file__).parents[2] / "shared" / "data")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--reliability", type=Path, help="Write what the tests of faults saw, as a table, to this file.")
+
+
+@pytest.fixture(scope="session")
+def outcome(request: pytest.FixtureRequest) -> Iterator[Callable[..., None]]:
+    """Notes what a test of a fault saw: ``outcome(fault, tried, outcome, lost)``."""
+    rows: list[dict] = []
+    yield lambda fault, tried, outcome, lost: rows.append(
+        {"fault": fault, "tried": tried, "outcome": outcome, "lost": lost}
+    )
+    if path := request.config.getoption("reliability"):
+        import pandas as pd
+
+        path.write_text(pd.DataFrame(rows).to_markdown(index=False) + "\n")
 
 
 @pytest.fixture
