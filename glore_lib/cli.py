@@ -168,15 +168,20 @@ def _execute(pipeline: Any) -> None:
 
     due = [job for job in pipeline.jobs if job.due]
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f} %"))
-    with Progress(*columns, TimeElapsedColumn(), _TimeLeft(), console=Console(stderr=True)) as bar:
-        task = bar.add_task("starting", total=sum(STAGES[job.stage] for job in due))
-        done = 0.0
+    bar = Progress(*columns, TimeElapsedColumn(), _TimeLeft(), console=Console(stderr=True))
+    task = bar.add_task("starting", total=sum(STAGES[job.stage] for job in due))
+    done = 0.0
 
-        def progress(job: Job, share: float) -> None:
-            nonlocal done
-            bar.update(task, description=job.label, completed=done + share * STAGES[job.stage])
-            if share == 1.0:
-                done += STAGES[job.stage]
-                bar.console.print(f"{job.label} rendered", highlight=False)
+    def progress(job: Job, share: float) -> None:
+        nonlocal done
+        bar.start()  # where the run is refused, that is all there is to see
+        bar.update(task, description=job.label, completed=done + share * STAGES[job.stage])
+        if share == 1.0:
+            done += STAGES[job.stage]
+            bar.console.print(f"{job.label} rendered", highlight=False)
 
+    try:
         pipeline.execute(progress)
+    finally:
+        if bar.live.is_started:
+            bar.stop()

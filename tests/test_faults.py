@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -41,15 +41,17 @@ class Runs:
     def __init__(self, folder: Path, settings: dict[str, object]):
         self.folder, self.out, self.artifacts = folder, folder / "out", folder / "artifacts"
         folder.mkdir(exist_ok=True)
+        self.process: subprocess.Popen | None = None
         self.settings = [f"--set={key}={v if isinstance(v, str) else json.dumps(v)}" for key, v in settings.items()]
 
     def start(self, *options: str) -> subprocess.Popen:
         command = [*GLORE, ROOT / "params" / "mini-hard.yaml", "--out", self.out, "--artifacts", self.artifacts]
         with (self.folder / "stderr.txt").open("w") as stderr:
-            return subprocess.Popen(
+            self.process = subprocess.Popen(
                 [*command, *self.settings, *options], stdout=subprocess.DEVNULL, stderr=stderr,
                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
             )  # fmt: skip
+        return self.process
 
     def finish(self, *options: str) -> str:
         """Runs to the end; what it told."""
@@ -122,8 +124,11 @@ def whole(tmp_path_factory, settings) -> Runs:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory, settings) -> Runs:
-    return Runs(tmp_path_factory.mktemp("runs"), settings)
+def runs(tmp_path_factory, settings) -> Iterator[Runs]:
+    runs = Runs(tmp_path_factory.mktemp("runs"), settings)
+    yield runs
+    if runs.process:
+        runs.process.kill()  # of a test that failed
 
 
 def test_a_second_run_on_a_folder_is_refused_and_an_interrupted_one_ends_clean(runs, outcome):
