@@ -1,5 +1,6 @@
-"""The command ``glore``. Exit codes: 0 done, 1 a stage failed, 2 bad input."""
+"""The command ``glore``. Exit codes: 0 done, 1 a stage failed, 2 bad input, 130 interrupted."""
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -25,11 +26,19 @@ app = typer.Typer(
 
 @contextmanager
 def _errors() -> Iterator[None]:
-    """What the user can mend is one line on stderr: 2 for bad input, 1 for a notebook that failed."""
-    from glore_lib.pipeline import StageError
-
+    """What the user can mend is one line on stderr: 2 for bad input, 1 for a notebook that failed, 130 for Ctrl-C."""
     try:
+        from glore_lib.pipeline import StageError
+
         yield
+    except KeyboardInterrupt:
+        typer.echo("interrupted: what is done is kept, and the same command goes on from there", err=True)
+        raise typer.Exit(130) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        typer.echo(f"error: {error}; what was done is kept: free some of the disk and run again", err=True)
+        raise typer.Exit(1) from None
     except (ParamsError, StageError) as error:
         typer.echo(f"error: {' '.join(str(error).split())}", err=True)
         raise typer.Exit(2 if isinstance(error, ParamsError) else 1) from None
@@ -52,11 +61,11 @@ def run(
 ) -> None:
     """Run notebooks 01-05 for each params file, then 06 over all of them. What is done already is kept.
 
-    Exit codes: 0 done, 1 a notebook failed, 2 bad input.
+    Exit codes: 0 done, 1 a notebook failed, 2 bad input, 130 interrupted.
     """
-    from glore_lib.pipeline import ROOT, Pipeline
-
     with _errors():
+        from glore_lib.pipeline import ROOT, Pipeline
+
         pipeline = Pipeline(
             params, out, artifacts or ROOT / "artifacts", _parse(settings or []), start=start, fresh=fresh
         )
@@ -67,10 +76,14 @@ def run(
 @app.command()
 def status(out: Annotated[Path, typer.Argument(metavar="DIR", help="The --out folder of a run.")]) -> None:
     """Show which stages of a run are done, running or failed, and what they took."""
+    from glore_lib.locks import is_used
     from glore_lib.pipeline import read_manifest
 
     with _errors():
         manifest = read_manifest(out)
+    if not is_used(out):  # it was killed, and could not say so
+        for part in (manifest, *manifest["stages"]):
+            part["status"] = part["status"].replace("running", "interrupted")
     table = Table("run", "stage", "status", "seconds", "tokens", box=None)
     for stage in manifest["stages"]:
         seconds = f"{stage['seconds']:.0f}" if "seconds" in stage else ""
@@ -155,15 +168,20 @@ def _execute(pipeline: Any) -> None:
 
     due = [job for job in pipeline.jobs if job.due]
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f} %"))
-    with Progress(*columns, TimeElapsedColumn(), _TimeLeft(), console=Console(stderr=True)) as bar:
-        task = bar.add_task("starting", total=sum(STAGES[job.stage] for job in due))
-        done = 0.0
+    bar = Progress(*columns, TimeElapsedColumn(), _TimeLeft(), console=Console(stderr=True))
+    task = bar.add_task("starting", total=sum(STAGES[job.stage] for job in due))
+    done = 0.0
 
-        def progress(job: Job, share: float) -> None:
-            nonlocal done
-            bar.update(task, description=job.label, completed=done + share * STAGES[job.stage])
-            if share == 1.0:
-                done += STAGES[job.stage]
-                bar.console.print(f"{job.label} rendered", highlight=False)
+    def progress(job: Job, share: float) -> None:
+        nonlocal done
+        bar.start()  # where the run is refused, that is all there is to see
+        bar.update(task, description=job.label, completed=done + share * STAGES[job.stage])
+        if share == 1.0:
+            done += STAGES[job.stage]
+            bar.console.print(f"{job.label} rendered", highlight=False)
 
+    try:
         pipeline.execute(progress)
+    finally:
+        if bar.live.is_started:
+            bar.stop()

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
@@ -30,8 +31,9 @@ from papermill.exceptions import PapermillExecutionError
 
 import glore_lib
 from glore_lib.kernels import kernels
+from glore_lib.locks import only_run
 from glore_lib.params import Params, ParamsError, digest, load_params
-from glore_lib.store import checksum, source_digest
+from glore_lib.store import NOTE, UNFINISHED, checksum, source_digest, write
 from glore_lib.tasks import checked_task
 
 LIBRARY = Path(glore_lib.__file__).resolve().parent
@@ -46,6 +48,7 @@ STAGES = {
     "06_figures": 0.01,
 }
 FIGURES = "06_figures"
+FULL = 2**24  # bytes free, of a disk that is full: what failed to be written is removed, and a little fits again
 MANIFEST = "manifest.json"
 
 
@@ -118,7 +121,7 @@ class Pipeline:
         for job in self.jobs:
             job.due = self.fresh or list(STAGES).index(job.stage) >= start or not is_done(job.target, job.hashes)
             # Results that came with a clone are to be made anew: here nothing stands behind them yet.
-            job.due |= any(not record.exists() for record in self._records(job))
+            job.due |= any(_reported(record) is None for record in self._records(job))
 
     def _record(self, run: str, stage: str) -> Path:
         """Where a stage's last cell leaves the list of its artifacts."""
@@ -189,14 +192,18 @@ class Pipeline:
 
     def execute(self, progress: Progress = lambda job, share: None) -> None:
         """Renders every due notebook in order, and keeps the manifest. Raises :class:`StageError` at the first that
-        fails; what was rendered before it stays, and so does its own part up to the failing cell."""
+        fails; what was rendered before it stays, and so does its own part up to the failing cell. Raises
+        :class:`ParamsError` where another run has one of the folders."""
         os.environ["TQDM_DISABLE"] = "1"  # the kernels' bars would fill the rendered notebooks; this process shows one
         os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"  # of bars that are not shown
-        if self.fresh:
-            self._remove_results()
         if not any(job.due for job in self.jobs) and self._earlier.get("status") == "done":
             return  # and the manifest goes on saying how the results were made
-        with kernels(self.notebooks, copies=sum(job.due for job in self.jobs) > 1) as kernel:
+        with ExitStack() as held:
+            for folder in sorted({self.out.resolve(), self.artifacts.resolve()}):
+                held.enter_context(only_run(folder))
+            if self.fresh:
+                self._remove_results()
+            kernel = held.enter_context(kernels(self.notebooks, copies=sum(job.due for job in self.jobs) > 1))
             self._execute(progress, kernel)
 
     def _execute(self, progress: Progress, kernel: type[AsyncKernelManager]) -> None:
@@ -244,11 +251,14 @@ class Pipeline:
             if isinstance(error, PapermillExecutionError):
                 why = f"{error.ename}: {error.evalue}".strip().splitlines()[0]
             elif isinstance(error, DeadKernelError):
-                why = "its Python process died, often for lack of memory"
+                why = self._lower(job)
             elif isinstance(error, Exception):
                 why = f"{type(error).__name__}: {error}".strip().splitlines()[0]
             else:
                 raise
+            full = [str(folder) for folder in (self.out, self.artifacts) if shutil.disk_usage(folder).free < FULL]
+            if full:
+                why += f" (the disk of {' and '.join(full)} is full: free some of it and run again)"
             failure = _without_paths(f"{job.label} failed {cells.where}: {why}")
             raise StageError(failure, job.partial) from error
         wall = time.perf_counter() - started
@@ -257,6 +267,19 @@ class Pipeline:
         nbformat.write(notebook, job.partial)
         job.partial.replace(job.target)
         return cost
+
+    def _lower(self, job: Job) -> str:
+        """Why a kernel died, what it was making, and which setting makes it need less memory."""
+        why = "its Python process was killed, as the system does where the machine's memory runs out"
+        making = sorted(self.artifacts.glob(f".*/{UNFINISHED}"), key=lambda path: path.stat().st_mtime)
+        if not job.run or not making:
+            return why
+        made, params = making[-1].parent, self.runs[job.run]
+        if (made / UNFINISHED / "training").exists():
+            remedy = f"finetuning.micro_batch_size (here {params.finetuning.micro_batch_size}) or finetuning.max_length"
+        else:
+            remedy = f"sampling.rows (here {params.sampling.rows})"
+        return f"{why}, while it made {made.name[1:]}; free memory, or lower {remedy}, and run again"
 
     def _cost(self, job: Job, wall: float, ready: set[str]) -> dict[str, Any]:
         """What a job costs from nothing: its own wall time and the recorded seconds of the work that it found done.
@@ -280,8 +303,8 @@ class Pipeline:
         used: dict[str, Any] = {}
         for run in self.runs:
             path = self._record(run, job.stage)
-            if job.run in (run, None) and path.exists():
-                used |= json.loads(path.read_text())["artifacts"]
+            if job.run in (run, None):
+                used |= _reported(path) or {}
         return used
 
     def _manifest(self) -> dict[str, Any]:
@@ -312,9 +335,7 @@ class Pipeline:
         done = [entry for entry in manifest["stages"] if entry["status"] == "done"]
         manifest["seconds"] = round(sum(entry["seconds"] for entry in done), 1)
         self.out.mkdir(parents=True, exist_ok=True)
-        temporary = self.out / f".{MANIFEST}"
-        temporary.write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        temporary.replace(self.out / MANIFEST)
+        write(self.out / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
 
     def _outputs(self) -> dict[str, tuple[int, int]]:
         """Size and time of every file in ``out`` that the figures' notebook may have written."""
@@ -340,6 +361,14 @@ class Pipeline:
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
         self._earlier = {}
+
+
+def _reported(record: Path) -> dict[str, Any] | None:
+    """The artifacts that a stage reported; None where it did not, or where its report is damaged."""
+    try:
+        return json.loads(record.read_text())["artifacts"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def read_manifest(out: Path) -> dict[str, Any]:
@@ -405,7 +434,14 @@ class _Cells:
         lines = [line for line in cell.source.splitlines() if line.strip()]
         self.where = f"in cell [{self.number}] ({lines[0].strip()})"
 
-    def end(self, **_: Any) -> None:
+    def end(self, cell: nbformat.NotebookNode, **_: Any) -> None:
+        """Passes on what the store told, which is of this run and not of its results."""
+        for output in cell.outputs:
+            if output.output_type == "stream" and output.name == "stderr":
+                lines = output.text.splitlines(keepends=True)
+                output.text = "".join(line for line in lines if not line.startswith(NOTE))
+                print(*(line for line in lines if line.startswith(NOTE)), sep="", end="", file=sys.stderr)
+        cell.outputs = [output for output in cell.outputs if output.get("text") != ""]
         self.progress(self.number / self.total)
 
 
@@ -435,7 +471,7 @@ def _without_paths(text: str) -> str:
 
 
 def _keep_partial(job: Job) -> None:
-    if job.partial.exists():
+    with suppress(OSError, ValueError):  # the disk is full, or papermill's own writing was cut short
         notebook = nbformat.read(job.partial, as_version=4)
         _finish(notebook, job.hashes | {"complete": False})
         nbformat.write(notebook, job.partial)

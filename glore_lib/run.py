@@ -16,10 +16,11 @@ import transformers
 
 from glore_lib import models
 from glore_lib.params import Params, digest, load_params
-from glore_lib.sampling import Sampler
+from glore_lib.sampling import Sampler, parts
+from glore_lib.sampling.parts import InParts
 from glore_lib.sampling.transformers import TransformersSampler
 from glore_lib.sampling.vllm import VLLMSampler
-from glore_lib.store import Artifact, Store, checksum, code_digest
+from glore_lib.store import Artifact, Store, checksum, code_digest, write
 from glore_lib.tasks import Question, Task, checked_task
 
 
@@ -103,7 +104,14 @@ class Run:
         return str(source.folder) if source else self.base
 
     def sampler(self, source: Artifact | None) -> Sampler:
-        """Something to sample a model of this run with, until another model is loaded or sampled."""
+        """Something to sample a model of this run with, until another model is loaded or sampled. While a frame is
+        made, what is sampled for it is kept in parts."""
+        sampling = self.params.sampling
+        workers = sampling.ray.workers if sampling.ray else 1
+        return InParts(self.backend(source), self.store.part, parts.BATCHES * sampling.rows * workers)
+
+    def backend(self, source: Artifact | None) -> Sampler:
+        """What :meth:`sampler` samples with."""
         model, sampling = self.path(source), self.params.sampling
         build = partial(build_sampler, tokenizer=self.tokenizer, params=self.params)
         if sampling.ray:
@@ -128,7 +136,7 @@ class Run:
         records = {a.id: {"seconds": a.record["seconds"], "info": a.record["info"]} for a in self.store.used.values()}
         folder = self.store.root / "stages" / f"{self.params.run}-{self.params.digest()}"
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{stage}.json").write_text(json.dumps({"artifacts": records}, indent=1))
+        write(folder / f"{stage}.json", json.dumps({"artifacts": records}, indent=1))
         rows = [
             {"artifact": id, "seconds": r["seconds"]} | {k: v for k, v in r["info"].items() if isinstance(v, int)}
             for id, r in records.items()

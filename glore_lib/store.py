@@ -3,13 +3,16 @@
 An artifact is a folder ``<name>-<key>`` that holds one parquet frame or one model. Its key is a hash of the parameters
 it depends on and of the artifacts it was made from, so other parameters give another folder and results never mix.
 ``artifact.json``, written last, says what the key stood for, what it cost and the checksum of every file.
+
+While it is made, an artifact is the folder ``.<name>-<key>``. What is in its ``unfinished`` outlives an interruption:
+the parts of a frame, and a training's checkpoints. Whatever is not what its checksum says is told and made again.
 """
 
 import ast
 import hashlib
 import json
 import shutil
-import tempfile
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,9 +22,12 @@ from typing import Any
 
 import pandas as pd
 
+from glore_lib.locks import waited_for
 from glore_lib.params import digest
 
-RECORD = "artifact.json"
+RECORD, LOCK = "artifact.json", "lock"
+UNFINISHED = "unfinished"
+NOTE = "glore: "  # begins each line on stderr that tells what was found damaged
 
 # Columns and types of the records that stages hand on; checked on write and on read.
 SCHEMAS: dict[str, dict[str, str]] = {
@@ -98,6 +104,9 @@ class Store:
 
     root: Path
     used: dict[str, Artifact] = field(default_factory=dict)
+    # Of the artifact that is being made: where its parts are kept, and the seconds of those found from an earlier run.
+    _kept: Path | None = field(default=None, init=False, repr=False)
+    _found: list[float] = field(default_factory=list, init=False, repr=False)
 
     def frame(self, name: str, schema: str, key: dict[str, Any], make: Callable[[], pd.DataFrame]) -> Artifact:
         """The frame that ``make`` returns for ``key``, made only where it is not there yet. What ``make`` puts in the
@@ -114,42 +123,117 @@ class Store:
     def folder(self, name: str, key: dict[str, Any], make: Callable[[Path], dict[str, Any]]) -> Artifact:
         """The folder that ``make`` fills for ``key`` (a model, say); what ``make`` returns goes into its record."""
         artifact = Artifact(self.root / f"{name}-{digest(key)}")
-        if not (artifact.folder / RECORD).exists():
+        if artifact.id not in self.used and not self._is_whole(artifact.folder):
             self._make(name, artifact.folder, key, make)
-        elif artifact.id not in self.used:
-            self._verify(artifact)
         return self.used.setdefault(artifact.id, artifact)
 
-    def _make(self, name: str, folder: Path, key: dict[str, Any], make: Callable[[Path], dict[str, Any]]) -> None:
-        self.root.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=self.root))
+    def part(self, key: Any, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+        """A part of the frame that is being made, such as some of its samples: made only once for ``key``, however
+        often making the whole is interrupted. Its file's name holds its checksum. Its ``attrs`` tell its seconds."""
+        if not self._kept:
+            return make()
+        for path in self._kept.glob(f"{digest(key)}-*.parquet"):
+            if checksum(path) == path.stem.partition("-")[2]:
+                part = pd.read_parquet(path)
+                self._found.append(part.attrs["seconds"])
+                return part
+            tell(f"{path.parent.parent.name[1:]}: the part {path.name} is changed since it was written; made again")
+            path.unlink()
+        started = time.perf_counter()
+        part = make()
+        part.attrs["seconds"] = time.perf_counter() - started
+        temporary = self._kept / "part"
+        part.to_parquet(temporary, index=False)
+        temporary.replace(self._kept / f"{digest(key)}-{checksum(temporary)}.parquet")
+        return part
+
+    def _is_whole(self, folder: Path) -> bool:
+        """Whether an artifact is there as it was written; what is left of a damaged one is taken away."""
+        if not folder.exists():
+            return False
         try:
-            started = time.perf_counter()
-            info = make(temporary)
-            record = {
-                "name": name, "key": key, "seconds": round(time.perf_counter() - started, 3), "info": info,
-                "files": {str(p.relative_to(temporary)): checksum(p) for p in _files(temporary)},
-            }  # fmt: skip
-            (temporary / RECORD).write_text(json.dumps(record, indent=1, sort_keys=True, default=str))
-            if folder.exists():  # no record in it: a copy that was cut short
-                shutil.rmtree(folder)
-            temporary.replace(folder)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
+            unsealed(folder)
+        except StoreError as damage:
+            tell(f"artifact {damage}; made again")
+            shutil.rmtree(folder)
+            return False
+        return True
 
-    def _verify(self, artifact: Artifact) -> None:
-        for relative, expected in artifact.record["files"].items():
-            path = artifact.folder / relative
-            if not path.exists() or checksum(path) != expected:
-                state = "missing" if not path.exists() else "changed since it was written"
-                raise StoreError(
-                    f"artifact {artifact.folder}: {relative} is {state}; delete this folder to have it made again"
-                )
+    def _make(self, name: str, folder: Path, key: dict[str, Any], make: Callable[[Path], dict[str, Any]]) -> None:
+        making = folder.with_name(f".{folder.name}")
+        kept = making / UNFINISHED
+        kept.mkdir(parents=True, exist_ok=True)
+        outer = self._kept, self._found
+        with waited_for(kept / LOCK):
+            try:
+                if self._is_whole(folder):  # by the process that was waited for
+                    return
+                _empty(making)
+                self._kept, self._found, started = kept, [], time.perf_counter()
+                info = make(making)
+                seconds = time.perf_counter() - started + sum(self._found) + info.pop("seconds_before", 0.0)
+                record = {"name": name, "key": key, "seconds": round(seconds, 3), "parts_found": len(self._found)}
+                seal(making, record | {"info": info})
+                making.replace(folder)
+            finally:
+                self._kept, self._found = outer
+                if making.exists():
+                    _empty(making)
+                    if [path.name for path in kept.iterdir()] == [LOCK]:
+                        shutil.rmtree(making)
+                else:
+                    shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
 
 
-def _files(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.rglob("*") if p.is_file())
+def tell(damage: str) -> None:
+    print(f"{NOTE}{damage}", file=sys.stderr, flush=True)
+
+
+def seal(folder: Path, record: dict[str, Any]) -> None:
+    """Writes a folder's record, with the checksums of its files and of the record itself: it is whole now."""
+    record = json.loads(json.dumps(record | {"files": _checksums(folder)}, default=str))
+    write(folder / RECORD, json.dumps(record | {"checksum": digest(record)}, indent=1, sort_keys=True))
+
+
+def unsealed(folder: Path) -> dict[str, Any]:
+    """The record of a folder; raises StoreError where that, or a file that it names, is missing or changed."""
+    try:
+        record = json.loads((folder / RECORD).read_text())
+        if record.pop("checksum") != digest(record):
+            raise ValueError
+    except FileNotFoundError:
+        raise StoreError(f"{folder.name}: {RECORD} is missing") from None
+    except (ValueError, KeyError, AttributeError, TypeError):
+        raise StoreError(f"{folder.name}: {RECORD} is changed since it was written") from None
+    found = _checksums(folder)
+    for name, expected in record["files"].items():
+        if found.get(name) != expected:
+            state = "changed since it was written" if name in found else "missing"
+            raise StoreError(f"{folder.name}: {name} is {state}")
+    return record
+
+
+def write(path: Path, text: str) -> None:
+    """Writes a file that is there whole or not at all."""
+    temporary = path.with_name(f".{path.name}")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def _checksums(folder: Path) -> dict[str, str]:
+    names = {path: str(path.relative_to(folder)) for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        name: checksum(path) for path, name in names.items() if name != RECORD and not name.startswith(f"{UNFINISHED}/")
+    }
+
+
+def _empty(folder: Path) -> None:
+    """Takes away all but what outlives an interruption."""
+    for path in folder.iterdir():
+        if path.is_dir() and path.name != UNFINISHED:
+            shutil.rmtree(path)
+        elif path.is_file():
+            path.unlink()
 
 
 def checksum(path: Path) -> str:

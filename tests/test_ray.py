@@ -18,6 +18,7 @@ from glore_lib.params import ParamsError, RayParams, Sampling
 from glore_lib.run import Run, build_sampler
 from glore_lib.sampling import Completion, Request
 from glore_lib.sampling import ray as backend
+from glore_lib.sampling.parts import parts
 from glore_lib.sampling.ray import RaySampler
 from glore_lib.students import Student, sample_solutions
 from tiny import open_tiny
@@ -136,7 +137,7 @@ def test_a_worker_killed_at_work_changes_no_record(cluster, run, tmp_path):
 @pytest.mark.slow
 def test_a_run_on_ray_makes_the_artifacts_of_one_without(cluster, run, tiny_base, tmp_path):
     on_ray = open_tiny(tiny_base, tmp_path / "ray", sampling__ray__workers=1)
-    assert isinstance(on_ray.sampler(None), RaySampler)
+    assert isinstance(on_ray.backend(None), RaySampler)
     assert on_ray.params.digest() == run.params.digest()
     ours, theirs = (sample_solutions(r, Student(None, "base"), "train", 3, 0.7, "test") for r in (on_ray, run))
     assert ours.folder != theirs.folder
@@ -212,9 +213,9 @@ def test_requests_that_begin_alike_stay_together():
     requests = [Request((*prefix, end), n, 0, common=len(prefix)) for prefix, end, n in (
         ((1, 2), 0, 2), ((3, 4, 5), 0, 1), ((1, 2), 1, 2), ((6,), 0, 1), ((3, 4, 5), 1, 1), ((7,), 0, 9), ((1, 2), 2, 2)
     )]  # fmt: skip
-    assert backend._shards(requests, 4) == [[1, 4], [0, 2, 6], [3], [5]]
-    assert backend._shards(requests, 8) == [[1, 4, 0, 2, 6], [3], [5]]
-    assert backend._shards([], 4) == []
+    assert parts(requests, 4) == [[1, 4], [0, 2, 6], [3], [5]]
+    assert parts(requests, 8) == [[1, 4, 0, 2, 6], [3], [5]]
+    assert parts([], 4) == []
 
 
 # Where Ray can't do what is asked for

@@ -62,9 +62,7 @@ def test_no_code_runs_text_unpickles_or_unpacks(path: Path, reliability):
 
 
 def test_offences_are_seen():
-    bad = (
-        "import pickle\nfrom zipfile import ZipFile\ntorch.load(x)\neval('1')\nyaml.load(x)\nf(trust_remote_code=1)"
-    )
+    bad = "import pickle\nfrom zipfile import ZipFile\ntorch.load(x)\neval('1')\nyaml.load(x)\nf(trust_remote_code=1)"
     assert len(list(offences(ast.parse(bad)))) == 6
     assert not list(offences(ast.parse("model.eval()\nre.compile('x')\nyaml.load(t, _Loader)")))
 

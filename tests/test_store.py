@@ -148,26 +148,103 @@ def test_a_process_killed_while_it_writes_leaves_no_artifact(store):
     assert not (made.folder / "half").exists()
 
 
-def test_a_copy_that_was_cut_short_is_made_again(store):
-    whole = labels(store)
-    (whole.folder / "artifact.json").unlink()
-    (whole.folder / "data.parquet").write_bytes(b"half")
-    pd.testing.assert_frame_equal(labels(Store(store.root)).read(), LABELS.astype(SCHEMAS["step_labels"]))
-
-
-def test_a_flipped_byte_is_detected(store):
-    path = labels(store).folder / "data.parquet"
+def damage(path: Path, how: str) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(StoreError, match=r"data\.parquet is changed since it was written; delete this folder"):
-        labels(Store(store.root))
+    path.write_bytes({"flipped": content, "truncated": content[: len(content) // 2], "empty": b""}.get(how, b""))
+    if how == "missing":
+        path.unlink()
 
 
-def test_a_missing_file_is_detected(store):
-    (labels(store).folder / "data.parquet").unlink()
-    with pytest.raises(StoreError, match=r"data\.parquet is missing"):
-        labels(Store(store.root))
+@pytest.mark.parametrize("how", ["flipped", "truncated", "empty", "missing"])
+@pytest.mark.parametrize("name", ["data.parquet", "artifact.json"])
+def test_what_is_damaged_is_named_and_made_again(store, name, how, capsys):
+    whole = labels(store)
+    damage(whole.folder / name, how)
+    make = Maker()
+    again = labels(Store(store.root), make)
+    state = "missing" if how == "missing" else "changed since it was written"
+    assert capsys.readouterr().err == f"glore: artifact {whole.id}: {name} is {state}; made again\n"
+    pd.testing.assert_frame_equal(again.read(), LABELS.astype(SCHEMAS["step_labels"]))
+    assert labels(Store(store.root), make).id == again.id
+    assert make.calls == 1
+    assert capsys.readouterr().err == ""
+
+
+def test_every_digit_of_a_record_is_checked(store, capsys):
+    record = labels(store).folder / "artifact.json"
+    record.write_text(record.read_text().replace('"rows": 2', '"rows": 3'))
+    assert labels(Store(store.root)).record["info"]["rows"] == 2
+    assert "artifact.json is changed" in capsys.readouterr().err
+
+
+class Parts:
+    """Makes a frame of three parts; ``fails`` is the part that it is interrupted at."""
+
+    def __init__(self, store: Store):
+        self.store, self.made, self.fails = store, [], None
+
+    def __call__(self) -> pd.DataFrame:
+        return pd.concat([self.store.part({"part": i}, lambda i=i: self.part(i)) for i in range(3)])
+
+    def part(self, i: int) -> pd.DataFrame:
+        if i == self.fails:
+            raise KeyboardInterrupt
+        self.made.append(i)
+        time.sleep(0.01)
+        return LABELS.assign(step=[2 * i, 2 * i + 1])
+
+
+def test_finished_parts_outlive_an_interruption(store):
+    make = Parts(store)
+    make.fails = 2
+    with pytest.raises(KeyboardInterrupt):
+        labels(store, make)
+    assert not any((path / "artifact.json").exists() for path in store.root.iterdir())
+    make.fails = None
+    made = labels(store, make)
+    assert make.made == [0, 1, 2]
+    assert made.read()["step"].tolist() == list(range(6))
+    assert made.record["seconds"] >= 0.03
+    assert list(store.root.iterdir()) == [made.folder]
+    assert sorted(path.name for path in made.folder.iterdir()) == ["artifact.json", "data.parquet"]
+
+
+@pytest.mark.parametrize("how", ["flipped", "truncated", "missing"])
+def test_a_damaged_part_is_named_and_made_again(store, how, capsys):
+    make = Parts(store)
+    make.fails = 2
+    with pytest.raises(KeyboardInterrupt):
+        labels(store, make)
+    part = sorted(store.root.rglob("*.parquet"))[0]
+    damage(part, how)
+    make.fails = None
+    assert labels(store, make).read()["step"].tolist() == list(range(6))
+    assert sorted(set(make.made)) == [0, 1, 2]
+    assert len(make.made) == 4
+    assert (part.name in capsys.readouterr().err) == (how != "missing")
+
+
+def test_parts_belong_to_one_artifact_and_outside_of_one_nothing_is_kept(store):
+    make = Parts(store)
+    labels(store, make)
+    labels(store, make, seed=1)
+    assert make.made == [0, 1, 2] * 2
+    assert len(make()) == 6
+    assert len(list(store.root.iterdir())) == 2
+
+
+def test_another_process_that_makes_the_same_is_waited_for(store):
+    program = (
+        "import sys, time\nfrom pathlib import Path\nfrom glore_lib.store import Store\n"
+        "def make(folder):\n    print('making', flush=True)\n    time.sleep(1)\n    return {'by': 'the first'}\n"
+        "Store(Path(sys.argv[1])).folder('model', {}, make)"
+    )
+    with subprocess.Popen([sys.executable, "-c", program, store.root], stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"making\n"
+        made = store.folder("model", {}, lambda folder: pytest.fail("made twice"))
+    assert made.record["info"] == {"by": "the first"}
+    assert list(store.root.iterdir()) == [made.folder]
 
 
 def test_the_folder_of_artifacts_can_be_moved(store, tmp_path):

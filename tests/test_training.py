@@ -1,6 +1,7 @@
 """What is learned, token by token, and that training does what its parameters say."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch.nn.functional import cross_entropy, logsigmoid
 from glore_lib import packing
 from glore_lib.models import RewardModel, adapt, load_model, load_reward_model, save_model
 from glore_lib.params import Finetuning, ParamsError, Training
+from glore_lib.store import UNFINISHED
 from glore_lib.tasks.arithmetic import Arithmetic
 from glore_lib.training import IGNORE, QuietTrainer, collate, solution_example, train
 from tiny import labelled_rows
@@ -287,3 +289,67 @@ def test_too_little_memory_is_told_in_one_line(model, examples, tokenizer, tmp_p
         "finetuning.micro_batch_size = 8: out of memory (CUDA out of memory. Tried to allocate 2.00 GiB.); lower it or "
         "finetuning.max_length, or set finetuning.gradient_checkpointing: true or method: qlora"
     )
+
+
+class Interrupted(Exception):
+    pass
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch, step: int) -> list[int]:
+    """Has training end with the step; the steps that were made."""
+    made, log = [], QuietTrainer.log
+
+    def logged(self, logs, *_):
+        log(self, logs)
+        if "loss" in logs:
+            made.append(self.state.global_step)
+            if self.state.global_step == step:
+                raise Interrupted
+
+    monkeypatch.setattr(QuietTrainer, "log", logged)
+    return made
+
+
+@pytest.mark.parametrize("kind", ["language model", "lora", "reward model"])
+@pytest.mark.parametrize(
+    ("stops", "damage", "first"),
+    [(13, None, 11), (13, "truncated", 6), (8, "truncated", 1), (17, "flipped", 11), (13, "missing", 6)],
+)
+def test_an_interrupted_training_goes_on_from_a_checkpoint_to_the_same_model(
+    kind, stops, damage, first, tiny_base, examples, step_examples, tokenizer, tmp_path, monkeypatch, capfd
+):
+    """Epochs of 5 steps with accumulation and, of the adapter, dropout: 10 lies between two, 15 is damaged or not."""
+    rows = (step_examples * 3)[:18] if kind == "reward model" else (examples * 2)[:18]
+    options = finetuning(4, 2, method="lora" if kind == "lora" else "full")
+
+    def trained(folder: Path) -> tuple[dict, torch.Tensor]:
+        model = adapt(load_model(str(tiny_base), "float32"), options, 0)
+        model = RewardModel(model) if kind == "reward model" else model
+        (folder / UNFINISHED).mkdir(parents=True, exist_ok=True)
+        info = train(model, rows, options, training(19, 1e-3), tokenizer.pad_token_id, 0, folder)
+        assert list((folder / UNFINISHED).iterdir()) == []
+        return info, weights(model)
+
+    info, expected = trained(tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        interrupt(patch, stops)
+        with pytest.raises(Interrupted):
+            trained(tmp_path / "cut")
+    last = max((tmp_path / "cut").rglob("checkpoint-*"), key=lambda path: int(path.name.partition("-")[2]))
+    spoil(last / "optimizer.pt", damage)
+    capfd.readouterr()
+    made = interrupt(monkeypatch, 0)
+    resumed, got = trained(tmp_path / "cut")
+    assert made[0] == first
+    assert (f"{last.name}: optimizer.pt is" in capfd.readouterr().err) == bool(damage)
+    assert resumed.pop("seconds_before") > 0 if first > 1 else True
+    assert {**resumed, "seconds_before": 0.0} == info
+    assert torch.equal(got, expected)
+
+
+def spoil(path: Path, damage: str | None) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= damage == "flipped"
+    path.write_bytes(content[: len(content) // 2] if damage == "truncated" else content)
+    if damage == "missing":
+        path.unlink()

@@ -217,11 +217,11 @@ def test_loading_a_model_ends_the_engine(run):
 @slow
 @pytest.mark.parametrize("number", [0, 1], ids=["an adapter", "an adapter over an adapter"])
 def test_adapters_are_applied(run, adapters, number):
-    sampler = run.sampler(Artifact(adapters[number]))
+    sampler = run.backend(Artifact(adapters[number]))
     got = sampler.sample(GREEDY, 0.0, 60, "test")
     assert got == greedy_of_transformers(adapters[number])
     assert got != greedy_of_transformers(MINI_BASE)
-    assert run.sampler(Artifact(adapters[number])) is sampler
+    assert run.backend(Artifact(adapters[number])) is sampler
     assert len(engines()) == 2  # not also the one that ran before
 
 

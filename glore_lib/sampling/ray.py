@@ -11,7 +11,6 @@ import platform
 import socket
 from collections import Counter, deque
 from collections.abc import Callable
-from itertools import groupby
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from tqdm import tqdm
 
 from glore_lib.params import ParamsError, Sampling
 from glore_lib.sampling import Completion, Request, Sampler
+from glore_lib.sampling.parts import parts
 
 SHARDS = 4  # a worker, where they fill its batches: the last to finish is then not waited for long
 TRIES = 3  # with a shard that its worker is lost with
@@ -54,7 +54,7 @@ class RaySampler:
         self, requests: list[Request], temperature: float, max_new_tokens: int, progress: str
     ) -> list[list[Completion]]:
         completions: list[list[Completion]] = [[] for _ in requests]
-        todo = deque(_shards(requests, self._shard_size(sum(r.n for r in requests))))
+        todo = deque(parts(requests, self._shard_size(sum(r.n for r in requests))))
         losses: Counter[tuple[int, ...]] = Counter()
         for other in _samplers - {self}:  # one that a traceback keeps would keep its workers, and we wait for its room
             other._dismiss()
@@ -166,23 +166,6 @@ def _connect() -> None:
             f"RAY_ADDRESS = {address!r}: no Ray there ({str(error).splitlines()[0]}); give the address that ray start "
             "--head prints, or unset RAY_ADDRESS to use this machine alone"
         ) from None
-
-
-def _shards(requests: list[Request], size: int) -> list[list[int]]:
-    """Indices of requests, longest prefixes first, in shards of at most ``size`` samples, or of one prefix: requests
-    that share theirs stay together."""
-    order = sorted(range(len(requests)), key=lambda i: (-requests[i].shared, requests[i].prefix))
-    shards: list[list[int]] = []
-    filled = 0
-    for _, same in groupby(order, key=lambda i: requests[i].prefix):
-        group = list(same)
-        samples = sum(requests[i].n for i in group)
-        if not shards or filled + samples > size:
-            shards.append([])
-            filled = 0
-        shards[-1] += group
-        filled += samples
-    return shards
 
 
 def _gave_up(requests: int, error: RayError) -> str:
