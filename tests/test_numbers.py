@@ -38,7 +38,7 @@ def test_a_loss_that_is_no_number_ends_the_training(tiny_base, tmp_path, tokeniz
 def test_weights_that_are_no_numbers_after_the_last_step_are_no_model(
     tiny_base, tmp_path, tokenizer, monkeypatch, reliability
 ):
-    def spoil(trainer: training.QuietTrainer) -> None:
+    def spoil(trainer: training.QuietTrainer, **options: None) -> None:
         next(trainer.model.parameters()).data[0, 0] = torch.inf
 
     monkeypatch.setattr(training.QuietTrainer, "train", spoil)

@@ -53,6 +53,8 @@ def offences(tree: ast.Module) -> Iterator[str]:
             yield from (name for name in off if given.get(name, "False") != "False")
             if called.endswith("save_pretrained") and given.get("safe_serialization", "True") != "True":
                 yield "safe_serialization"
+            if called == "EngineArgs" and given.get("load_format") != "'safetensors'":
+                yield "load_format"
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
@@ -62,8 +64,9 @@ def test_no_code_runs_text_unpickles_or_unpacks(path: Path, reliability):
 
 
 def test_offences_are_seen():
-    bad = "import pickle\nfrom zipfile import ZipFile\ntorch.load(x)\neval('1')\nyaml.load(x)\nf(trust_remote_code=1)"
-    assert len(list(offences(ast.parse(bad)))) == 6
+    bad = "import pickle\nfrom zipfile import ZipFile\ntorch.load(x)\neval('1')\nyaml.load(x)\n"
+    bad += "f(trust_remote_code=1)\nEngineArgs()"
+    assert len(list(offences(ast.parse(bad)))) == 7
     assert not list(offences(ast.parse("model.eval()\nre.compile('x')\nyaml.load(t, _Loader)")))
 
 
@@ -144,7 +147,8 @@ def _watch(event: str, arguments: tuple) -> None:
         watched.append(("network", repr(arguments[1:])))
     if event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wax+"):
         watched.append(("file", str(arguments[0])))
-    if event in ("os.mkdir", "os.rename", "os.remove", "shutil.rmtree"):
+    inside = event == "os.remove" and arguments[1] != -1  # of a folder that rmtree, seen as well, takes away
+    if event in ("os.mkdir", "os.rename", "os.remove", "shutil.rmtree") and not inside:
         watched.append(("file", str(arguments[1 if event == "os.rename" else 0])))
 
 

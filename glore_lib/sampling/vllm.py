@@ -119,7 +119,8 @@ class VLLMSampler:
         with self._watched(Exception), _output_to(self._log):
             base, adapters = base_and_adapters(self.source)
             arguments = EngineArgs(
-                model=base, dtype=self.dtype, max_model_len=-1, max_num_seqs=self.params.rows,
+                model=base, load_format="safetensors",  # never pickled weights
+                dtype=self.dtype, max_model_len=-1, max_num_seqs=self.params.rows,
                 tensor_parallel_size=self.params.vllm.tensor_parallel_size,
                 gpu_memory_utilization=self.params.vllm.memory_fraction, enable_prefix_caching=True,
                 # Prompts come as tokens and go back as tokens, and what ends a text is decided here.
