@@ -23,6 +23,10 @@ app = typer.Typer(
     help="Replicates GLoRe (arXiv 2402.10963): reward models, refinements, and the paper's tables and figures.",
 )
 
+Artifacts = Annotated[
+    Path | None, typer.Option(help="Folder for what lies between the stages; artifacts/ in the clone if not given.")
+]
+
 
 @contextmanager
 def _errors() -> Iterator[None]:
@@ -55,9 +59,7 @@ def run(
         list[str] | None, typer.Option("--set", metavar="KEY.SUB=VALUE", help="Override a parameter in every file.")
     ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Replace the results in OUT; artifacts are kept.")] = False,
-    artifacts: Annotated[
-        Path | None, typer.Option(help="Folder for what lies between the stages; artifacts/ in the clone if not given.")
-    ] = None,
+    artifacts: Artifacts = None,
 ) -> None:
     """Run notebooks 01-05 for each params file, then 06 over all of them. What is done already is kept.
 
@@ -74,10 +76,14 @@ def run(
 
 
 @app.command()
-def status(out: Annotated[Path, typer.Argument(metavar="DIR", help="The --out folder of a run.")]) -> None:
-    """Show which stages of a run are done, running or failed, and what they took."""
+def status(
+    out: Annotated[Path, typer.Argument(metavar="DIR", help="The --out folder of a run.")],
+    artifacts: Artifacts = None,
+) -> None:
+    """Show which stages of a run are done, running or failed, what they took, and what is kept of begun artifacts."""
     from glore_lib.locks import is_used
-    from glore_lib.pipeline import read_manifest
+    from glore_lib.pipeline import ROOT, read_manifest
+    from glore_lib.store import begun
 
     with _errors():
         manifest = read_manifest(out)
@@ -99,6 +105,8 @@ def status(out: Annotated[Path, typer.Argument(metavar="DIR", help="The --out fo
                 markup=False,
                 highlight=False,
             )
+    for name, kept in begun(artifacts or ROOT / "artifacts").items():
+        console.print(f"begun: {name}: {kept}", soft_wrap=True, highlight=False)
     console.print(f"{manifest['status']}, {timedelta(seconds=round(manifest['seconds']))} of work", highlight=False)
 
 

@@ -185,6 +185,17 @@ class Store:
                     shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
 
 
+def begun(root: Path) -> dict[str, str]:
+    """Of each artifact that is unfinished, what outlived the interruption: parts, or a training up to a step."""
+    kept = {}
+    for folder in sorted(root.glob(f".*/{UNFINISHED}")):
+        steps = [int(path.name.rpartition("-")[2]) for path in folder.glob("training/checkpoint-*")]
+        parts = len(list(folder.glob("*-*.parquet")))
+        if steps or parts:
+            kept[folder.parent.name[1:]] = f"trained up to step {max(steps)}" if steps else f"{parts} parts"
+    return kept
+
+
 def tell(damage: str) -> None:
     print(f"{NOTE}{damage}", file=sys.stderr, flush=True)
 

@@ -158,6 +158,9 @@ def test_run_again_other_parameters_and_status(clone):
     ]  # fmt: skip
     assert told.stdout.splitlines()[1].split()[4] == "22"  # tokens
     assert told.stdout.splitlines()[-1].startswith("done, 0:00:")
+    (clone.root / "artifacts" / ".orm-0" / "unfinished" / "training" / "checkpoint-40").mkdir(parents=True)
+    told = glore("status", clone.out, "--artifacts", clone.root / "artifacts")
+    assert "begun: orm-0: trained up to step 40" in told.stdout.splitlines()
 
 
 def test_a_failing_cell(clone):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from glore_lib.store import SCHEMAS, Artifact, Store, StoreError, check_schema, code_digest
+from glore_lib.store import SCHEMAS, Artifact, Store, StoreError, begun, check_schema, code_digest
 
 LABELS = pd.DataFrame(
     {"question_id": ["q1", "q1"], "sample_id": ["s", "s"], "step": [0, 1], "label_raw": [1, -100], "label": [1, 0],
@@ -201,8 +201,11 @@ def test_finished_parts_outlive_an_interruption(store):
     with pytest.raises(KeyboardInterrupt):
         labels(store, make)
     assert not any((path / "artifact.json").exists() for path in store.root.iterdir())
+    told = begun(store.root)
     make.fails = None
     made = labels(store, make)
+    assert told == {made.folder.name: "2 parts"}
+    assert begun(store.root) == {}
     assert make.made == [0, 1, 2]
     assert made.read()["step"].tolist() == list(range(6))
     assert made.record["seconds"] >= 0.03
