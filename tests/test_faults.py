@@ -102,9 +102,11 @@ class Runs:
         """Kills a run while there is such a file, once it has told something."""
         while True:
             process = self.start()
-            self.kill(process, self.until(process, lambda: told in self.told and self.matches(pattern)))
+            self.until(process, lambda told=told: told in self.told)
+            self.kill(process, self.until(process, lambda: self.matches(pattern)))
             if found := sorted(self.artifacts.glob(pattern)):
                 return found[0]
+            told = ""  # which the next run has no cause to
 
 
 def line(told: str, start: str) -> str:
@@ -214,7 +216,8 @@ def test_damaged_artifacts_are_named_and_they_alone_are_made_again(seldom, runs,
         runs.finish()
     before = runs.records
     model, frame, record, deleted = (
-        next(runs.artifacts.glob(f"{name}-*")) for name in ("refiner", "samples-ei1", "rollouts", "scores-orm")
+        next(runs.artifacts.glob(f"{name}-{'?' * 12}"))
+        for name in ("refiner", "samples-ei1-train", "rollouts-drafts-test", "scores-orm")
     )
     os.truncate(model / "model.safetensors", 1000)
     flipped(frame / "data.parquet")
