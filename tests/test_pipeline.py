@@ -307,6 +307,15 @@ def test_kernels_are_copies_of_one_process_and_leave_nothing_running(clone):
     assert not any(psutil.pid_exists(pid) for pid in {*first["ids"], *second["ids"]})
 
 
+def test_copies_show_figures_although_matplotlib_was_imported_before_there_was_a_kernel(clone, monkeypatch):
+    monkeypatch.setattr(kernels, "IMPORTS", ("matplotlib.pyplot", *STAND_IN_IMPORTS))
+    drawing = "import matplotlib.pyplot as plt\nplt.plot([1, 2])"
+    write_stage(clone.notebooks, "01_expert_iteration", WORK.replace("STAGE", "01_expert_iteration"), drawing)
+    clone.run()
+    outputs = nbformat.read(clone.out / "tiny" / "01_expert_iteration.ipynb", as_version=4).cells[-1].outputs
+    assert any("image/png" in output.data for output in outputs)
+
+
 def test_without_the_original_a_kernel_is_a_process_of_its_own(clone):
     killing = "import os, time\nos.kill(os.getppid(), 9)\ntime.sleep(600)"
     write_stage(clone.notebooks, "01_expert_iteration", WORK.replace("STAGE", "01_expert_iteration"), killing)
