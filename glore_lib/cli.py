@@ -111,6 +111,19 @@ def status(
 
 
 @app.command()
+def report(out: Annotated[Path, typer.Argument(metavar="DIR", help="The --out folder of a run.")]) -> None:
+    """Write DIR/report.html, one page of all results that needs no other file. A run does so at its end.
+
+    Exit codes: 0 done, 2 bad input.
+    """
+    with _errors():
+        from glore_lib.report import write_report
+
+        path = write_report(out)
+    typer.echo(f"done: {path}")
+
+
+@app.command()
 def plan(
     params: Annotated[list[Path], typer.Argument(help="Params files, one for each (task, model) run.")],
     settings: Annotated[

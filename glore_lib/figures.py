@@ -19,7 +19,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
-from matplotlib.colors import to_rgba
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch
@@ -388,7 +388,8 @@ def _accuracy_from_zero(axes: Axes, rows: pd.DataFrame) -> None:
 def _fill(method: str) -> dict[str, Any]:
     colour = METHOD_COLOURS[method]
     if method.startswith("oracle"):
-        return {"facecolor": to_rgba(colour, 0.2), "edgecolor": colour, "hatch": HATCHES[method], "linewidth": 1}
+        light = tuple(1 - 0.2 * (1 - part) for part in to_rgb(colour))  # not translucent: SVG hatches are opaque
+        return {"facecolor": light, "edgecolor": colour, "hatch": HATCHES[method], "linewidth": 1}
     return {"facecolor": colour, "edgecolor": "white", "hatch": HATCHES.get(method), "linewidth": 0}
 
 

@@ -137,6 +137,7 @@ def main() -> None:
     """What the original does. Where it can't do it, it ends, and the kernels' own imports tell what is wrong."""
     talk, modules = Connection(int(sys.argv[1])), sys.argv[2:]
     os.environ["JPY_PARENT_PID"] = str(os.getpid())  # read at import; a kernel without its parent ends
+    os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"  # read at import too; a kernel's default
     try:
         for module in modules:
             importlib.import_module(module)

@@ -49,7 +49,7 @@ STAGES = {
 }
 FIGURES = "06_figures"
 FULL = 2**24  # bytes free, of a disk that is full: what failed to be written is removed, and a little fits again
-MANIFEST = "manifest.json"
+MANIFEST, REPORT = "manifest.json", "report.html"
 
 
 class StageError(RuntimeError):
@@ -191,20 +191,24 @@ class Pipeline:
         return Job(stage, run, source, target, parameters, hashes | {"notebook_hash": notebook_hash(source)})
 
     def execute(self, progress: Progress = lambda job, share: None) -> None:
-        """Renders every due notebook in order, and keeps the manifest. Raises :class:`StageError` at the first that
-        fails; what was rendered before it stays, and so does its own part up to the failing cell. Raises
+        """Renders every due notebook in order, keeps the manifest and writes the report. Raises :class:`StageError` at
+        the first that fails; what was rendered before it stays, and so does its own part up to the failing cell. Raises
         :class:`ParamsError` where another run has one of the folders."""
         os.environ["TQDM_DISABLE"] = "1"  # the kernels' bars would fill the rendered notebooks; this process shows one
-        os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"  # of bars that are not shown
-        if not any(job.due for job in self.jobs) and self._earlier.get("status") == "done":
-            return  # and the manifest goes on saying how the results were made
+        done = not any(job.due for job in self.jobs) and self._earlier.get("status") == "done"
+        if done and (self.out / REPORT).exists():
+            return
         with ExitStack() as held:
             for folder in sorted({self.out.resolve(), self.artifacts.resolve()}):
                 held.enter_context(only_run(folder))
             if self.fresh:
                 self._remove_results()
-            kernel = held.enter_context(kernels(self.notebooks, copies=sum(job.due for job in self.jobs) > 1))
-            self._execute(progress, kernel)
+            if not done:  # else the manifest goes on saying how the results were made
+                kernel = held.enter_context(kernels(self.notebooks, copies=sum(job.due for job in self.jobs) > 1))
+                self._execute(progress, kernel)
+            from glore_lib.report import write_report  # its imports take seconds
+
+            write_report(self.out)
 
     def _execute(self, progress: Progress, kernel: type[AsyncKernelManager]) -> None:
         manifest = self._manifest()
@@ -355,7 +359,7 @@ class Pipeline:
         partial = [path.with_suffix(".partial.ipynb") for path in renderings]
         inside = self.out.resolve()
         removed = [p for p in (*renderings, *partial, *results) if p.parent.resolve().is_relative_to(inside)]
-        for path in (*removed, self.out / MANIFEST):
+        for path in (*removed, self.out / MANIFEST, self.out / REPORT):
             path.unlink(missing_ok=True)
         for folder in {path.parent for path in removed} - {self.out}:
             if folder.is_dir() and not any(folder.iterdir()):
@@ -391,9 +395,9 @@ def notebook_hash(source: Path) -> str:
 def code_hash() -> str:
     """A hash of the library: what its modules do, and the weights of the model that ships with it.
 
-    Changes to comments and docstrings, and to the modules that only run notebooks or plan, can't change a result.
+    Changes to comments and docstrings, and to the modules that only run notebooks, plan or report, can't change one.
     """
-    apart = ("cli.py", "kernels.py", "pipeline.py", "plan.py")
+    apart = ("cli.py", "kernels.py", "pipeline.py", "plan.py", "report.py")
     modules = [path for path in sorted(LIBRARY.rglob("*.py")) if path.name not in apart]
     weights = sorted(LIBRARY.rglob("*.safetensors"))
     parts = {path: source_digest(path) for path in modules} | {path: checksum(path) for path in weights}

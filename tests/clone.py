@@ -28,13 +28,14 @@ folder = root / "stages" / f"{params.run}-{params.digest()}"
 folder.mkdir(parents=True, exist_ok=True)
 records = {name: {"seconds": s, "info": {"rows": 3, "generated_tokens": 11}} for name, s in used.items()}
 (folder / "STAGE.json").write_text(json.dumps({"artifacts": records}))"""
+HEADER = "task,model,method,metric,value,ci_low,ci_high,n"
 FIGURES = """from pathlib import Path
 with open("../log.txt", "a") as log:
     log.write(f"{len(params_files)} 06_figures\\n")
-for name in ("tables/table1.csv", "figures/figure4.png"):
+for name, content in {"tables/table1.csv": "HEADER", "figures/figure4.png": "value"}.items():
     path = Path(out) / name
     path.parent.mkdir(exist_ok=True)
-    path.write_text("value")"""
+    path.write_text(content)""".replace("HEADER", HEADER)
 
 
 def write_notebook(path: Path, *cells: str) -> None:

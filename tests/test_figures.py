@@ -136,6 +136,17 @@ def test_svg_keeps_text_as_text_and_no_date(saved: Path):
     }
 
 
+def test_hatches_differ_from_what_they_are_drawn_on_in_svg_too(saved: Path):
+    tag = "{http://www.w3.org/2000/svg}"
+    found = 0
+    for path in saved.glob("*.svg"):
+        for pattern in ElementTree.parse(path).iter(f"{tag}pattern"):
+            ground, hatch = pattern.find(f"{tag}rect").get("fill"), pattern.find(f"{tag}path").get("style")
+            assert f"stroke: {ground};" not in hatch, path.name
+            found += 1
+    assert found >= len(figures.HATCHES)
+
+
 def test_every_text_is_at_least_9_points():
     for name, (figure, _) in every_figure().items():
         sizes = [text.get_fontsize() for text in figure.findobj(Text) if text.get_text()]

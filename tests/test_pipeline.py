@@ -13,7 +13,7 @@ import nbformat
 import psutil
 import pytest
 
-from clone import PARAMETERS, WORK, Clone, write_notebook, write_stage
+from clone import HEADER, PARAMETERS, WORK, Clone, write_notebook, write_stage
 from glore_lib import kernels, pipeline
 from glore_lib.params import ParamsError, load_params
 from glore_lib.pipeline import STAGES, StageError
@@ -81,6 +81,15 @@ def test_runs_every_stage_of_every_params_file_then_the_figures_once(tmp_path, m
 
 def test_a_second_run_executes_nothing_and_leaves_every_file_as_it_is(done):
     before = done.files()
+    assert done.run() == []
+    assert done.files() == before
+
+
+def test_the_report_comes_last_and_is_made_again_alone_where_it_is_lost(done):
+    before = done.files()
+    assert b"01_expert_iteration.ipynb" in before["report.html"]
+    assert b"not finished" not in before["report.html"]
+    (done.out / "report.html").unlink()
     assert done.run() == []
     assert done.files() == before
 
@@ -212,7 +221,7 @@ def test_fresh_replaces_results_and_touches_nothing_else(done):
     assert done.run(fresh=True) == ["tiny 01_expert_iteration 2", "tiny 02_orm 2", "1 06_figures"]
     files = done.files()
     assert [files[name] for name in ("tables/mine.csv", "notes.txt", "tiny/notes.ipynb")] == [b"mine"] * 3
-    assert files["tables/table1.csv"] == b"value"
+    assert files["tables/table1.csv"] == HEADER.encode()
     assert done.manifest["runs"]["tiny"]["params"]["student"]["rounds"] == 2
     assert done.manifest["outputs"] == ["figures/figure4.png", "tables/table1.csv"]
     assert (done.root / "artifacts" / "base-00").is_dir()
@@ -305,6 +314,15 @@ def test_kernels_are_copies_of_one_process_and_leave_nothing_running(clone):
     assert first["ids"][0] != second["ids"][0]
     assert (second["cwd"], second["tqdm"], second["python"]) == (str(clone.notebooks), "1", sys.executable)
     assert not any(psutil.pid_exists(pid) for pid in {*first["ids"], *second["ids"]})
+
+
+def test_copies_show_figures_although_matplotlib_was_imported_before_there_was_a_kernel(clone, monkeypatch):
+    monkeypatch.setattr(kernels, "IMPORTS", ("matplotlib.pyplot", *STAND_IN_IMPORTS))
+    drawing = "import matplotlib.pyplot as plt\nplt.plot([1, 2])"
+    write_stage(clone.notebooks, "01_expert_iteration", WORK.replace("STAGE", "01_expert_iteration"), drawing)
+    clone.run()
+    outputs = nbformat.read(clone.out / "tiny" / "01_expert_iteration.ipynb", as_version=4).cells[-1].outputs
+    assert any("image/png" in output.data for output in outputs)
 
 
 def test_without_the_original_a_kernel_is_a_process_of_its_own(clone):

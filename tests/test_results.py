@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from glore_lib.params import load_params
-from glore_lib.pipeline import FIGURES, ROOT, STAGES, code_hash, is_done, notebook_hash
+from glore_lib.pipeline import FIGURES, REPORT, ROOT, STAGES, code_hash, is_done, notebook_hash
+from glore_lib.report import page
 
 RESULTS = sorted(path.parent for path in (ROOT / "results").glob("*/manifest.json"))
 RENDERED = [path for folder in RESULTS for path in sorted(folder.rglob("*.ipynb")) if ".partial." not in path.name]
@@ -42,6 +43,11 @@ def test_rendered_notebooks_read_well(path: Path):
     assert '"output_type": "error"' not in text
     assert "Warning:" not in text
     assert not re.search(r'[" (]/(home|root|tmp|work|Users)/', text)
+
+
+@pytest.mark.parametrize("folder", RESULTS, ids=_name)
+def test_the_report_is_that_of_the_results_beside_it(folder: Path):
+    assert (folder / REPORT).read_text(encoding="utf-8") == page(folder)
 
 
 def test_readme_quotes_table_3_as_it_was_computed():
