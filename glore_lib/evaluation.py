@@ -62,7 +62,9 @@ class Tables:
 
     def table1(self, draft_set: DraftSet, scores: Mapping[str, Artifact]) -> Numbers:
         """Step accuracy, false positives and false negatives of every reward model at the threshold, against the
-        labels by rollouts and, with the suffix ``_exact``, against the exact ones; paired differences to the ORM."""
+        labels by rollouts and, with the suffix ``_exact``, against the exact ones; paired differences to the ORM.
+
+        ``step_error_balance`` is (false negatives - false positives) / errors, in [-1, 1]: the paper counts errors."""
         numbers: Numbers = []
         for suffix, labels in draft_set.truths.items():
             truth = labels.set_index(["sample_id", "step"])
@@ -75,7 +77,12 @@ class Tables:
                     self.row(method, f"step_false_positive_rate{suffix}", c.false_positive_rate),
                     self.row(method, f"step_false_negative_rate{suffix}", c.false_negative_rate),
                 ]
-                if method not in ("orm", "all_positive"):
+                if method == "all_positive":
+                    continue
+                errors = guess != y
+                balance = st.clustered((y - guess)[errors], questions[errors], self.seed, bounds=(-1.0, 1.0))
+                numbers.append(self.row(method, f"step_error_balance{suffix}", balance))
+                if method != "orm":
                     difference = st.paired_difference(guess == y, guesses["orm"] == y, questions, self.seed)
                     numbers.append(self.row(f"{method}-orm", f"step_accuracy_difference{suffix}", difference))
         return numbers + self._first_errors(draft_set, scores)
@@ -164,15 +171,16 @@ class Tables:
         ]
 
     def figure5(self, drafts: Artifact, refined: Mapping[str, Artifact]) -> Numbers:
-        """Accuracy when all drafts are replaced by their refinements, and when only the wrong ones are."""
-        right = self._right(drafts, refined)
+        """Accuracy when all drafts are replaced by their refinements, and when only the wrong ones are; differences to
+        the drafts themselves and, of all drafts refined, between local and global."""
+        every = self._right(drafts, refined)
+        only_wrong = every.apply(lambda right: right | every["greedy"])
         numbers: Numbers = []
         for method in refined:
-            numbers += [
-                self.row(method, "accuracy_all_drafts", st.proportion(right[method])),
-                self.row(method, "accuracy_incorrect_drafts", st.proportion(right["greedy"] | right[method])),
-            ]
-        return numbers
+            for metric, right in (("accuracy_all_drafts", every), ("accuracy_incorrect_drafts", only_wrong)):
+                numbers.append(self.row(method, metric, st.proportion(right[method])))
+                numbers += self._compared(method, "greedy", right, metric)
+        return numbers + self._compared("local+sorm", "global", every, "accuracy_all_drafts")
 
     def _right(self, drafts: Artifact, refined: Mapping[str, Artifact]) -> pd.DataFrame:
         """Columns of booleans, a row a draft: the draft itself (``greedy``) and each of its refinements."""
@@ -239,11 +247,10 @@ class Tables:
         numbers = [self.row("greedy_sft", "accuracy", st.proportion(greedy["is_correct"]))]
         for method, curve in curves.items():
             numbers += self._curve(method, "rerank_accuracy", ks, curve, questions)
-        for method, curve in curves.items():
-            if method != "orm":
-                for k, a, b in zip(ks, curve, curves["orm"], strict=True):
-                    difference = st.paired_difference(a, b, questions, self.seed)
-                    numbers.append(self.row(f"{method}-orm", f"rerank_accuracy_difference@{k}", difference))
+        for a, b in [*((method, "orm") for method in curves if method != "orm"), ("sorm", "sorm_raw")]:
+            for k, first, second in zip(ks, curves[a], curves[b], strict=True):
+                difference = st.paired_difference(first, second, questions, self.seed)
+                numbers.append(self.row(f"{a}-{b}", f"rerank_accuracy_difference@{k}", difference))
         numbers += self._curve("majority", "majority", ks, st.majority_at_k(answers, right, ks, self.seed), questions)
         return numbers + self._curve("oracle", "rerank_accuracy", ks, st.oracle_at_k(right, ks), questions)
 

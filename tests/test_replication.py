@@ -60,16 +60,20 @@ def scripted(tiny_base, tmp_path_factory) -> tuple[Path, pd.DataFrame, pd.DataFr
 def expected_rows() -> set[tuple[str, str]]:
     rows = {(method, f"{metric}{suffix}") for suffix in ("", "_exact") for method in (*KINDS, "all_positive")
             for metric in ("step_accuracy", "step_false_positive_rate", "step_false_negative_rate")}  # fmt: skip
-    rows |= {(k, f"first_error_accuracy{suffix}") for k in KINDS for suffix in ("", "_exact")}
+    rows |= {(k, f"{metric}{suffix}") for metric in ("first_error_accuracy", "step_error_balance") for k in KINDS for suffix in ("", "_exact")}
     rows |= {(k, f"final_{m}") for k in KINDS for m in ("accuracy", "false_positive_rate", "false_negative_rate")}
     rows |= {("all_positive", "final_accuracy"), ("labels", "positive_labels"), ("labels", "positive_labels_exact")}
     rows |= {(f"{k}-orm", f"{m}") for k in KINDS[1:] for m in (
         "step_accuracy_difference", "step_accuracy_difference_exact", "final_accuracy_difference",
         *(f"rerank_accuracy_difference@{n}" for n in (1, 2, 4)))}  # fmt: skip
+    rows |= {("sorm-sorm_raw", f"rerank_accuracy_difference@{n}") for n in (1, 2, 4)}
     rows |= {(m, f"label_{x}") for m in ("raw", "monotone", "consistent") for x in ("precision", "recall", "accuracy")}
     shown = set(REFINEMENTS) - {"local+sorm_free"}  # the tiny run lets the refiner write the prefix itself
     rows |= {(m, "fixed_fraction") for m in (*shown, "global+local+orm", "global+local+sorm")}
-    rows |= {(m, f"accuracy_{which}_drafts") for m in shown for which in ("all", "incorrect")}
+    refined = ("accuracy_all_drafts", "accuracy_incorrect_drafts")
+    rows |= {(m, metric) for m in shown for metric in refined}
+    rows |= {(f"{m}-greedy", f"{metric}_difference") for m in shown for metric in refined}
+    rows |= {("local+sorm-global", "accuracy_all_drafts_difference")}
     rows |= {(f"{a}-{b}", "fixed_fraction_difference") for a, b in (
         ("local+sorm", "local+orm"), ("local+sorm", "global"), ("global+local+sorm", "global"),
         ("global+local+sorm", "local+sorm"), ("global+local+sorm", "resample"))}  # fmt: skip
@@ -78,7 +82,8 @@ def expected_rows() -> set[tuple[str, str]]:
         "greedy_sft")}  # fmt: skip
     rows |= {(f"{a}-{b}", "accuracy_difference") for a, b in (
         ("reranked", "greedy"), ("reranked", "bo3"), ("bo3", "greedy"), ("oracle_reranked", "oracle_bo3"))}  # fmt: skip
-    one_pair_a_question = ("final_accuracy_difference", "fixed_fraction_difference", "accuracy_difference")
+    one_pair_a_question = ("final_accuracy_difference", "fixed_fraction_difference", "accuracy_difference",
+                           *(f"{metric}_difference" for metric in refined))  # fmt: skip
     rows |= {(methods, f"{metric}_p") for methods, metric in rows if metric in one_pair_a_question}
     rows |= {(m, f"rerank_accuracy@{k}") for m in (*KINDS, "oracle") for k in (1, 2, 4)}
     return rows | {("majority", f"majority@{k}") for k in (1, 2, 4)}
