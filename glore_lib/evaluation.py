@@ -189,11 +189,12 @@ class Tables:
             right[method] = artifact.read().set_index("sample_id")["is_correct"].reindex(right.index)
         return right
 
-    def figure6(
+    def choices(
         self, candidates: Mapping[str, tuple[pd.DataFrame, pd.DataFrame]], samples: pd.DataFrame, scores: pd.DataFrame
-    ) -> Numbers:
-        """Greedy draft, best of three by the ORM, reranked draft + global + local, and both with a perfect reranker.
+    ) -> pd.DataFrame:
+        """Whether the answer of each way to choose one is right; a row a draft, indexed by its sample_id.
 
+        Greedy draft, best of three and majority of three, reranked draft + global + local, and with a perfect reranker.
         ``candidates`` holds (answers, step scores by the ORM) of the ``draft`` and of each refinement; ``samples`` are
         three fresh ones a question with the ORM's ``scores``. Ties go to the draft, then to the global refinement.
         """
@@ -203,31 +204,32 @@ class Tables:
             right[name] = by_sample["is_correct"]
             score[name] = answer_scores(step_scores).reindex(by_sample.index, fill_value=0.0)
         right, score = pd.DataFrame(right), pd.DataFrame(score)
-        reranked = _pick(right.to_numpy(), score.to_numpy())
         pool = samples.assign(score=answer_scores(scores).reindex(samples["sample_id"], fill_value=0.0).to_numpy())
         pools = pool.sort_values("sample_id").groupby("question_id", sort=False)
-        pool_right = np.stack([g["is_correct"].to_numpy() for _, g in pools])
-        order = [g for g, _ in pools]
+        of_question = pd.DataFrame(
+            [
+                {"question_id": q, "bo3": g["is_correct"].to_numpy()[g["score"].argmax()],
+                 "majority": _majority(g), "oracle_bo3": g["is_correct"].any()}
+                for q, g in pools
+            ]
+        ).set_index("question_id")  # fmt: skip
         question = candidates["draft"][0].set_index("sample_id")["question_id"].reindex(right.index)
-        bo3 = pd.Series(_pick(pool_right, np.stack([g["score"].to_numpy() for _, g in pools])), order)[
-            question
-        ].to_numpy()
-        voted = [st.majority_vote(list(g["final_answer"])) for _, g in pools]
-        majority = pd.Series([
-            bool(vote) and bool(g.loc[g["final_answer"] == vote, "is_correct"].any())
-            for vote, (_, g) in zip(voted, pools, strict=True)
-        ], order)[question].to_numpy()  # fmt: skip
-        greedy, oracle_reranked = right["draft"].to_numpy(), right.to_numpy().any(axis=1)
-        oracle_bo3 = pd.Series(pool_right.any(axis=1), order)[question].to_numpy()
-        random_pick = st.clustered(pool_right.ravel(), np.repeat(np.array(order), pool_right.shape[1]), self.seed)
-        methods = {
-            "greedy": greedy, "bo3": bo3, "majority": majority, "reranked": reranked, "oracle_bo3": oracle_bo3,
-            "oracle_reranked": oracle_reranked,
-        }  # fmt: skip
-        numbers = [self.row(method, "accuracy", st.proportion(hits)) for method, hits in methods.items()]
+        fresh = of_question.loc[question].set_index(right.index)
+        return pd.DataFrame(
+            {
+                "greedy": right["draft"], "bo3": fresh["bo3"], "majority": fresh["majority"],
+                "reranked": _pick(right.to_numpy(), score.to_numpy()), "oracle_bo3": fresh["oracle_bo3"],
+                "oracle_reranked": right.any(axis=1),
+            }
+        )  # fmt: skip
+
+    def figure6(self, choices: pd.DataFrame, samples: pd.DataFrame) -> Numbers:
+        """Accuracy of each of the :meth:`choices`, and of one of the ``samples`` taken at random."""
+        numbers = [self.row(method, "accuracy", st.proportion(choices[method])) for method in choices]
+        random_pick = st.clustered(samples["is_correct"], samples["question_id"], self.seed)
         numbers.append(self.row("random_sample", "accuracy", random_pick))
         for a, b in (("reranked", "greedy"), ("reranked", "bo3"), ("bo3", "greedy"), ("oracle_reranked", "oracle_bo3")):
-            numbers += self._compared(a, b, methods, "accuracy")
+            numbers += self._compared(a, b, choices, "accuracy")
         return numbers
 
     def figure4(self, samples: pd.DataFrame, scores: Mapping[str, pd.DataFrame], greedy: pd.DataFrame) -> Numbers:
@@ -287,6 +289,12 @@ def _words(text: str) -> tuple[str, ...]:
 
 def _grams(words: tuple[str, ...]) -> list[tuple[str, ...]]:
     return [words[i : i + GRAM] for i in range(len(words) - GRAM + 1)]
+
+
+def _majority(samples: pd.DataFrame) -> bool:
+    """Whether the majority vote of a question's samples is right."""
+    vote = st.majority_vote(list(samples["final_answer"]))
+    return bool(vote) and bool(samples.loc[samples["final_answer"] == vote, "is_correct"].any())
 
 
 def _pick(right: np.ndarray, scores: np.ndarray) -> np.ndarray:

@@ -239,33 +239,44 @@ class Evaluated:
         return sample_solutions(self.run, student, self.split, 3, p.temperature, "bo3")
 
     @cached_property
-    def numbers(self) -> Artifact:
-        """Tables 1-3, Figures 5 and 6 and the label quality as numbers."""
+    def _candidates(self) -> dict[str, tuple[Artifact, Artifact]]:
+        """What is reranked, and its scores by the ORM."""
         answers = {"draft": self.drafts, "global": self.refined["global"], "local": self.refined["local+sorm"]}
-        by_orm = {
-            name: self.scores["orm"] if name == "draft" else self._score("orm", artifact, f"-{name}")
+        return {
+            name: (artifact, self.scores["orm"] if name == "draft" else self._score("orm", artifact, f"-{name}"))
             for name, artifact in answers.items()
         }  # fmt: skip
-        bo3_scores = self._score("orm", self.samples, "-bo3")
+
+    @cached_property
+    def _bo3_scores(self) -> Artifact:
+        return self._score("orm", self.samples, "-bo3")
+
+    @property
+    def choices(self) -> pd.DataFrame:
+        """Which of the ways to choose an answer are right on each question: :meth:`Tables.choices`."""
+        candidates = {name: (a.read(), scores.read()) for name, (a, scores) in self._candidates.items()}
+        return self.replication.tables.choices(candidates, self.samples.read(), self._bo3_scores.read())
+
+    @cached_property
+    def numbers(self) -> Artifact:
+        """Tables 1-3, Figures 5 and 6 and the label quality as numbers."""
         tables = self.replication.tables
 
         def make() -> pd.DataFrame:
-            candidates = {name: (artifact.read(), by_orm[name].read()) for name, artifact in answers.items()}
             return pd.DataFrame(
                 tables.label_quality(self.draft_set) + tables.table1(self.draft_set, self.scores)
                 + tables.table2(self.draft_set, self.scores) + tables.table3(self.drafts, self.refined)
-                + tables.figure5(self.drafts, self.refined)
-                + tables.figure6(candidates, self.samples.read(), bo3_scores.read())
+                + tables.figure5(self.drafts, self.refined) + tables.figure6(self.choices, self.samples.read())
             )  # fmt: skip
 
         inputs = [
             self.draft_set.rollouts,
             self.drafts,
-            bo3_scores,
+            self._bo3_scores,
             self.samples,
             *self.scores.values(),
             *self.refined.values(),
-            *by_orm.values(),
+            *(scores for _, scores in self._candidates.values()),
         ]
         return self.run.frame(f"numbers-{self.split}", "numbers", make, self.replication._statistics, inputs)
 
