@@ -17,9 +17,11 @@ from numpy.typing import ArrayLike
 
 from glore_lib import statistics as st
 from glore_lib import step_labels
+from glore_lib.models import encode
 from glore_lib.refinement import locate_first_error
 from glore_lib.reward_models import answer_scores
 from glore_lib.run import Run
+from glore_lib.solutions import split_steps
 from glore_lib.store import Artifact
 from glore_lib.students import Student, sample_solutions
 
@@ -261,6 +263,24 @@ class Tables:
             self.row(method, f"{metric}@{k}", st.clustered(values, questions, self.seed))
             for k, values in zip(ks, curve, strict=True)
         ]  # fmt: skip
+
+
+def written_tokens(run: Run, answers: pd.DataFrame) -> pd.Series:
+    """How many tokens were generated for each answer (records ``samples`` or ``refinements``), indexed by sample_id.
+
+    Counted from the texts, since refiners that are asked the same answer once for several kinds. Steps that were forced
+    cost nothing, and neither does a draft that is kept because no error was found.
+    """
+    p, counts = run.params.refiner, []
+    for answer in answers.itertuples():
+        steps, first_error = split_steps(answer.text), getattr(answer, "first_error", None)
+        if getattr(answer, "kind", "").startswith("local"):
+            if p.force_prefix:
+                steps = steps[max(first_error - 1, 0) :]
+            if p.no_error_found == "keep_draft" and first_error == 0:
+                steps = []
+        counts.append(len(encode(run.tokenizer, "", steps).ids) - len(encode(run.tokenizer, "").ids))
+    return pd.Series(counts, answers["sample_id"].to_numpy())
 
 
 def contamination(run: Run) -> pd.DataFrame:

@@ -29,7 +29,7 @@ MARGIN = 0.025
 BALANCED = 0.1  # the paper calls test sets with 45-55 % positive labels well balanced: 10 points between the kinds
 
 ABOVE, BELOW = (0.0, inf), (-inf, 0.0)
-SAME, NOT_ABOVE = (-MARGIN, MARGIN), (-inf, MARGIN)
+SAME = (-MARGIN, MARGIN)
 
 VERDICTS = ("replicated", "not replicated", "inconclusive", "not tested here")
 COLUMNS = ["id", "claim", "paper", "task", "model", "ours", "ci_low", "ci_high", "n", "verdict"]
@@ -71,9 +71,10 @@ CLAIMS = (
           "sorm-orm", "step_accuracy_difference", SAME, about="svamp"),
     Claim("c4, exact", "the same against exact labels", "cannot be known there",
           "sorm-orm", "step_accuracy_difference_exact", SAME, about="svamp"),
-    Claim("c5", "the ORM judges final answers at least as well as the SORM",
-          "ORM ≥ SORM; the 13B SORM lags by 5 points on GSM8K",
-          "sorm-orm", "final_accuracy_difference", NOT_ABOVE),
+    Claim("c5", "the ORM judges final answers better than the SORM", "on both benchmarks",
+          "sorm-orm", "final_accuracy_difference", BELOW),
+    Claim("c5, lag", "the SORM lags by little, if at all", "slightly worse; 13B on GSM8K by 5 points",
+          "sorm-orm", "final_accuracy_difference", (-0.05 - MARGIN, inf)),
     Claim("c6", "how good the SVAMP students are", "greedy 58 % (7B), 70 % (13B)",
           untested="a level: our questions are others"),
     Claim("c7", "SVAMP students are better than GSM8K ones of their size", "about +15 points",

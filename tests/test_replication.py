@@ -60,7 +60,12 @@ def scripted(tiny_base, tmp_path_factory) -> tuple[Path, pd.DataFrame, pd.DataFr
 def expected_rows() -> set[tuple[str, str]]:
     rows = {(method, f"{metric}{suffix}") for suffix in ("", "_exact") for method in (*KINDS, "all_positive")
             for metric in ("step_accuracy", "step_false_positive_rate", "step_false_negative_rate")}  # fmt: skip
-    rows |= {(k, f"{metric}{suffix}") for metric in ("first_error_accuracy", "step_error_balance") for k in KINDS for suffix in ("", "_exact")}
+    rows |= {
+        (k, f"{metric}{suffix}")
+        for metric in ("first_error_accuracy", "step_error_balance")
+        for k in KINDS
+        for suffix in ("", "_exact")
+    }
     rows |= {(k, f"final_{m}") for k in KINDS for m in ("accuracy", "false_positive_rate", "false_negative_rate")}
     rows |= {("all_positive", "final_accuracy"), ("labels", "positive_labels"), ("labels", "positive_labels_exact")}
     rows |= {(f"{k}-orm", f"{m}") for k in KINDS[1:] for m in (
