@@ -271,7 +271,7 @@ def scores_by_step(step_scores: pd.DataFrame) -> Figure:
     figure, panels = _panels(len(tasks), width=4.7, height=3.2, sharey=True)
     for axes, task in zip(panels, tasks, strict=True):
         axes.set_ylim(0, 1)
-        _by_step(axes, rows[rows.task == task], "Step (number of exactly right ones)")
+        _by_step(axes, _often_reached(rows[rows.task == task]), "Step (number of exactly right ones)")
         axes.set_title(task)
         _outer_label(axes, "Mean score of exactly right steps")
     return figure
@@ -298,11 +298,12 @@ def calibration(step_scores: pd.DataFrame) -> Figure:
     rows = calibration_rows(step_scores)
     tasks = list(step_scores.task.unique())
     figure, panels = _panels(len(tasks), width=4.7, height=3.2, sharey=True)
-    low, high = min(-0.1, rows.ci_low.min()), max(0.1, rows.ci_high.max())
+    by_task = {task: _often_reached(rows[rows.task == task]) for task in tasks}
+    reach = max((frame[["ci_low", "ci_high"]].abs().max(axis=None) for frame in by_task.values()), default=0)
     for axes, task in zip(panels, tasks, strict=True):
-        axes.set_ylim(low - 0.02, high + 0.02)
+        axes.set_ylim(-reach - 0.03, reach + 0.03)
         axes.axhline(0, color=INK, linestyle=DASHED, linewidth=1)
-        _by_step(axes, rows[rows.task == task], "Step (number of drafts that reach it)")
+        _by_step(axes, by_task[task], "Step (number of drafts that reach it)")
         axes.set_title(task)
         _outer_label(axes, "Mean score − share of right steps")
     return figure
@@ -328,7 +329,7 @@ def reliability(step_scores: pd.DataFrame) -> Figure:
     Steps that few drafts reach, and bins of fewer than ten steps, are not drawn.
     """
     rows = reliability_rows(step_scores)
-    steps = {task: _reached(frame) for task, frame in rows.groupby("task", sort=False)}
+    steps = {task: _reached(rows[rows.task == task]) for task in step_scores.task.unique()}
     columns = max(map(len, steps.values()), default=1)
     size = (1.95 * columns + 0.4, 2.25 * max(len(steps), 1) + 0.4)
     figure, grid = plt.subplots(
@@ -346,7 +347,8 @@ def reliability(step_scores: pd.DataFrame) -> Figure:
             drawn = rows[(rows.task == task) & (rows.step == step) & (rows.n >= FEW)]
             for method in STEP_SCORERS:
                 curve = drawn[drawn.model == method].sort_values("score")
-                _curve(axes, curve.score, curve, method)
+                if len(curve):
+                    _curve(axes, curve.score, curve, method)
             axes.set(xlim=(0, 1), ylim=(0, 1), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1], aspect="equal")
             axes.set_title(f"Step {step} (n = {count:,})")
             axes.tick_params(labelbottom=True)
@@ -363,17 +365,20 @@ def _reached(rows: pd.DataFrame) -> pd.Series:
     return counts[counts >= FEW_STEPS * counts.max()]
 
 
+def _often_reached(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows[rows.step.isin(_reached(rows).index)]
+
+
 def _by_step(axes: Axes, rows: pd.DataFrame, label: str) -> None:
     """A curve a reward model of its values by step, with the numbers behind them below the axis."""
-    counts = _reached(rows)
-    drawn = rows[rows.step.isin(counts.index)]
+    counts = rows.groupby("step").n.max()
     ends = []
     for place, method in enumerate(STEP_SCORERS):
-        curve = drawn[drawn.model == method]
+        curve = rows[rows.model == method]
         if len(curve):
             ends.append(_curve(axes, curve.step.to_numpy() + 0.06 * (place - 1), curve, method))
     axes.set_xticks(counts.index, [f"{step}\n({n:,})" for step, n in counts.items()])
-    axes.set_xlabel(_noting_missing(label, STEP_SCORERS, drawn.model))
+    axes.set_xlabel(_noting_missing(label, STEP_SCORERS, rows.model))
     _label_ends(axes, ends, percent=False)
 
 

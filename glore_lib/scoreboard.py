@@ -162,7 +162,7 @@ def _measured(numbers: pd.DataFrame, claim: Claim) -> pd.Series | None:
     rows = numbers[(numbers["method"] == claim.method) & (numbers["n"] > 0)]
     if claim.metric.endswith("@"):
         rows = rows[rows["metric"].str.startswith(claim.metric)]
-        return None if rows.empty else rows.loc[rows["metric"].str.rpartition("@")[2].astype(int).idxmax()]
+        return None if rows.empty else rows.iloc[rows["metric"].str.rpartition("@")[2].astype(int).argmax()]
     rows = rows[rows["metric"] == claim.metric]
     return None if rows.empty else rows.iloc[0]
 

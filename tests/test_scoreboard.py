@@ -42,7 +42,10 @@ def numbers(*runs: str) -> pd.DataFrame:
     """Two runs, in place of GSM8K and SVAMP; every interval lies above 0 by less than the margin."""
     measured = {(c.method, c.metric.replace("@", "@8")) for c in sb.CLAIMS if c.method}
     rows = [row(task, "m", *key, Estimate(0.01, 0.005, 0.015, 600)) for task in runs for key in sorted(measured)]
-    frame = pd.DataFrame(rows)
+    return with_roles(pd.DataFrame(rows))
+
+
+def with_roles(frame: pd.DataFrame) -> pd.DataFrame:
     frame.attrs["stands_for"] = {"a": "gsm8k", "b": "svamp"}
     return frame
 
@@ -81,7 +84,7 @@ def test_the_reranking_is_taken_at_the_largest_number_of_samples():
     more = frame[frame["metric"] == "rerank_accuracy_difference@8"].assign(
         metric="rerank_accuracy_difference@16", value=-0.2, ci_low=-0.3, ci_high=-0.1
     )
-    scores = sb.scoreboard(pd.concat([frame, more])).set_index("id")
+    scores = sb.scoreboard(with_roles(pd.concat([frame, more]))).set_index("id")
     assert scores.loc["c10, raw", "verdict"] == "replicated"
     assert scores.loc["c10, all", "ours"] == -0.2
 
@@ -89,8 +92,8 @@ def test_the_reranking_is_taken_at_the_largest_number_of_samples():
 def test_what_was_not_counted_is_not_tested():
     frame = numbers("a")
     lost = frame["method"] == "reranked-greedy"
-    frame = pd.concat([frame[~lost], pd.DataFrame([row("a", "m", "reranked-greedy", "accuracy_difference", NO_DATA)])])
-    scores = sb.scoreboard(frame).set_index("id")
+    nothing = pd.DataFrame([row("a", "m", "reranked-greedy", "accuracy_difference", NO_DATA)])
+    scores = sb.scoreboard(with_roles(pd.concat([frame[~lost], nothing]))).set_index("id")
     assert scores.loc["c14", "verdict"] == "not tested here"
     assert sb.to_read(scores.reset_index()).loc["c14", "a"] == "not tested here"
     assert sb.to_read(scores.reset_index()).loc["c8", "a"] == "not tested here: one size of model"
