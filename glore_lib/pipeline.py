@@ -391,9 +391,9 @@ def notebook_hash(source: Path) -> str:
 def code_hash() -> str:
     """A hash of the library: what its modules do, and the weights of the model that ships with it.
 
-    Changes to comments and docstrings, and to the modules that only run notebooks or plan, can't change a result.
+    Changes to comments and docstrings, and to the modules that only run, plan or check, can't change a result.
     """
-    apart = ("cli.py", "kernels.py", "pipeline.py", "plan.py")
+    apart = ("check.py", "cli.py", "kernels.py", "pipeline.py", "plan.py")
     modules = [path for path in sorted(LIBRARY.rglob("*.py")) if path.name not in apart]
     weights = sorted(LIBRARY.rglob("*.safetensors"))
     parts = {path: source_digest(path) for path in modules} | {path: checksum(path) for path in weights}

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from glore_lib import display, training
+from glore_lib import display, figures, training
+from glore_lib.evaluation import written_tokens
 from glore_lib.replication import KINDS, Replication
 from glore_lib.run import Run
 from glore_lib.store import check_schema
@@ -158,6 +159,35 @@ def test_the_resampled_answers_are_the_first_of_the_three(scripted, tiny_base, m
     resampled, samples = test.refined["resample"].read(), test.samples.read()
     assert resampled["text"].tolist() == samples["text"].tolist()[::3]
     assert resampled["sample_id"].tolist() == test.drafts.read()["sample_id"].tolist()
+
+
+def test_costs_and_gains_are_those_of_the_tables_and_of_the_sampler(scripted, tiny_base, monkeypatch):
+    store, numbers, _ = scripted
+    forbid_work(monkeypatch)
+    test = Replication(open_tiny(tiny_base, store, **SETTINGS)).test
+    found = test.outcomes().groupby(["setting", "method"])
+    value = numbers.set_index(["method", "metric"])["value"]
+    for (setting, method), group in found:
+        if setting == "wrong drafts":
+            assert group["gain"].mean() == pytest.approx(value[method, "fixed_fraction"])
+        else:
+            assert group["gain"].mean() == pytest.approx(value[f"{method}-greedy", "accuracy_difference"])
+    assert set(found.groups) == {(setting, m) for setting, methods in figures.COSTS.items() for m in methods}
+    tokens = found["tokens"].sum()
+    generated = {a: a.record["info"]["tokens_generated"] for a in (test.samples, test.drafts)}
+    assert tokens["all questions", "bo3"] == generated[test.samples] - generated[test.drafts] > 0
+    both = tokens["wrong drafts", "global"] + tokens["wrong drafts", "local+sorm"]
+    assert tokens["wrong drafts", "global+local+sorm"] == both > 0
+
+
+@pytest.mark.parametrize(("no_error_found", "tokens"), [("keep_draft", 0), ("last_step", None)])
+def test_a_kept_draft_costs_no_tokens(tiny_base, tmp_path, no_error_found, tokens):
+    run = open_tiny(tiny_base, tmp_path, refiner__no_error_found=no_error_found)
+    text = "2 + 3 = 5\n#### 5\n"
+    answers = pd.DataFrame({"sample_id": ["s"], "text": [text], "kind": ["local+orm"], "first_error": [0]})
+    whole = len(run.tokenizer(text, add_special_tokens=False).input_ids)
+    assert written_tokens(run, answers)["s"] == (whole if tokens is None else tokens)
+    assert written_tokens(run, answers.assign(kind="global"))["s"] == whole
 
 
 @pytest.mark.slow
