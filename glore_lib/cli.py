@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
@@ -121,6 +122,31 @@ def report(out: Annotated[Path, typer.Argument(metavar="DIR", help="The --out fo
 
         path = write_report(out)
     typer.echo(f"done: {path}")
+
+
+@app.command()
+def check(
+    out: Annotated[Path, typer.Argument(metavar="DIR", help="The --out folder of a run.")],
+    artifacts: Artifacts = None,
+) -> None:
+    """Recompute every number in a run's tables, figures and scoreboard from the stored samples, labels and scores.
+
+    Exit codes: 0 all agree, 1 some differ, 2 the results or artifacts behind them are missing.
+    """
+    with _errors():
+        from glore_lib.check import check
+        from glore_lib.pipeline import ROOT
+
+        compared, differences = check(out, artifacts or ROOT / "artifacts")
+    if not differences:
+        typer.echo(f"{out}: all {compared:,} numbers are what the artifacts give")
+        return
+    table = Table("file", "row", "stored", "recomputed", box=None)
+    for found in differences:
+        table.add_row(*map(escape, (found.file, found.row, found.stored, found.recomputed)))
+    Console().print(table)
+    typer.echo(f"error: {out}: {len(differences):,} of {compared:,} numbers differ", err=True)
+    raise typer.Exit(1)
 
 
 @app.command()

@@ -12,6 +12,7 @@ from glore_lib.evaluation import contamination, wide
 from glore_lib.replication import Replication
 from glore_lib.reward_models import StepData, labels_for
 from glore_lib.run import Run
+from glore_lib.scoreboard import scoreboard, stands_for, to_read
 from glore_lib.solutions import mark_bad, split_steps
 from glore_lib.store import Artifact
 from glore_lib.students import Student, sample_solutions
@@ -242,8 +243,10 @@ def table(numbers: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
 
 
 def all_numbers(labs: Sequence[Replication]) -> pd.DataFrame:
-    """The numbers of all runs; ``attrs["captions"]`` says of each which questions they are about."""
+    """The numbers of all runs; ``attrs["captions"]`` says of each which questions they are about, and
+    ``attrs["stands_for"]`` which of the paper's benchmarks it is or replaces."""
     numbers = pd.concat([lab.numbers for lab in labs], ignore_index=True)
+    numbers.attrs["stands_for"] = {lab.run.params.run: stands_for(lab.run.params.task) for lab in labs}
     numbers.attrs["captions"] = [f"{lab.run.params.run}: {lab.run.task.caption}." for lab in labs]
     return numbers
 
@@ -278,40 +281,61 @@ def differences(numbers: pd.DataFrame, name: str) -> pd.DataFrame:
     return wide(numbers, [m for m in TABLE_METRICS[name] if "_difference" in m])
 
 
-def save_figure(draw: Callable[[pd.DataFrame], Figure], numbers: pd.DataFrame, name: str, out: str) -> Figure:
-    """Draws a figure and writes it as PNG, SVG and CSV under ``out``/figures."""
-    drawn = getattr(figures, f"{draw.__name__}_rows")(numbers)
-    shown = numbers[numbers["task"].isin(drawn["task"])]  # runs without this figure's numbers have no panel in it
-    figure = draw(shown)
-    figures.save(figure, drawn, Path(out) / "figures", name)
-    return figure
+def scored_steps(labs: Sequence[Replication]) -> pd.DataFrame:
+    """The test drafts' steps of all runs with their scores and exact labels."""
+    return pd.concat([_scored_steps(lab, "test", ("orm", "balanced_orm", "sorm")) for lab in labs])
 
 
-def save_diagram(out: str) -> Figure:
-    """The method as a diagram."""
-    figure = figures.pipeline_diagram()
-    figures.save(figure, None, Path(out) / "figures", "pipeline")
-    return figure
-
-
-def save_pessimism(labs: Sequence[Replication], out: str) -> Figure:
-    """Scores of right steps by step number, of all runs."""
-    steps = pd.concat([_scored_steps(lab, "test", ("orm", "balanced_orm", "sorm")) for lab in labs])
-    figure = figures.scores_by_step(steps)
-    figures.save(figure, figures.scores_by_step_rows(steps), Path(out) / "figures", "scores_by_step")
-    return figure
-
-
-def save_overlap(labs: Sequence[Replication], out: str) -> Figure:
-    """Which wrong drafts global and local + SORM fix, of all runs."""
-    drafts = pd.concat([_fixed(lab) for lab in labs])
-    figure = figures.fixed_overlap(drafts)
-    figures.save(figure, figures.fixed_overlap_rows(drafts), Path(out) / "figures", "fixed_overlap")
-    return figure
+def fixed_drafts(labs: Sequence[Replication]) -> pd.DataFrame:
+    """The wrong test drafts of all runs, and what fixes each."""
+    return pd.concat([_fixed(lab) for lab in labs])
 
 
 def _fixed(lab: Replication) -> pd.DataFrame:
     drafts = lab.test.drafts.read().set_index("sample_id")
-    kinds = ("global", "local+sorm")
-    fixed = pd.DataFrame({k: lab.test.refined[k].read().set_index("sample_id")["is_correct"] for k in kinds})
+    kinds = {k: lab.test.refined[k].read().set_index("sample_id")["is_correct"] for k in figures.FIXERS}
+    fixed = pd.DataFrame(kinds)
     return fixed[~drafts["is_correct"].reindex(fixed.index)].assign(task=lab.run.params.run)
+
+
+def outcomes(labs: Sequence[Replication]) -> pd.DataFrame:
+    """What each way to solve more problems costs and gains, of all runs."""
+    return pd.concat([lab.test.outcomes() for lab in labs])
+
+
+# What each figure of :mod:`glore_lib.figures` is drawn from.
+FIGURES: dict[str, Callable[[Sequence[Replication]], pd.DataFrame]] = {
+    "figure4": all_numbers, "figure5": all_numbers, "figure6": all_numbers, "label_quality": all_numbers,
+    "scores_by_step": scored_steps, "calibration": scored_steps, "reliability": scored_steps,
+    "fixed_overlap": fixed_drafts, "cost": outcomes,
+}  # fmt: skip
+
+
+def figure_rows(name: str, labs: Sequence[Replication]) -> pd.DataFrame:
+    """The rows that a figure draws."""
+    return getattr(figures, f"{name}_rows")(FIGURES[name](labs))
+
+
+def save_figure(name: str, labs: Sequence[Replication], out: str) -> Figure:
+    """Draws a figure of all runs and writes it as PNG, SVG and CSV under ``out``/figures."""
+    data = FIGURES[name](labs)
+    drawn = getattr(figures, f"{name}_rows")(data)
+    # Runs without this figure's numbers have no panel in it.
+    figure = getattr(figures, name)(data[data["task"].isin(drawn["task"])])
+    figures.save(figure, drawn, Path(out) / "figures", name)
+    return figure
+
+
+def save_diagram(name: str, out: str) -> Figure:
+    """A diagram of the method: ``figure1``, ``figure3`` or both in one, ``pipeline``."""
+    figure = getattr(figures, f"{name}_diagram")()
+    figures.save(figure, None, Path(out) / "figures", name)
+    return figure
+
+
+def save_scoreboard(numbers: pd.DataFrame, out: str) -> pd.DataFrame:
+    """Writes ``out``/scoreboard.csv from :func:`all_numbers`; returns the table to read."""
+    scores = scoreboard(numbers)
+    Path(out).mkdir(parents=True, exist_ok=True)
+    scores.to_csv(Path(out) / "scoreboard.csv", index=False, lineterminator="\n")
+    return to_read(scores)

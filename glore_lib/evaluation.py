@@ -17,9 +17,11 @@ from numpy.typing import ArrayLike
 
 from glore_lib import statistics as st
 from glore_lib import step_labels
+from glore_lib.models import encode
 from glore_lib.refinement import locate_first_error
 from glore_lib.reward_models import answer_scores
 from glore_lib.run import Run
+from glore_lib.solutions import split_steps
 from glore_lib.store import Artifact
 from glore_lib.students import Student, sample_solutions
 
@@ -62,7 +64,9 @@ class Tables:
 
     def table1(self, draft_set: DraftSet, scores: Mapping[str, Artifact]) -> Numbers:
         """Step accuracy, false positives and false negatives of every reward model at the threshold, against the
-        labels by rollouts and, with the suffix ``_exact``, against the exact ones; paired differences to the ORM."""
+        labels by rollouts and, with the suffix ``_exact``, against the exact ones; paired differences to the ORM.
+
+        ``step_error_balance`` is (false negatives - false positives) / errors, in [-1, 1]: the paper counts errors."""
         numbers: Numbers = []
         for suffix, labels in draft_set.truths.items():
             truth = labels.set_index(["sample_id", "step"])
@@ -75,7 +79,12 @@ class Tables:
                     self.row(method, f"step_false_positive_rate{suffix}", c.false_positive_rate),
                     self.row(method, f"step_false_negative_rate{suffix}", c.false_negative_rate),
                 ]
-                if method not in ("orm", "all_positive"):
+                if method == "all_positive":
+                    continue
+                errors = guess != y
+                balance = st.clustered((y - guess)[errors], questions[errors], self.seed, bounds=(-1.0, 1.0))
+                numbers.append(self.row(method, f"step_error_balance{suffix}", balance))
+                if method != "orm":
                     difference = st.paired_difference(guess == y, guesses["orm"] == y, questions, self.seed)
                     numbers.append(self.row(f"{method}-orm", f"step_accuracy_difference{suffix}", difference))
         return numbers + self._first_errors(draft_set, scores)
@@ -164,15 +173,16 @@ class Tables:
         ]
 
     def figure5(self, drafts: Artifact, refined: Mapping[str, Artifact]) -> Numbers:
-        """Accuracy when all drafts are replaced by their refinements, and when only the wrong ones are."""
-        right = self._right(drafts, refined)
+        """Accuracy when all drafts are replaced by their refinements, and when only the wrong ones are; differences to
+        the drafts themselves and, of all drafts refined, between local and global."""
+        every = self._right(drafts, refined)
+        only_wrong = every.apply(lambda right: right | every["greedy"])
         numbers: Numbers = []
         for method in refined:
-            numbers += [
-                self.row(method, "accuracy_all_drafts", st.proportion(right[method])),
-                self.row(method, "accuracy_incorrect_drafts", st.proportion(right["greedy"] | right[method])),
-            ]
-        return numbers
+            for metric, right in (("accuracy_all_drafts", every), ("accuracy_incorrect_drafts", only_wrong)):
+                numbers.append(self.row(method, metric, st.proportion(right[method])))
+                numbers += self._compared(method, "greedy", right, metric)
+        return numbers + self._compared("local+sorm", "global", every, "accuracy_all_drafts")
 
     def _right(self, drafts: Artifact, refined: Mapping[str, Artifact]) -> pd.DataFrame:
         """Columns of booleans, a row a draft: the draft itself (``greedy``) and each of its refinements."""
@@ -181,11 +191,12 @@ class Tables:
             right[method] = artifact.read().set_index("sample_id")["is_correct"].reindex(right.index)
         return right
 
-    def figure6(
+    def choices(
         self, candidates: Mapping[str, tuple[pd.DataFrame, pd.DataFrame]], samples: pd.DataFrame, scores: pd.DataFrame
-    ) -> Numbers:
-        """Greedy draft, best of three by the ORM, reranked draft + global + local, and both with a perfect reranker.
+    ) -> pd.DataFrame:
+        """Whether the answer of each way to choose one is right; a row a draft, indexed by its sample_id.
 
+        Greedy draft, best of three and majority of three, reranked draft + global + local, and with a perfect reranker.
         ``candidates`` holds (answers, step scores by the ORM) of the ``draft`` and of each refinement; ``samples`` are
         three fresh ones a question with the ORM's ``scores``. Ties go to the draft, then to the global refinement.
         """
@@ -195,31 +206,32 @@ class Tables:
             right[name] = by_sample["is_correct"]
             score[name] = answer_scores(step_scores).reindex(by_sample.index, fill_value=0.0)
         right, score = pd.DataFrame(right), pd.DataFrame(score)
-        reranked = _pick(right.to_numpy(), score.to_numpy())
         pool = samples.assign(score=answer_scores(scores).reindex(samples["sample_id"], fill_value=0.0).to_numpy())
         pools = pool.sort_values("sample_id").groupby("question_id", sort=False)
-        pool_right = np.stack([g["is_correct"].to_numpy() for _, g in pools])
-        order = [g for g, _ in pools]
+        of_question = pd.DataFrame(
+            [
+                {"question_id": q, "bo3": g["is_correct"].to_numpy()[g["score"].argmax()],
+                 "majority": _majority(g), "oracle_bo3": g["is_correct"].any()}
+                for q, g in pools
+            ]
+        ).set_index("question_id")  # fmt: skip
         question = candidates["draft"][0].set_index("sample_id")["question_id"].reindex(right.index)
-        bo3 = pd.Series(_pick(pool_right, np.stack([g["score"].to_numpy() for _, g in pools])), order)[
-            question
-        ].to_numpy()
-        voted = [st.majority_vote(list(g["final_answer"])) for _, g in pools]
-        majority = pd.Series([
-            bool(vote) and bool(g.loc[g["final_answer"] == vote, "is_correct"].any())
-            for vote, (_, g) in zip(voted, pools, strict=True)
-        ], order)[question].to_numpy()  # fmt: skip
-        greedy, oracle_reranked = right["draft"].to_numpy(), right.to_numpy().any(axis=1)
-        oracle_bo3 = pd.Series(pool_right.any(axis=1), order)[question].to_numpy()
-        random_pick = st.clustered(pool_right.ravel(), np.repeat(np.array(order), pool_right.shape[1]), self.seed)
-        methods = {
-            "greedy": greedy, "bo3": bo3, "majority": majority, "reranked": reranked, "oracle_bo3": oracle_bo3,
-            "oracle_reranked": oracle_reranked,
-        }  # fmt: skip
-        numbers = [self.row(method, "accuracy", st.proportion(hits)) for method, hits in methods.items()]
+        fresh = of_question.loc[question].set_index(right.index)
+        return pd.DataFrame(
+            {
+                "greedy": right["draft"], "bo3": fresh["bo3"], "majority": fresh["majority"],
+                "reranked": _pick(right.to_numpy(), score.to_numpy()), "oracle_bo3": fresh["oracle_bo3"],
+                "oracle_reranked": right.any(axis=1),
+            }
+        )  # fmt: skip
+
+    def figure6(self, choices: pd.DataFrame, samples: pd.DataFrame) -> Numbers:
+        """Accuracy of each of the :meth:`choices`, and of one of the ``samples`` taken at random."""
+        numbers = [self.row(method, "accuracy", st.proportion(choices[method])) for method in choices]
+        random_pick = st.clustered(samples["is_correct"], samples["question_id"], self.seed)
         numbers.append(self.row("random_sample", "accuracy", random_pick))
         for a, b in (("reranked", "greedy"), ("reranked", "bo3"), ("bo3", "greedy"), ("oracle_reranked", "oracle_bo3")):
-            numbers += self._compared(a, b, methods, "accuracy")
+            numbers += self._compared(a, b, choices, "accuracy")
         return numbers
 
     def figure4(self, samples: pd.DataFrame, scores: Mapping[str, pd.DataFrame], greedy: pd.DataFrame) -> Numbers:
@@ -239,11 +251,10 @@ class Tables:
         numbers = [self.row("greedy_sft", "accuracy", st.proportion(greedy["is_correct"]))]
         for method, curve in curves.items():
             numbers += self._curve(method, "rerank_accuracy", ks, curve, questions)
-        for method, curve in curves.items():
-            if method != "orm":
-                for k, a, b in zip(ks, curve, curves["orm"], strict=True):
-                    difference = st.paired_difference(a, b, questions, self.seed)
-                    numbers.append(self.row(f"{method}-orm", f"rerank_accuracy_difference@{k}", difference))
+        for a, b in [*((method, "orm") for method in curves if method != "orm"), ("sorm", "sorm_raw")]:
+            for k, first, second in zip(ks, curves[a], curves[b], strict=True):
+                difference = st.paired_difference(first, second, questions, self.seed)
+                numbers.append(self.row(f"{a}-{b}", f"rerank_accuracy_difference@{k}", difference))
         numbers += self._curve("majority", "majority", ks, st.majority_at_k(answers, right, ks, self.seed), questions)
         return numbers + self._curve("oracle", "rerank_accuracy", ks, st.oracle_at_k(right, ks), questions)
 
@@ -252,6 +263,24 @@ class Tables:
             self.row(method, f"{metric}@{k}", st.clustered(values, questions, self.seed))
             for k, values in zip(ks, curve, strict=True)
         ]  # fmt: skip
+
+
+def written_tokens(run: Run, answers: pd.DataFrame) -> pd.Series:
+    """How many tokens were generated for each answer (records ``samples`` or ``refinements``), indexed by sample_id.
+
+    Counted from the texts, since refiners that are asked the same answer once for several kinds. Steps that were forced
+    cost nothing, and neither does a draft that is kept because no error was found.
+    """
+    p, counts = run.params.refiner, []
+    for answer in answers.itertuples():
+        steps, first_error = split_steps(answer.text), getattr(answer, "first_error", None)
+        if getattr(answer, "kind", "").startswith("local"):
+            if p.force_prefix:
+                steps = steps[max(first_error - 1, 0) :]
+            if p.no_error_found == "keep_draft" and first_error == 0:
+                steps = []
+        counts.append(len(encode(run.tokenizer, "", steps).ids) - len(encode(run.tokenizer, "").ids))
+    return pd.Series(counts, answers["sample_id"].to_numpy())
 
 
 def contamination(run: Run) -> pd.DataFrame:
@@ -280,6 +309,12 @@ def _words(text: str) -> tuple[str, ...]:
 
 def _grams(words: tuple[str, ...]) -> list[tuple[str, ...]]:
     return [words[i : i + GRAM] for i in range(len(words) - GRAM + 1)]
+
+
+def _majority(samples: pd.DataFrame) -> bool:
+    """Whether the majority vote of a question's samples is right."""
+    vote = st.majority_vote(list(samples["final_answer"]))
+    return bool(vote) and bool(samples.loc[samples["final_answer"] == vote, "is_correct"].any())
 
 
 def _pick(right: np.ndarray, scores: np.ndarray) -> np.ndarray:

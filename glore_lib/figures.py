@@ -1,4 +1,4 @@
-"""Figures 4-6 of the paper, the figures that exact step labels make possible, and the pipeline diagram.
+"""Figures 1 and 3-6 of the paper, those that exact step labels make possible, and what a solved problem costs.
 
 The functions take the long ``numbers`` table of one or several runs, draw one panel a run and return the figure; the
 ``..._rows`` function beside each returns the rows drawn, which :func:`save` writes next to the picture. A method
@@ -22,13 +22,13 @@ from matplotlib.axis import Axis
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch, Rectangle
 from matplotlib.path import Path as Outline
 from matplotlib.ticker import MaxNLocator, NullLocator
 from numpy.typing import ArrayLike
 from scipy.optimize import isotonic_regression
 
-from glore_lib.statistics import clustered
+from glore_lib.statistics import LEVEL, RESAMPLES, clustered, proportion
 
 # Okabe and Ito's colours, which the colour-blind tell apart. Blue is the ORM's and red the SORM's, whatever they are
 # used for; an oracle has the colour of what it reranks, hatched.
@@ -38,6 +38,7 @@ METHOD_COLOURS = {
     "sorm_consistent": "#CC79A7", "consistent": "#CC79A7", "sorm_balanced": "#009E73", "monotone": "#009E73",
     "global": "#009E73", "greedy": "#6E6E6E", "greedy_sft": "#6E6E6E", "majority": "#222222",
     "bo3": "#56B4E9", "oracle_bo3": "#56B4E9", "reranked": "#0072B2", "oracle_reranked": "#0072B2",
+    "global+local+sorm": "#222222", "resample": "#CC79A7",
 }  # fmt: skip
 METHOD_LABELS = {
     "orm": "ORM", "balanced_orm": "Balanced ORM", "sorm": "SORM", "sorm_raw": "SORM, raw labels",
@@ -45,11 +46,13 @@ METHOD_LABELS = {
     "global": "Global", "local+orm": "Local + ORM", "local+sorm": "Local + SORM",
     "global+local+orm": "Global ∪ local + ORM", "global+local+sorm": "Global ∪ local + SORM",
     "greedy": "Greedy draft", "greedy_sft": "Greedy", "majority": "Majority vote", "bo3": "Best of 3",
-    "reranked": "Refined, reranked", "oracle_bo3": "Oracle best of 3", "oracle_reranked": "Refined, oracle reranked",
+    "reranked": "Refined, reranked", "resample": "Fresh sample",
+    "oracle_bo3": "Oracle best of 3", "oracle_reranked": "Refined, oracle reranked",
     "raw": "Raw labels", "monotone": "Monotone labels", "consistent": "Consistent labels",
 }  # fmt: skip
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # those seen well on white
 MARKERS = {"orm": "o", "balanced_orm": "D", "sorm": "s", "sorm_raw": "^", "sorm_consistent": "v", "sorm_balanced": "<"}
+COST_MARKERS = {"local+orm": "D", "local+sorm": "s", "global+local+sorm": "^", "resample": "v", "bo3": "D"}
 HATCHES = {"local+orm": "///", "local+sorm": "...", "oracle_bo3": "///", "oracle_reranked": "///"}
 
 RERANKERS = ("orm", "balanced_orm", "sorm", "sorm_raw")
@@ -66,6 +69,14 @@ LABEL_MARKERS: dict[str, dict[str, Any]] = {
     "Recall": {"marker": "s", "markersize": 6.5, "markerfacecolor": "white", "markeredgewidth": 1.8},
 }
 STEP_SCORERS = ("orm", "balanced_orm", "sorm")
+BINS = 5  # of the scores, equally wide
+FEW = 10  # steps in a bin: a share of fewer says nothing, and is in the CSV alone
+FIXERS = ("global", "local+orm", "local+sorm", "resample")
+# Tokens are counted where a draft is known to be wrong, and where the ORM alone decides.
+COSTS = {
+    "wrong drafts": ("global", "local+orm", "local+sorm", "global+local+sorm", "resample"),
+    "all questions": ("bo3", "reranked"),
+}
 
 INK, FAINT = "#222222", "#707070"
 DASHED, DOTTED = (0, (5, 2)), (0, (1, 1.2))
@@ -90,16 +101,24 @@ def save(figure: Figure, data: pd.DataFrame | None, folder: Path, name: str) -> 
     A diagram has no ``data`` and gets no CSV. The same figure and rows give the same bytes. A file is written whole or
     not at all.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    contents = {} if data is None else {"csv": data.to_csv(index=False, lineterminator="\n").encode()}
+    if data is not None:
+        save_rows(data, folder, name)
     for suffix, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
         buffer = io.BytesIO()
         figure.savefig(buffer, format=suffix, metadata=metadata, facecolor="white")
-        contents[suffix] = buffer.getvalue()
-    for suffix, content in contents.items():
-        temporary = folder / f".{name}.{suffix}.tmp"
-        temporary.write_bytes(content)
-        temporary.replace(folder / f"{name}.{suffix}")
+        _write(buffer.getvalue(), folder, f"{name}.{suffix}")
+
+
+def save_rows(data: pd.DataFrame, folder: Path, name: str) -> None:
+    """Write ``name``.csv into ``folder``."""
+    _write(data.to_csv(index=False, lineterminator="\n").encode(), folder, f"{name}.csv")
+
+
+def _write(content: bytes, folder: Path, name: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f".{name}.tmp"
+    temporary.write_bytes(content)
+    temporary.replace(folder / name)
 
 
 def figure4_rows(numbers: pd.DataFrame) -> pd.DataFrame:
@@ -251,63 +270,237 @@ def scores_by_step(step_scores: pd.DataFrame) -> Figure:
     tasks = list(step_scores.task.unique())
     figure, panels = _panels(len(tasks), width=4.7, height=3.2, sharey=True)
     for axes, task in zip(panels, tasks, strict=True):
-        drawn = rows[rows.task == task]
-        counts = drawn.groupby("step").n.max()
-        counts = counts[counts >= FEW_STEPS * counts.max()]
-        drawn = drawn[drawn.step.isin(counts.index)]
-        ends = []
-        for place, method in enumerate(STEP_SCORERS):
-            curve = drawn[drawn.model == method]
-            if len(curve):
-                ends.append(_curve(axes, curve.step.to_numpy() + 0.06 * (place - 1), curve, method))
-        axes.set_xticks(counts.index, [f"{step}\n({n:,})" for step, n in counts.items()])
-        axes.set_xlabel(_noting_missing("Step (number of exactly right ones)", STEP_SCORERS, drawn.model))
         axes.set_ylim(0, 1)
+        _by_step(axes, _often_reached(rows[rows.task == task]), "Step (number of exactly right ones)")
         axes.set_title(task)
         _outer_label(axes, "Mean score of exactly right steps")
-        _label_ends(axes, ends, percent=False)
     return figure
 
 
-def fixed_overlap_rows(drafts: pd.DataFrame) -> pd.DataFrame:
-    """Counts of incorrect drafts: columns task, global and local+sorm (fixed by it or not), count, fraction, n.
+def calibration_rows(step_scores: pd.DataFrame) -> pd.DataFrame:
+    """Mean score minus the share of right steps: columns task, model, step, value, ci_low, ci_high, n.
 
-    ``drafts`` has one row an incorrect draft: columns task, global and local+sorm, both bool.
+    Negative is pessimistic. ``step_scores`` and intervals are as for :func:`scores_by_step_rows`.
+    """
+    columns = ["task", "model", "step", "value", "ci_low", "ci_high", "n"]
+    known = step_scores[step_scores.model.isin(STEP_SCORERS)]
+    rows = [
+        dict(zip(columns, keys, strict=False))
+        | asdict(clustered(group.score - group.label, group.question_id, seed=0, bounds=(-1.0, 1.0)))
+        for keys, group in known.groupby(columns[:3])
+    ]
+    return pd.DataFrame(rows, columns=columns)
+
+
+@plt.rc_context(STYLE)
+def calibration(step_scores: pd.DataFrame) -> Figure:
+    """How far each reward model's scores lie from the truth, by step: below 0 it is pessimistic, above optimistic."""
+    rows = calibration_rows(step_scores)
+    tasks = list(step_scores.task.unique())
+    figure, panels = _panels(len(tasks), width=4.7, height=3.2, sharey=True)
+    by_task = {task: _often_reached(rows[rows.task == task]) for task in tasks}
+    reach = max((frame[["ci_low", "ci_high"]].abs().max(axis=None) for frame in by_task.values()), default=0)
+    for axes, task in zip(panels, tasks, strict=True):
+        axes.set_ylim(-reach - 0.03, reach + 0.03)
+        axes.axhline(0, color=INK, linestyle=DASHED, linewidth=1)
+        _by_step(axes, by_task[task], "Step (number of drafts that reach it)")
+        axes.set_title(task)
+        _outer_label(axes, "Mean score − share of right steps")
+    return figure
+
+
+def reliability_rows(step_scores: pd.DataFrame) -> pd.DataFrame:
+    """Of the steps with scores in a bin, the share that is right: columns task, model, step, bin (its lower end), score
+    (the mean of those in it), value, ci_low, ci_high, n. One draft a question: Wilson intervals."""
+    columns = ["task", "model", "step", "bin", "score", "value", "ci_low", "ci_high", "n"]
+    known = step_scores[step_scores.model.isin(STEP_SCORERS)]
+    bins = np.minimum((known.score * BINS).astype(int), BINS - 1) / BINS
+    rows = [
+        dict(zip(columns, keys, strict=False)) | {"score": group.score.mean()} | asdict(proportion(group.label))
+        for keys, group in known.assign(bin=bins).groupby(columns[:4])
+    ]
+    return pd.DataFrame(rows, columns=columns)
+
+
+@plt.rc_context(STYLE)
+def reliability(step_scores: pd.DataFrame) -> Figure:
+    """Share of right steps against the score, a row of panels a task and a panel a step; the diagonal is calibrated.
+
+    Steps that few drafts reach, and bins of fewer than ten steps, are not drawn.
+    """
+    rows = reliability_rows(step_scores)
+    steps = {task: _reached(rows[rows.task == task]) for task in step_scores.task.unique()}
+    columns = max(map(len, steps.values()), default=1)
+    size = (1.95 * columns + 0.4, 2.25 * max(len(steps), 1) + 0.4)
+    figure, grid = plt.subplots(
+        max(len(steps), 1), columns, figsize=size, layout="constrained", squeeze=False, sharex=True, sharey=True
+    )
+    plt.close(figure)
+    if not steps:
+        grid[0, 0].text(0.5, 0.5, "No data", ha="center", va="center", color=FAINT)
+        return figure
+    for panels, (task, counts) in zip(grid, steps.items(), strict=True):
+        for axes in panels[len(counts) :]:
+            axes.set_axis_off()
+        for axes, (step, count) in zip(panels, counts.items(), strict=False):
+            axes.plot([0, 1], [0, 1], color=FAINT, linestyle=DASHED, linewidth=1)
+            drawn = rows[(rows.task == task) & (rows.step == step) & (rows.n >= FEW)]
+            for method in STEP_SCORERS:
+                curve = drawn[drawn.model == method].sort_values("score")
+                if len(curve):
+                    _curve(axes, curve.score, curve, method)
+            axes.set(xlim=(0, 1), ylim=(0, 1), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1], aspect="equal")
+            axes.set_title(f"Step {step} (n = {count:,})")
+            axes.tick_params(labelbottom=True)
+        panels[0].set_ylabel(f"{task}\nShare of right steps")
+    keys = [Line2D([], [], label=METHOD_LABELS[method], **_line(method)) for method in STEP_SCORERS]
+    figure.legend(handles=keys, loc="outside upper center", ncols=len(keys))
+    figure.supxlabel("Score of the step", fontsize=9.5)
+    return figure
+
+
+def _reached(rows: pd.DataFrame) -> pd.Series:
+    """How many drafts reach each step, without the steps that few do."""
+    counts = rows.groupby(["model", "step"]).n.sum().groupby("step").max()
+    return counts[counts >= FEW_STEPS * counts.max()]
+
+
+def _often_reached(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows[rows.step.isin(_reached(rows).index)]
+
+
+def _by_step(axes: Axes, rows: pd.DataFrame, label: str) -> None:
+    """A curve a reward model of its values by step, with the numbers behind them below the axis."""
+    counts = rows.groupby("step").n.max()
+    ends = []
+    for place, method in enumerate(STEP_SCORERS):
+        curve = rows[rows.model == method]
+        if len(curve):
+            ends.append(_curve(axes, curve.step.to_numpy() + 0.06 * (place - 1), curve, method))
+    axes.set_xticks(counts.index, [f"{step}\n({n:,})" for step, n in counts.items()])
+    axes.set_xlabel(_noting_missing(label, STEP_SCORERS, rows.model))
+    _label_ends(axes, ends, percent=False)
+
+
+def fixed_overlap_rows(drafts: pd.DataFrame) -> pd.DataFrame:
+    """Shares of incorrect drafts: columns task, fixed_by, not_by, value, ci_low, ci_high, count, n (Wilson).
+
+    Where ``not_by`` is empty, those that ``fixed_by`` fixes at all. ``drafts`` has one row an incorrect draft: columns
+    task and, of booleans, each of ``FIXERS``.
     """
     rows = []
     for task, group in drafts.groupby("task", sort=False):
-        for by_global in (True, False):
-            for by_local in (True, False):
-                count = int(((group["global"] == by_global) & (group["local+sorm"] == by_local)).sum())
-                rows.append((task, by_global, by_local, count, count / len(group), len(group)))
-    return pd.DataFrame(rows, columns=["task", "global", "local+sorm", "count", "fraction", "n"])
+        for one in FIXERS:
+            for other in FIXERS:
+                only = group[one] if one == other else group[one] & ~group[other]
+                share = asdict(proportion(only))
+                n = share.pop("n")
+                names = {"task": task, "fixed_by": one, "not_by": "" if one == other else other}
+                rows.append(names | share | {"count": int(only.sum()), "n": n})
+    return pd.DataFrame(rows, columns=["task", "fixed_by", "not_by", "value", "ci_low", "ci_high", "count", "n"])
 
 
 @plt.rc_context(STYLE | {"axes.grid": False})
 def fixed_overlap(drafts: pd.DataFrame) -> Figure:
-    """Incorrect drafts fixed by the global refinement, by local + SORM, by both, by neither (paper, Table 3).
+    """What each refinement fixes that another does not, of the incorrect drafts (paper, Table 3): how far they
+    complement each other. A fresh sample is there to compare with: chance alone fixes other drafts, too.
 
     ``drafts`` is as for :func:`fixed_overlap_rows`.
     """
     rows = fixed_overlap_rows(drafts)
     tasks = list(rows.task.unique())
-    figure, panels = _panels(len(tasks), width=3.7, height=3.4)
+    figure, panels = _panels(len(tasks), width=5.0, height=3.9)
+    names = [METHOD_LABELS[method].replace(" + ", " +\n").replace(" s", "\ns") for method in FIXERS]
     for axes, task in zip(panels, tasks, strict=True):
         cells = rows[rows.task == task]
-        fractions = cells.fraction.to_numpy().reshape(2, 2)
-        texts = [f"{100 * f:.1f} %\n({count:,})" for f, count in zip(cells.fraction, cells["count"], strict=True)]
+        shape = (len(FIXERS), len(FIXERS))
+        shown = [
+            f"{100 * r.value:.1f}\n[{100 * r.ci_low:.1f}, {100 * r.ci_high:.1f}]" for r in cells.itertuples()
+        ]  # fmt: skip
         sns.heatmap(
-            fractions, vmin=0, vmax=1.5, cmap="Blues", annot=np.reshape(texts, (2, 2)), fmt="",  # light enough for ink
-            annot_kws={"size": 11, "color": INK}, cbar=False, square=True, linewidths=2, ax=axes,
+            cells.value.to_numpy().reshape(shape), vmin=0, vmax=0.8, cmap="Blues", annot=np.reshape(shown, shape),
+            fmt="", annot_kws={"size": 9.5, "color": INK}, cbar=False, linewidths=2, ax=axes,
         )  # fmt: skip
-        for axis, shares in ((axes.yaxis, fractions.sum(axis=1)), (axes.xaxis, fractions.sum(axis=0))):
-            names = [f"{word}\n{100 * share:.1f} %" for word, share in zip(("Yes", "No"), shares, strict=True)]
-            axis.set_ticklabels(names, rotation=0)
+        for i in range(len(FIXERS)):
+            axes.add_patch(Rectangle((i, i), 1, 1, fill=False, edgecolor=INK, linewidth=1.4))
+        axes.set_yticklabels(names, rotation=0)
+        axes.set_xticklabels(["not by\n" + name.replace("\n", " ") for name in names], rotation=0)
         axes.tick_params(length=0)
-        axes.set_xlabel("Fixed by local + SORM")
-        axes.set_title(f"{task} (n = {cells.n.iloc[0]:,})\nFixed by either: {100 * (1 - fractions[1, 1]):.1f} %")
-        _outer_label(axes, "Fixed by global")
+        axes.set_title(f"{task} (n = {cells.n.iloc[0]:,})")
+        axes.set_xlabel("Framed: fixed at all")
+        _outer_label(axes, "Fixed by (% of incorrect drafts)")
     return figure
+
+
+def cost_rows(outcomes: pd.DataFrame) -> pd.DataFrame:
+    """Tokens generated per additionally solved problem: columns task, setting, method, value, ci_low, ci_high, n.
+
+    ``outcomes`` has one row a task, setting and method (see ``COSTS``) and draft: its ``tokens``, and its ``gain``: 1
+    where the problem is solved now and was not by the greedy draft, -1 the other way round. Infinite where no more are
+    solved than lost. The interval is by bootstrap over drafts.
+    """
+    columns = ["task", "setting", "method", "value", "ci_low", "ci_high", "n"]
+    rows = []
+    for keys, group in outcomes.groupby(columns[:3], sort=False):
+        tokens, gain, n = group.tokens.to_numpy(float), group.gain.to_numpy(float), len(group)
+        drawn = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), RESAMPLES)
+        costs = _per_problem(drawn @ tokens, drawn @ gain)
+        low, high = np.quantile(costs, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2], method="nearest")  # no mean of infinities
+        rows.append((*keys, _per_problem(tokens.sum(), gain.sum()).item(), low, high, n))
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _per_problem(tokens: ArrayLike, solved: ArrayLike) -> np.ndarray:
+    return np.where(np.asarray(solved) > 0, tokens / np.maximum(solved, 1), np.inf)
+
+
+@plt.rc_context(STYLE | {"axes.grid.axis": "x"})
+def cost(outcomes: pd.DataFrame) -> Figure:
+    """Tokens generated per problem that is solved over and above the greedy drafts (:func:`cost_rows`); less is better.
+
+    Above, of drafts that are known to be wrong; below, of all questions, where the ORM picks the answer. An arrow is an
+    interval without an upper end.
+    """
+    rows = cost_rows(outcomes)
+    tasks = list(rows.task.unique())
+    methods = [(setting, method) for setting, group in COSTS.items() for method in group]
+    figure, panels = _panels(len(tasks), width=5.2, height=3.4, sharex=True, sharey=True)
+    places = [i + 0.8 * (setting == "all questions") for i, (setting, _) in enumerate(methods)]
+    finite = rows[["ci_low", "ci_high", "value"]].replace(np.inf, np.nan)
+    for axes, task in zip(panels, tasks, strict=True):
+        cells = {(r.setting, r.method): r for r in rows[rows.task == task].itertuples()}
+        axes.set_xscale("log")
+        axes.set_xlim(0.7 * finite.min(axis=None), 1.5 * finite.max(axis=None))
+        for y, key in zip(places, methods, strict=True):
+            _cost(axes, y, key[1], cells.get(key))
+        axes.set_yticks(places, [METHOD_LABELS[method] for _, method in methods])
+        axes.set_ylim(places[-1] + 0.6, -1.1)
+        for y, (setting, group) in zip((-0.75, places[len(COSTS["wrong drafts"])] - 0.75), COSTS.items(), strict=True):
+            counts = [cells[setting, method].n for method in group if (setting, method) in cells]
+            text = f"{setting.capitalize()} (n = {counts[0]:,})" if counts else setting.capitalize()
+            axes.text(0.01, y, text, transform=axes.get_yaxis_transform(), va="center", style="italic", color=FAINT)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        axes.tick_params(labelbottom=True)
+        axes.set_xlabel("Tokens generated per problem solved more")
+        axes.set_title(task)
+    return figure
+
+
+def _cost(axes: Axes, y: float, method: str, row: Any) -> None:
+    """A point with its interval, and both as numbers at the right."""
+    text, look = "no data", {"color": METHOD_COLOURS[method], "marker": COST_MARKERS.get(method, "o")}
+    if row is not None and np.isinf(row.ci_low):
+        text = "no gain"
+    elif row is not None:
+        end = row.ci_high if np.isfinite(row.ci_high) else axes.get_xlim()[1]
+        axes.plot([row.ci_low, end], [y, y], color=INK, linewidth=1.1)
+        if end != row.ci_high:
+            axes.plot(end, y, marker=">", color=INK, clip_on=False)
+        if np.isfinite(row.value):
+            axes.plot(row.value, y, markersize=7, zorder=3, **look)
+        text = " ".join("∞" if np.isinf(x) else f"{x:,.0f}" for x in (row.value, row.ci_low, row.ci_high))
+        text = "{} [{}, {}]".format(*text.split())
+    axes.text(1.03, y, text, transform=axes.get_yaxis_transform(), va="center")
 
 
 @plt.rc_context(STYLE)
@@ -464,19 +657,124 @@ Box = tuple[float, float, float]  # of the diagram: its centre and its width
 BOX_HEIGHT = 0.66
 
 
-@plt.rc_context(STYLE | {"axes.grid": False, "font.size": 10.5})
+DIAGRAM = STYLE | {"axes.grid": False, "font.size": 10.5}
+SOLUTION = ("S1", "S2", "S3", "S4")  # the wrong sample of the diagram; its third step is the first error
+VERIFYING = (5, 2, 0, 0)  # of eight rollouts from each of its prefixes
+
+
+@plt.rc_context(DIAGRAM)
 def pipeline_diagram() -> Figure:
     """What each model is trained on, and how a question is answered; a model has one colour throughout."""
-    figure, axes = plt.subplots(figsize=(11, 6.16), layout="constrained")
-    plt.close(figure)
-    axes.set(xlim=(0, 11), ylim=(0, 6.16), aspect="equal")
-    axes.set_axis_off()
-    for bottom, height, title in ((3.06, 3.05, "Training"), (0.05, 2.86, "Test time")):
-        _rounded(axes, 0.05, bottom, 10.9, height, facecolor="#F4F4F2", edgecolor="none")
-        axes.text(0.25, bottom + height - 0.32, title, size=12.5, weight="bold", va="center")
+    figure, axes = _canvas(6.16)
+    _band(axes, 3.06, 3.05, "Training")
     _draw_training(axes)
+    _band(axes, 0.05, 2.86, "Test time")
     _draw_test_time(axes)
     return figure
+
+
+@plt.rc_context(DIAGRAM)
+def figure1_diagram() -> Figure:
+    """The three steps of training, on one wrong sample: its labels and the pairs made of it (paper, Figure 1)."""
+    figure, axes = _canvas(8.3)
+    _band(axes, 6.6, 1.65, "1  Student")
+    _draw_expert_iteration(axes, 7.38)
+    _band(axes, 2.95, 3.55, "2  Reward models")
+    _draw_labels(axes)
+    _band(axes, 0.05, 2.8, "3  Refiner")
+    _draw_pairs(axes)
+    return figure
+
+
+@plt.rc_context(DIAGRAM)
+def figure3_diagram() -> Figure:
+    """How a question is answered: draft, global and local refinement, reranked by the ORM (paper, Figure 3)."""
+    figure, axes = _canvas(2.96)
+    _band(axes, 0.05, 2.86, "Test time")
+    _draw_test_time(axes)
+    return figure
+
+
+def _canvas(height: float) -> tuple[Figure, Axes]:
+    figure, axes = plt.subplots(figsize=(11, height), layout="constrained")
+    plt.close(figure)
+    axes.set(xlim=(0, 11), ylim=(0, height), aspect="equal")
+    axes.set_axis_off()
+    return figure, axes
+
+
+def _band(axes: Axes, bottom: float, height: float, title: str) -> None:
+    _rounded(axes, 0.05, bottom, 10.9, height, facecolor="#F4F4F2", edgecolor="none")
+    axes.text(0.25, bottom + height - 0.28, title, size=12.5, weight="bold", va="center")
+
+
+def _draw_expert_iteration(axes: Axes, y: float) -> None:
+    questions = _box(axes, 1.15, y, 1.4, "Training\nquestions")
+    student = _box(axes, 3.1, y, 1.4, "Student", "greedy")
+    samples = _box(axes, 5.05, y, 1.45, "K samples\na question")
+    right = _box(axes, 7.2, y, 1.85, "The correct ones,\neach once")
+    base = _box(axes, 9.75, y, 1.9, "Base model,\nfine-tuned on all")
+    for one, other in ((questions, student), (student, samples), (samples, right), (right, base)):
+        _link(axes, one, other)
+    under = y - BOX_HEIGHT / 2
+    _arrow(axes, (9.75, under), (9.75, under - 0.2), (3.1, under - 0.2), (3.1, under))
+    axes.text(6.4, under - 0.24, "until validation accuracy no longer rises", ha="center", va="top", size=9.5)
+
+
+def _draw_labels(axes: Axes) -> None:
+    """The labels of one wrong sample for the ORM, and for the SORM from eight rollouts of each prefix."""
+    for y, text in (
+        (5.55, "ORM: the final answer\nlabels every step"),
+        (4.35, "SORM: eight rollouts\nfrom each prefix"),
+    ):
+        axes.text(0.25, y, text, va="center", linespacing=1.3)
+    labels = [int(count > 0) for count in VERIFYING]
+    for y, given, method, gap in ((5.55, [0] * 4, "orm", 0.0), (4.35, labels, "sorm", 0.5)):
+        ends = [_cell(axes, 3.2 + 0.95 * i, y, step) for i, step in enumerate(SOLUTION)]
+        axes.text(ends[-1] + 0.12, y, "#### 7  wrong", va="center")
+        for i, label in enumerate(given):
+            axes.text(3.2 + 0.95 * i, y - 0.42 - gap, str(label), ha="center", va="center", weight="bold", size=12)
+        axes.text(ends[-1] + 0.12, y - 0.42 - gap, "labels", va="center")
+        model = _box(axes, 9.9, y - 0.2 - gap / 2, 1.5, method.upper(), method)
+        _arrow(axes, (8.2, model[1]), (9.15, model[1]))
+    for i, count in enumerate(VERIFYING):
+        for j in range(8):
+            look = {"markerfacecolor": METHOD_COLOURS["sorm"] if j < count else "white"}
+            at = 3.2 + 0.95 * i + 0.17 * (j % 4 - 1.5), 4.35 - 0.38 - 0.18 * (j // 4)
+            axes.plot(*at, marker="o", markersize=5.5, markeredgecolor=METHOD_COLOURS["sorm"], **look)
+    axes.text(6.6, 3.88, "filled: reaches the\nright answer", va="center", size=9.5)
+    rules = "A label of 1 makes earlier ones 1; a rollout must use what its prefix computed; as many 0 as 1 at a step."
+    axes.text(0.25, 3.16, rules, va="center", size=9.5)
+
+
+def _draw_pairs(axes: Axes) -> None:
+    """The pairs made of the same sample: its first error is the first label of 0."""
+    model = _box(axes, 9.9, 1.27, 1.5, "Refiner", "global")
+    rows = (
+        (1.85, "Local: [BAD] at\nthe first error", 2, ("S1", "S2", "T3", "T4"), "correct: a rollout that verifies"),
+        (0.7, "Global: [BAD] at\nthe start", 0, ("R1", "R2", "R3"), "another sample, a correct one"),
+    )
+    for y, text, bad, target, source in rows:
+        axes.text(0.25, y, text, va="center", linespacing=1.3)
+        x = 2.1
+        for i, step in enumerate(SOLUTION):
+            if i == bad:
+                axes.text(x - 0.2, y, "[BAD]", weight="bold", va="center", color=METHOD_COLOURS["sorm"])
+                x += 0.62
+            x = _cell(axes, x + 0.11, y, step, width=0.6) + 0.3
+        _arrow(axes, (5.35, y), (5.7, y))
+        ends = [_cell(axes, 6.15 + 0.7 * i, y, step, width=0.6, own=step[0] == "S") for i, step in enumerate(target)]
+        axes.text(5.85, y - 0.4, source, va="center", size=9.5)
+        _arrow(axes, (ends[-1] + 0.1, y), (8.95, y), (8.95, model[1]), (9.15, model[1]))
+
+
+def _cell(axes: Axes, x: float, y: float, step: str, width: float = 0.75, own: bool = True) -> float:
+    """A step, grey where it is not the sample's own or after its first error; returns the right end of its cell."""
+    wrong = step in SOLUTION[2:]
+    style = {"facecolor": "#DDDDDD" if wrong else "white", "edgecolor": FAINT, "linestyle": "-" if own else DASHED}
+    _rounded(axes, x - width / 2, y - 0.19, width, 0.38, **style)
+    axes.text(x, y, step, ha="center", va="center")
+    return x + width / 2
 
 
 def _draw_training(axes: Axes) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from glore_lib import refinement, reward_models, step_labels, students
-from glore_lib.evaluation import DraftSet, Tables, draft_set
+from glore_lib.evaluation import DraftSet, Tables, draft_set, written_tokens
 from glore_lib.refinement import Guide
 from glore_lib.reward_models import StepData, score_steps
 from glore_lib.run import Run
@@ -239,35 +239,79 @@ class Evaluated:
         return sample_solutions(self.run, student, self.split, 3, p.temperature, "bo3")
 
     @cached_property
-    def numbers(self) -> Artifact:
-        """Tables 1-3, Figures 5 and 6 and the label quality as numbers."""
+    def _candidates(self) -> dict[str, tuple[Artifact, Artifact]]:
+        """What is reranked, and its scores by the ORM."""
         answers = {"draft": self.drafts, "global": self.refined["global"], "local": self.refined["local+sorm"]}
-        by_orm = {
-            name: self.scores["orm"] if name == "draft" else self._score("orm", artifact, f"-{name}")
+        return {
+            name: (artifact, self.scores["orm"] if name == "draft" else self._score("orm", artifact, f"-{name}"))
             for name, artifact in answers.items()
         }  # fmt: skip
-        bo3_scores = self._score("orm", self.samples, "-bo3")
+
+    @cached_property
+    def _bo3_scores(self) -> Artifact:
+        return self._score("orm", self.samples, "-bo3")
+
+    @property
+    def choices(self) -> pd.DataFrame:
+        """Which of the ways to choose an answer are right on each question: :meth:`Tables.choices`."""
+        candidates = {name: (a.read(), scores.read()) for name, (a, scores) in self._candidates.items()}
+        return self.replication.tables.choices(candidates, self.samples.read(), self._bo3_scores.read())
+
+    @cached_property
+    def numbers(self) -> Artifact:
+        """Tables 1-3, Figures 5 and 6 and the label quality as numbers."""
         tables = self.replication.tables
 
         def make() -> pd.DataFrame:
-            candidates = {name: (artifact.read(), by_orm[name].read()) for name, artifact in answers.items()}
             return pd.DataFrame(
                 tables.label_quality(self.draft_set) + tables.table1(self.draft_set, self.scores)
                 + tables.table2(self.draft_set, self.scores) + tables.table3(self.drafts, self.refined)
-                + tables.figure5(self.drafts, self.refined)
-                + tables.figure6(candidates, self.samples.read(), bo3_scores.read())
+                + tables.figure5(self.drafts, self.refined) + tables.figure6(self.choices, self.samples.read())
             )  # fmt: skip
 
         inputs = [
             self.draft_set.rollouts,
             self.drafts,
-            bo3_scores,
+            self._bo3_scores,
             self.samples,
             *self.scores.values(),
             *self.refined.values(),
-            *by_orm.values(),
+            *(scores for _, scores in self._candidates.values()),
         ]
         return self.run.frame(f"numbers-{self.split}", "numbers", make, self.replication._statistics, inputs)
+
+    def outcomes(self) -> pd.DataFrame:
+        """Tokens and gain of each way to solve more problems than the greedy drafts: columns task, setting, method,
+        tokens, gain, as :func:`glore_lib.figures.cost_rows` takes them; a row a draft.
+
+        Of wrong drafts (``wrong drafts``) what each refinement or a fresh sample fixes; of ``all questions`` what the
+        ORM's pick among three samples, or among draft and refinements, gains over the draft. Tokens are those
+        generated beyond the draft; of three samples, all less the draft's, which they do without.
+        """
+        drafts, kinds = self.drafts.read().set_index("sample_id"), ("global", "local+orm", "local+sorm", "resample")
+        refined = {k: self.refined[k].read() for k in kinds}
+        tokens = pd.DataFrame({k: written_tokens(self.run, frame) for k, frame in refined.items()}).loc[drafts.index]
+        fixed = pd.DataFrame({k: frame.set_index("sample_id")["is_correct"] for k, frame in refined.items()})
+        both = ["global", "local+sorm"]
+        tokens["global+local+sorm"], fixed["global+local+sorm"] = tokens[both].sum(axis=1), fixed[both].any(axis=1)
+        samples = self.samples.read()
+        by_question = written_tokens(self.run, samples).groupby(samples["question_id"].to_numpy()).sum()
+        spent = written_tokens(self.run, drafts.reset_index())
+        choices = self.choices
+        gain = choices.loc[drafts.index].astype(int).sub(choices["greedy"].astype(int), axis=0)
+        wrong = drafts.index[~drafts["is_correct"]]
+        parts = {
+            ("wrong drafts", k): (tokens.loc[wrong, k], fixed.loc[wrong, k].astype(int)) for k in tokens
+        } | {
+            ("all questions", "bo3"): (by_question.loc[drafts["question_id"]].to_numpy() - spent, gain["bo3"]),
+            ("all questions", "reranked"): (tokens["global+local+sorm"], gain["reranked"]),
+        }  # fmt: skip
+        return pd.concat(
+            [
+                pd.DataFrame({"setting": setting, "method": method, "tokens": t.to_numpy(), "gain": g.to_numpy()})
+                for (setting, method), (t, g) in parts.items()
+            ]
+        ).assign(task=self.run.params.run)  # fmt: skip
 
     def no_error_found(self) -> pd.DataFrame:
         """For how many drafts each locator sees no error; ``refiner.no_error_found`` says what happens to them."""

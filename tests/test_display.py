@@ -17,7 +17,7 @@ def test_every_tables_caption_names_data_sets_and_splits(tmp_path, monkeypatch):
             row(name, "m", "orm", metric, Estimate(0.5, 0.4, 0.6, 10))
             for metric in ("step_accuracy", "final_accuracy", "fixed_fraction")
         ]
-        run = SimpleNamespace(params=SimpleNamespace(run=name), task=SVAMP(split))
+        run = SimpleNamespace(params=SimpleNamespace(run=name, task=SimpleNamespace(name="svamp")), task=SVAMP(split))
         labs.append(SimpleNamespace(run=run, numbers=pd.DataFrame(numbers)))
     numbers = display.all_numbers(labs)
     for table in ("table1", "table2", "table3"):

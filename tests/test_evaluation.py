@@ -114,6 +114,9 @@ def test_table_1(tables, drafted, scores):
     expected |= {
         ("sorm-orm", "step_accuracy_difference"): (0, 9), ("sorm-orm", "step_accuracy_difference_exact"): (2 / 9, 9),
         # By rollouts s0's first error is 2 and s1's is 1, and s3 has none; exactly they are 3, 1 and 1.
+        # Wrong on 1 right and 1 wrong step, and on 2 right ones; exactly on 1 and 2, and on 1 right one.
+        ("orm", "step_error_balance"): (0, 2), ("sorm", "step_error_balance"): (1, 2),
+        ("orm", "step_error_balance_exact"): (-1 / 3, 3), ("sorm", "step_error_balance_exact"): (1, 1),
         ("orm", "first_error_accuracy"): (1 / 2, 2), ("sorm", "first_error_accuracy"): (2 / 2, 2),
         ("orm", "first_error_accuracy_exact"): (2 / 3, 3), ("sorm", "first_error_accuracy_exact"): (2 / 3, 3),
     }  # fmt: skip
@@ -197,8 +200,24 @@ def test_figure_5(tables, drafted, refined):
             ("local+orm", "accuracy_all_drafts"): (2 / 4, 4), ("local+orm", "accuracy_incorrect_drafts"): (2 / 4, 4),
             ("local+sorm", "accuracy_all_drafts"): (3 / 4, 4), ("local+sorm", "accuracy_incorrect_drafts"): (3 / 4, 4),
             ("resample", "accuracy_all_drafts"): (0, 4), ("resample", "accuracy_incorrect_drafts"): (1 / 4, 4),
-        },
+        }
+        | figure_5_differences(),
     )  # fmt: skip
+
+
+def figure_5_differences() -> dict[tuple[str, str], tuple[float, int]]:
+    """The draft of s2 is right. Pairs that differ in favour of each give McNemar's p: 1:1 1; 1:0 1; 2:0 1/2; 0:1 1."""
+    by_hand = {
+        "global": [(0, 1), (1 / 4, 1)], "local+orm": [(1 / 4, 1), (1 / 4, 1)],
+        "local+sorm": [(2 / 4, 1 / 2), (2 / 4, 1 / 2)], "resample": [(-1 / 4, 1), (0, 1)],
+    }  # fmt: skip
+    rows = {("local+sorm-global", "accuracy_all_drafts_difference"): (2 / 4, 4),
+            ("local+sorm-global", "accuracy_all_drafts_difference_p"): (5 / 8, 4)}  # fmt: skip
+    for method, numbers in by_hand.items():
+        for which, (difference, p) in zip(("all", "incorrect"), numbers, strict=True):
+            rows[f"{method}-greedy", f"accuracy_{which}_drafts_difference"] = (difference, 4)
+            rows[f"{method}-greedy", f"accuracy_{which}_drafts_difference_p"] = (p, 4)
+    return rows
 
 
 @pytest.fixture
@@ -219,10 +238,15 @@ def best_of_three_samples() -> tuple[pd.DataFrame, pd.DataFrame]:
     return mixed(samples), mixed(score_rows(scores))
 
 
+def figure_6(tables: Tables, candidates: dict) -> list[dict]:
+    samples, scores = best_of_three_samples()
+    return tables.figure6(tables.choices(candidates, samples, scores), samples)
+
+
 def test_figure_6(tables, candidates):
     # Picked: s0 global (tie with local), s1 local, s2 draft (tie of three), s3 draft (tie with local): 1 1 1 0.
     assert_numbers(
-        tables.figure6(candidates, *best_of_three_samples()),
+        figure_6(tables, candidates),
         {
             ("greedy", "accuracy"): (1 / 4, 4), ("bo3", "accuracy"): (1 / 4, 4), ("majority", "accuracy"): (2 / 4, 4),
             ("reranked", "accuracy"): (3 / 4, 4), ("oracle_bo3", "accuracy"): (3 / 4, 4),
@@ -240,7 +264,7 @@ def test_figure_6(tables, candidates):
 def test_a_candidate_without_a_step_is_never_picked_over_one_with(tables, candidates):
     answers, scores = candidates["local"]
     without = scores[scores["sample_id"] != "s1"]  # the local refinement of s1, the right one, now has no score
-    found = values(tables.figure6(candidates | {"local": (answers, without)}, *best_of_three_samples()))
+    found = values(figure_6(tables, candidates | {"local": (answers, without)}))
     assert found["reranked", "accuracy"] == (2 / 4, 4)
 
 
@@ -250,7 +274,7 @@ def test_figure_4(tables):
     scores = {
         "orm": {("q0", "s0"): [0.9], ("q0", "s1"): [0.1, 0.1], ("q1", "s2"): [0.1, 0.8], ("q1", "s3"): [0.9, 0.3]},
         "sorm": {("q0", "s0"): [0.9], ("q0", "s1"): [0.9, 0.1], ("q1", "s2"): [0.8, 0.1], ("q1", "s3"): [0.2, 0.3]},
-        "raw": {("q0", "s0"): [0.5], ("q0", "s1"): [0.1, 0.5], ("q1", "s2"): [0.5, 0.5]},  # s3 has no step: last
+        "sorm_raw": {("q0", "s0"): [0.5], ("q0", "s1"): [0.1, 0.5], ("q1", "s2"): [0.5, 0.5]},  # s3 has no step: last
     }
     greedy = sample_rows(("q0", "#### 5", True), ("q1", "#### 7", False))
     found = tables.figure4(mixed(samples), {m: mixed(score_rows(s)) for m, s in scores.items()}, greedy)
@@ -260,11 +284,14 @@ def test_figure_4(tables):
             ("greedy_sft", "accuracy"): (1 / 2, 2),
             ("orm", "rerank_accuracy@1"): (1 / 2, 2), ("orm", "rerank_accuracy@2"): (1 / 2, 2),
             ("sorm", "rerank_accuracy@1"): (1 / 2, 2), ("sorm", "rerank_accuracy@2"): (1, 2),
-            ("raw", "rerank_accuracy@1"): (1 / 2, 2), ("raw", "rerank_accuracy@2"): (1 / 4, 2),  # a tie; a wrong pick
+            ("sorm_raw", "rerank_accuracy@1"): (1 / 2, 2),
+            ("sorm_raw", "rerank_accuracy@2"): (1 / 4, 2),  # a tie; a wrong pick
             ("sorm-orm", "rerank_accuracy_difference@1"): (0, 2),
             ("sorm-orm", "rerank_accuracy_difference@2"): (1 / 2, 2),
-            ("raw-orm", "rerank_accuracy_difference@1"): (0, 2),
-            ("raw-orm", "rerank_accuracy_difference@2"): (-1 / 4, 2),
+            ("sorm_raw-orm", "rerank_accuracy_difference@1"): (0, 2),
+            ("sorm_raw-orm", "rerank_accuracy_difference@2"): (-1 / 4, 2),
+            ("sorm-sorm_raw", "rerank_accuracy_difference@1"): (0, 2),
+            ("sorm-sorm_raw", "rerank_accuracy_difference@2"): (3 / 4, 2),
             ("majority", "majority@1"): (1 / 2, 2), ("majority", "majority@2"): (1 / 2, 2),
             ("oracle", "rerank_accuracy@1"): (1 / 2, 2), ("oracle", "rerank_accuracy@2"): (1, 2),
         },
@@ -276,7 +303,7 @@ def test_every_number_of_a_run_has_one_row(tables, drafted, scores, refined, can
     numbers = pd.DataFrame(
         tables.label_quality(drafted) + tables.table1(drafted, scores) + tables.table2(drafted, scores)
         + tables.table3(drafted.drafts, refined) + tables.figure5(drafted.drafts, refined)
-        + tables.figure6(candidates, *best_of_three_samples())
+        + figure_6(tables, candidates)
     )  # fmt: skip
     assert numbers[numbers.duplicated(["method", "metric"])][["method", "metric"]].values.tolist() == []
 

@@ -50,14 +50,32 @@ def step_scores() -> pd.DataFrame:
 
 
 def drafts() -> pd.DataFrame:
-    fixed = [(True, True)] * 3 + [(True, False)] * 2 + [(False, True)] * 4 + [(False, False)] * 11
-    return pd.DataFrame(fixed, columns=["global", "local+sorm"]).assign(task="mini-hard")
+    """Twenty: of each five, what global, local + ORM, local + SORM and a fresh sample fix."""
+    fixed = [(1, 0, 1, 0)] * 3 + [(1, 1, 0, 0)] * 2 + [(0, 0, 1, 1)] * 4 + [(0, 0, 0, 0)] * 11
+    return pd.DataFrame(fixed, columns=list(figures.FIXERS)).astype(bool).assign(task="mini-hard")
+
+
+def outcomes() -> pd.DataFrame:
+    """Forty drafts: every method takes 10 tokens each and solves the first ``i`` more, the i-th of a setting."""
+    rows = [
+        ("mini-hard", setting, method, 10, int(draft < i))
+        for setting, methods in figures.COSTS.items()
+        for i, method in enumerate(methods, start=8) for draft in range(40)
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=["task", "setting", "method", "tokens", "gain"])
+
+
+INPUTS = {
+    "scores_by_step": step_scores, "calibration": step_scores, "reliability": step_scores, "fixed_overlap": drafts,
+    "cost": outcomes,
+}  # fmt: skip
+DIAGRAMS = ("pipeline_diagram", "figure1_diagram", "figure3_diagram")
 
 
 def every_figure() -> dict[str, tuple[Figure, pd.DataFrame | None]]:
-    inputs = {name: numbers() for name in NUMBER_FIGURES} | {"scores_by_step": step_scores(), "fixed_overlap": drafts()}
+    inputs = {name: numbers() for name in NUMBER_FIGURES} | {name: make() for name, make in INPUTS.items()}
     drawn = {name: (getattr(figures, name)(x), getattr(figures, f"{name}_rows")(x)) for name, x in inputs.items()}
-    return drawn | {"pipeline_diagram": (figures.pipeline_diagram(), None)}
+    return drawn | {name: (getattr(figures, name)(), None) for name in DIAGRAMS}
 
 
 def values(frame: pd.DataFrame, **where: str) -> list[float]:
@@ -105,7 +123,8 @@ def saved(tmp_path_factory) -> Path:
 def test_the_same_input_gives_the_same_bytes(saved: Path, tmp_path: Path):
     drawn = every_figure()
     files = sorted(path.name for path in saved.iterdir())
-    written = {f"{name}.{suffix}" for name in drawn for suffix in ("csv", "png", "svg")} - {"pipeline_diagram.csv"}
+    written = {f"{name}.{suffix}" for name in drawn for suffix in ("csv", "png", "svg")}
+    written -= {f"{name}.csv" for name in DIAGRAMS}
     assert files == sorted(written)
     for name, (figure, rows) in drawn.items():
         figures.save(figure, rows, tmp_path, name)
@@ -274,7 +293,7 @@ def test_a_method_without_data_leaves_a_gap_and_a_note(name, method, notes, gone
 
 def test_nothing_to_draw_is_said(tmp_path: Path):
     frames = {name: numbers()[:0] for name in NUMBER_FIGURES}
-    for name, frame in (frames | {"scores_by_step": step_scores()[:0], "fixed_overlap": drafts()[:0]}).items():
+    for name, frame in (frames | {name: make()[:0] for name, make in INPUTS.items()}).items():
         figure = getattr(figures, name)(frame)
         assert "No data" in texts(figure), name
         figures.save(figure, getattr(figures, f"{name}_rows")(frame), tmp_path, name)
@@ -335,16 +354,74 @@ def test_steps_that_few_drafts_reach_are_in_the_numbers_but_not_drawn():
     assert len(lines(axes)["orm"][1]) == 2
 
 
+def test_calibration_is_score_minus_truth_by_step():
+    frame = pd.DataFrame(
+        [("t", "a", 1, "orm", 0.2, 1), ("t", "b", 1, "orm", 0.6, 0), ("t", "a", 2, "orm", 0.9, 1)],
+        columns=["task", "question_id", "step", "model", "score", "label"],
+    )
+    rows = figures.calibration_rows(frame)
+    assert rows.value.tolist() == pytest.approx([-0.1, -0.1])  # (-0.8 + 0.6) / 2; 0.9 - 1
+    assert rows.n.tolist() == [2, 1]
+    assert rows.ci_low[0] == pytest.approx(clustered([-0.8, 0.6], ["a", "b"], 0, bounds=(-1, 1)).ci_low)
+    (axes,) = figures.calibration(frame).axes
+    assert lines(axes)["orm"][1] == rows.value.tolist()
+
+
+def test_reliability_bins_by_hand():
+    scores = [0.0, 0.1, 0.19, 0.2, 0.99, 1.0] + [0.5] * 10
+    labels = [0, 0, 1, 1, 1, 1] + [1] * 7 + [0] * 3
+    frame = pd.DataFrame({"score": scores, "label": labels, "question_id": range(16), "task": "t", "model": "sorm"})
+    rows = figures.reliability_rows(frame.assign(step=1))
+    assert rows["bin"].tolist() == pytest.approx([0.0, 0.2, 0.4, 0.8])
+    assert rows.n.tolist() == [3, 1, 10, 2]
+    assert rows.value.tolist() == pytest.approx([1 / 3, 1, 0.7, 1])
+    assert rows.score.tolist() == pytest.approx([0.29 / 3, 0.2, 0.5, 0.995])
+    (axes,) = figures.reliability(frame.assign(step=1)).axes
+    assert lines(axes)["sorm"] == ([0.5], [0.7])  # bins of fewer than ten are in the rows alone
+    assert axes.get_title(loc="left") == "Step 1 (n = 16)"
+
+
 def test_fixed_overlap_by_hand():
-    rows = figures.fixed_overlap_rows(drafts())
-    assert rows["count"].tolist() == [3, 2, 4, 11]
-    assert rows.fraction.tolist() == [0.15, 0.1, 0.2, 0.55]
+    rows = figures.fixed_overlap_rows(drafts()).set_index(["fixed_by", "not_by"])
+    assert rows.loc[("global", ""), "count"] == 5
+    assert rows.loc[("global", "local+sorm"), "count"] == 2
+    assert rows.loc[("local+sorm", "global"), "count"] == 4
+    assert rows.loc[("local+sorm", "resample"), "count"] == 3
+    assert rows.loc[("resample", "local+sorm"), "count"] == 0
+    assert (rows.value == rows["count"] / 20).all() and (rows.n == 20).all()
+    # However one counts, what either of two fixes is the same.
+    for one, other in combinations(figures.FIXERS, 2):
+        either = [rows.loc[(a, ""), "count"] + rows.loc[(b, a), "count"] for a, b in ((one, other), (other, one))]
+        assert either[0] == either[1] == (drafts()[one] | drafts()[other]).sum()
     (axes,) = figures.fixed_overlap(drafts()).axes
-    shown = [text.get_text() for text in axes.texts]
-    assert shown == ["15.0 %\n(3)", "10.0 %\n(2)", "20.0 %\n(4)", "55.0 %\n(11)"]
-    assert axes.get_title(loc="left") == "mini-hard (n = 20)\nFixed by either: 45.0 %"
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["Yes\n25.0 %", "No\n75.0 %"]
-    assert [label.get_text() for label in axes.get_xticklabels()] == ["Yes\n35.0 %", "No\n65.0 %"]
+    shown = [text.get_text().split("\n")[0] for text in axes.texts]
+    assert shown == [f"{100 * value:.1f}" for value in rows.value]
+    assert shown[:4] == ["25.0", "15.0", "10.0", "25.0"]
+    assert axes.get_title(loc="left") == "mini-hard (n = 20)"
+
+
+def test_cost_is_tokens_over_problems_solved_more():
+    rows = figures.cost_rows(outcomes()).set_index("method")
+    assert rows.value["global"] == 400 / 8
+    assert rows.value["resample"] == 400 / 12
+    assert (rows.n == 40).all()
+    assert ((rows.ci_low < rows.value) & (rows.value < rows.ci_high)).all()
+    (axes,) = figures.cost(outcomes()).axes
+    low, high = rows.loc["global", ["ci_low", "ci_high"]]
+    assert f"50 [{low:,.0f}, {high:,.0f}]" in texts(axes)
+
+
+def test_cost_where_no_more_is_solved_than_lost_has_no_end():
+    frame = outcomes()
+    bo3, reranked = frame.method == "bo3", frame.method == "reranked"
+    frame.loc[bo3, "gain"] = [1, -1] * 20
+    frame.loc[reranked, "gain"] = [-1] * 40
+    rows = figures.cost_rows(frame).set_index("method")
+    assert rows.value["bo3"] == rows.ci_high["bo3"] == np.inf
+    assert np.isfinite(rows.ci_low["bo3"])
+    shown = texts(figures.cost(frame))
+    assert "no gain" in shown
+    assert f"∞ [{rows.ci_low['bo3']:,.0f}, ∞]" in shown
 
 
 def test_losses_draws_a_curve_a_model():
@@ -360,13 +437,14 @@ def test_losses_draws_a_curve_a_model():
     assert "No data" in texts(figures.losses({}))
 
 
-def test_pipeline_diagrams_texts_lie_in_their_boxes_and_boxes_apart():
-    figure = figures.pipeline_diagram()
+@pytest.mark.parametrize(("name", "count"), [*zip(DIAGRAMS, (19, 8, 10), strict=True)])
+def test_diagrams_texts_lie_in_their_boxes_and_boxes_apart(name, count):
+    figure = getattr(figures, name)()
     figure.draw_without_rendering()
     (axes,) = figure.axes
     patches = [patch for patch in axes.patches if isinstance(patch, FancyBboxPatch)]
     boxes = [patch.get_window_extent() for patch in patches if patch.get_height() == figures.BOX_HEIGHT]
-    assert len(boxes) == 19
+    assert len(boxes) == count
     for one, other in combinations(boxes, 2):
         assert not one.overlaps(other)
     inside = 0
@@ -380,6 +458,8 @@ def test_pipeline_diagrams_texts_lie_in_their_boxes_and_boxes_apart():
             assert box.y0 < extent.y0
             assert extent.y1 < box.y1
     assert inside == len(boxes)
+    for one, other in combinations(axes.texts, 2):
+        assert not one.get_window_extent().overlaps(other.get_window_extent()), (one.get_text(), other.get_text())
 
 
 def test_figures_leave_pyplot_and_its_settings_alone():

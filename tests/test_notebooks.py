@@ -6,6 +6,7 @@ import nbformat
 import pandas as pd
 import pytest
 
+from glore_lib.check import check
 from glore_lib.params import read_yaml
 from glore_lib.pipeline import ROOT, STAGES, Pipeline
 
@@ -41,6 +42,9 @@ def test_all_notebooks_run_and_a_second_run_finds_all_done(tmp_path: Path):
     for name in ("figure4", "figure5", "figure6"):
         assert (tmp_path / "out" / "figures" / f"{name}.svg").stat().st_size > 1000
     assert not any(job.due for job in pipeline().jobs)
+    compared, differences = check(tmp_path / "out", tmp_path / "artifacts")
+    assert compared > 1000
+    assert differences == []
 
     # From an empty folder, the same parameters and seed give the same tables, byte for byte.
     again = Pipeline(files, tmp_path / "again", tmp_path / "artifacts-again", REDUCED)

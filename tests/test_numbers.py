@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from glore_lib import display, figures, reward_models, training
+from glore_lib import display, reward_models, training
 from glore_lib.evaluation import wide
 from glore_lib.models import load_model
 from glore_lib.params import ParamsError, Training
@@ -52,11 +52,10 @@ def save_all(lab: Replication, out: Path) -> dict[str, str]:
     numbers = display.all_numbers([lab])
     for name in ("table1", "table2", "table3"):
         display.save_table(numbers, name, str(out))
-    for draw in (figures.figure4, figures.figure5, figures.figure6, figures.label_quality):
-        display.save_figure(draw, numbers, draw.__name__, str(out))
-    display.save_overlap([lab], str(out))
-    display.save_pessimism([lab], str(out))
-    assert len(list((out / "figures").glob("*.png"))) == 6
+    for name in display.FIGURES:
+        display.save_figure(name, [lab], str(out))
+    display.save_scoreboard(numbers, str(out))
+    assert len(list((out / "figures").glob("*.png"))) == len(display.FIGURES)
     return {path.stem: path.read_text() for path in (out / "tables").glob("*.md")}
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from glore_lib import display, training
+from glore_lib import display, figures, training
+from glore_lib.evaluation import written_tokens
 from glore_lib.replication import KINDS, Replication
 from glore_lib.run import Run
 from glore_lib.store import check_schema
@@ -60,16 +61,25 @@ def scripted(tiny_base, tmp_path_factory) -> tuple[Path, pd.DataFrame, pd.DataFr
 def expected_rows() -> set[tuple[str, str]]:
     rows = {(method, f"{metric}{suffix}") for suffix in ("", "_exact") for method in (*KINDS, "all_positive")
             for metric in ("step_accuracy", "step_false_positive_rate", "step_false_negative_rate")}  # fmt: skip
-    rows |= {(k, f"first_error_accuracy{suffix}") for k in KINDS for suffix in ("", "_exact")}
+    rows |= {
+        (k, f"{metric}{suffix}")
+        for metric in ("first_error_accuracy", "step_error_balance")
+        for k in KINDS
+        for suffix in ("", "_exact")
+    }
     rows |= {(k, f"final_{m}") for k in KINDS for m in ("accuracy", "false_positive_rate", "false_negative_rate")}
     rows |= {("all_positive", "final_accuracy"), ("labels", "positive_labels"), ("labels", "positive_labels_exact")}
     rows |= {(f"{k}-orm", f"{m}") for k in KINDS[1:] for m in (
         "step_accuracy_difference", "step_accuracy_difference_exact", "final_accuracy_difference",
         *(f"rerank_accuracy_difference@{n}" for n in (1, 2, 4)))}  # fmt: skip
+    rows |= {("sorm-sorm_raw", f"rerank_accuracy_difference@{n}") for n in (1, 2, 4)}
     rows |= {(m, f"label_{x}") for m in ("raw", "monotone", "consistent") for x in ("precision", "recall", "accuracy")}
     shown = set(REFINEMENTS) - {"local+sorm_free"}  # the tiny run lets the refiner write the prefix itself
     rows |= {(m, "fixed_fraction") for m in (*shown, "global+local+orm", "global+local+sorm")}
-    rows |= {(m, f"accuracy_{which}_drafts") for m in shown for which in ("all", "incorrect")}
+    refined = ("accuracy_all_drafts", "accuracy_incorrect_drafts")
+    rows |= {(m, metric) for m in shown for metric in refined}
+    rows |= {(f"{m}-greedy", f"{metric}_difference") for m in shown for metric in refined}
+    rows |= {("local+sorm-global", "accuracy_all_drafts_difference")}
     rows |= {(f"{a}-{b}", "fixed_fraction_difference") for a, b in (
         ("local+sorm", "local+orm"), ("local+sorm", "global"), ("global+local+sorm", "global"),
         ("global+local+sorm", "local+sorm"), ("global+local+sorm", "resample"))}  # fmt: skip
@@ -78,7 +88,8 @@ def expected_rows() -> set[tuple[str, str]]:
         "greedy_sft")}  # fmt: skip
     rows |= {(f"{a}-{b}", "accuracy_difference") for a, b in (
         ("reranked", "greedy"), ("reranked", "bo3"), ("bo3", "greedy"), ("oracle_reranked", "oracle_bo3"))}  # fmt: skip
-    one_pair_a_question = ("final_accuracy_difference", "fixed_fraction_difference", "accuracy_difference")
+    one_pair_a_question = ("final_accuracy_difference", "fixed_fraction_difference", "accuracy_difference",
+                           *(f"{metric}_difference" for metric in refined))  # fmt: skip
     rows |= {(methods, f"{metric}_p") for methods, metric in rows if metric in one_pair_a_question}
     rows |= {(m, f"rerank_accuracy@{k}") for m in (*KINDS, "oracle") for k in (1, 2, 4)}
     return rows | {("majority", f"majority@{k}") for k in (1, 2, 4)}
@@ -148,6 +159,35 @@ def test_the_resampled_answers_are_the_first_of_the_three(scripted, tiny_base, m
     resampled, samples = test.refined["resample"].read(), test.samples.read()
     assert resampled["text"].tolist() == samples["text"].tolist()[::3]
     assert resampled["sample_id"].tolist() == test.drafts.read()["sample_id"].tolist()
+
+
+def test_costs_and_gains_are_those_of_the_tables_and_of_the_sampler(scripted, tiny_base, monkeypatch):
+    store, numbers, _ = scripted
+    forbid_work(monkeypatch)
+    test = Replication(open_tiny(tiny_base, store, **SETTINGS)).test
+    found = test.outcomes().groupby(["setting", "method"])
+    value = numbers.set_index(["method", "metric"])["value"]
+    for (setting, method), group in found:
+        if setting == "wrong drafts":
+            assert group["gain"].mean() == pytest.approx(value[method, "fixed_fraction"])
+        else:
+            assert group["gain"].mean() == pytest.approx(value[f"{method}-greedy", "accuracy_difference"])
+    assert set(found.groups) == {(setting, m) for setting, methods in figures.COSTS.items() for m in methods}
+    tokens = found["tokens"].sum()
+    generated = {a: a.record["info"]["tokens_generated"] for a in (test.samples, test.drafts)}
+    assert tokens["all questions", "bo3"] == generated[test.samples] - generated[test.drafts] > 0
+    both = tokens["wrong drafts", "global"] + tokens["wrong drafts", "local+sorm"]
+    assert tokens["wrong drafts", "global+local+sorm"] == both > 0
+
+
+@pytest.mark.parametrize(("no_error_found", "tokens"), [("keep_draft", 0), ("last_step", None)])
+def test_a_kept_draft_costs_no_tokens(tiny_base, tmp_path, no_error_found, tokens):
+    run = open_tiny(tiny_base, tmp_path, refiner__no_error_found=no_error_found)
+    text = "2 + 3 = 5\n#### 5\n"
+    answers = pd.DataFrame({"sample_id": ["s"], "text": [text], "kind": ["local+orm"], "first_error": [0]})
+    whole = len(run.tokenizer(text, add_special_tokens=False).input_ids)
+    assert written_tokens(run, answers)["s"] == (whole if tokens is None else tokens)
+    assert written_tokens(run, answers.assign(kind="global"))["s"] == whole
 
 
 @pytest.mark.slow
