@@ -60,6 +60,7 @@ class Tables:
         self.run, self.seed, self.threshold = run, run.seed("statistics"), run.params.reward_models.threshold
 
     def row(self, method: str, metric: str, estimate: st.Estimate) -> dict:
+        """A number of this run as a row of the ``numbers`` table."""
         return st.row(self.run.params.run, self.run.params.base_model.source, method, metric, estimate)
 
     def table1(self, draft_set: DraftSet, scores: Mapping[str, Artifact]) -> Numbers:

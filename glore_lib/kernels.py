@@ -93,6 +93,7 @@ class Original:
         return self.last
 
     def end(self) -> None:
+        """Ends the original and the kernel that is its last copy."""
         if self.last and self.last.poll() is None:
             self.last.kill()
             self.last.returncode = -signal.SIGKILL
@@ -110,6 +111,8 @@ class Copy:
         self.talk, self.pid = talk, pid
 
     def poll(self, seconds: float | None = 0) -> int | None:
+        """The kernel's exit code, waiting at most so many ``seconds`` (None: as long as it takes) for it; None while
+        it runs, and -9 where the original is gone."""
         if self.returncode is None:
             try:
                 if self.talk.poll(seconds):
@@ -120,16 +123,20 @@ class Copy:
         return self.returncode
 
     def wait(self) -> int:
+        """Waits for the kernel to end; its exit code."""
         return self.poll(None)
 
     def send_signal(self, number: int) -> None:
+        """Sends a signal to the kernel and the processes that it started."""
         with suppress(ProcessLookupError):
             os.killpg(self.pid, number)
 
     def terminate(self) -> None:
+        """Sends SIGTERM."""
         self.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
+        """Sends SIGKILL."""
         self.send_signal(signal.SIGKILL)
 
 

@@ -53,6 +53,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, prompt: str, steps: Sequence[str]
 
 
 def device() -> torch.device:
+    """The GPU where there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -305,6 +306,7 @@ class RewardModel(nn.Module):
         return hidden.masked_fill(~visible, torch.finfo(dtype).min)[:, None]
 
     def save(self, tokenizer: PreTrainedTokenizerBase, start: str, folder: Path) -> None:
+        """Saves the model as :func:`save_model` does, and the head beside it."""
         save_model(self.model, tokenizer, start, folder)
         save_file(self.head.state_dict(), folder / HEAD_FILE)
 

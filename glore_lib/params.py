@@ -28,6 +28,8 @@ class ParamsError(ValueError):
 
 
 class Section(BaseModel):
+    """A part of a params file: unknown keys, values of another type and numbers that are none are refused."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
@@ -217,6 +219,8 @@ class Refiner(Section):
 
 
 class Evaluation(Section):
+    """What only the evaluation samples (paper, section 4.2 and Figure 4)."""
+
     rerank_samples: Count  # the largest K of Figure 4
     temperature: Temperature
 

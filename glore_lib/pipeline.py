@@ -74,10 +74,12 @@ class Job:
 
     @property
     def partial(self) -> Path:
+        """Where a notebook lies while it runs, and what is kept of one that failed."""
         return self.target.with_suffix(".partial.ipynb")
 
     @property
     def label(self) -> str:
+        """The job as progress and errors name it."""
         return f"{self.run} {self.stage}" if self.run else self.stage
 
 

@@ -99,6 +99,7 @@ class ModelSize:
 
     @property
     def parameters(self) -> int:
+        """How many numbers the model has."""
         layer = 2 * self.hidden * (self.queries + self.keys) + 3 * self.hidden * self.feed_forward + 2 * self.hidden
         return self.layers * layer + (1 if self.tied else 2) * self.vocabulary * self.hidden + self.hidden
 
@@ -181,6 +182,7 @@ class Lengths:
 
     @property
     def solution(self) -> np.ndarray:
+        """Tokens of a whole solution [questions]."""
         return self.steps.sum(axis=1)
 
     @property
@@ -190,6 +192,7 @@ class Lengths:
 
     @property
     def last_step(self) -> np.ndarray:
+        """Tokens of a solution's last step [questions]."""
         return self.steps[np.arange(len(self.steps)), self.count - 1]
 
     @property

@@ -349,6 +349,7 @@ def own_answers(
 
 
 def own_problem(stream: str, i: int) -> task.Problem:
+    """The ``i``-th problem whose answers by the model itself are read in pre-training."""
     return task.generate(random.Random(f"own/{stream}/{i}"), OWN_DIFFICULTIES[i % len(OWN_DIFFICULTIES)], "pretrain")
 
 
@@ -419,13 +420,16 @@ class MuonWithAdamW(torch.optim.Optimizer):
         self.param_groups = [group for part in self.parts for group in part.param_groups]
 
     def step(self, closure: None = None) -> None:
+        """One step of both optimizers."""
         for part in self.parts:
             part.step()
 
     def state_dict(self) -> dict:
+        """The states of both optimizers."""
         return {"parts": [part.state_dict() for part in self.parts]}
 
     def load_state_dict(self, state_dict: dict) -> None:
+        """Sets the states of both optimizers."""
         for part, state in zip(self.parts, state_dict["parts"], strict=True):
             part.load_state_dict(state)
         self.param_groups = [group for part in self.parts for group in part.param_groups]
@@ -435,6 +439,7 @@ class PretrainingTrainer(Trainer):
     """Takes the batches as the corpus makes them: to shard one stream, every process would have to write it whole."""
 
     def get_train_dataloader(self) -> DataLoader:
+        """The corpus's own batches, one after the other."""
         return DataLoader(self.train_dataset, batch_size=None)
 
     def compute_loss(self, model: torch.nn.Module, inputs: dict[str, torch.Tensor], **_: Any) -> torch.Tensor:

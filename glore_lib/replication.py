@@ -49,6 +49,7 @@ class Replication:
 
     @cached_property
     def sft_student(self) -> Student:
+        """The student of supervised fine-tuning, which expert iteration begins with where there are SFT data."""
         return students.sft_student(self.run)
 
     @cached_property
@@ -74,6 +75,7 @@ class Replication:
 
     @cached_property
     def data(self) -> StepData:
+        """Samples and rollouts of the student, which its reward models and the refiner learn from."""
         return reward_models.step_data(self.run, self.student)
 
     @cached_property
@@ -86,6 +88,7 @@ class Replication:
 
     @cached_property
     def sft_data(self) -> StepData:
+        """The same of the SFT student, for Figure 4."""
         return reward_models.step_data(self.run, self.sft_student)
 
     @cached_property
@@ -103,16 +106,19 @@ class Replication:
 
     @cached_property
     def refiner(self) -> Artifact:
+        """The one model for local and global refinements."""
         return refinement.train_refiner(self.run, self.student, self.data)
 
     # Evaluation (notebook 05; the validation split serves the choices made in 01-04)
 
     @cached_property
     def validation(self) -> "Evaluated":
+        """The validation split, evaluated."""
         return Evaluated(self, "validation")
 
     @cached_property
     def test(self) -> "Evaluated":
+        """The test split, evaluated."""
         return Evaluated(self, "test")
 
     def gate(self) -> pd.DataFrame:
@@ -180,10 +186,12 @@ class Evaluated:
 
     @cached_property
     def draft_set(self) -> DraftSet:
+        """The split's (Q, D) set."""
         return draft_set(self.run, self.replication.student, self.split)
 
     @cached_property
     def drafts(self) -> Artifact:
+        """The student's greedy answer to every question (record ``samples``)."""
         return self.draft_set.drafts
 
     @cached_property

@@ -33,6 +33,7 @@ class StepData:
 
     @cached_property
     def rollouts(self) -> Artifact:
+        """Rollouts from every step of the samples that are labelled by them (record ``rollouts``)."""
         return self.roll_out()
 
 

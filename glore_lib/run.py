@@ -93,6 +93,7 @@ class Run:
 
     @cached_property
     def tokenizer(self) -> transformers.PreTrainedTokenizerBase:
+        """The base model's tokenizer, which all models of the run use."""
         return models.load_tokenizer(self.base, self.params.base_model.chat_template)
 
     def load(self, source: Artifact | None) -> transformers.PreTrainedModel:
@@ -101,6 +102,7 @@ class Run:
         return models.load_model(self.path(source), self.params.base_model.dtype)
 
     def path(self, source: Artifact | None) -> str:
+        """Where a model of this run lies, or its base where ``source`` is None: a folder or a hub name."""
         return str(source.folder) if source else self.base
 
     def sampler(self, source: Artifact | None) -> Sampler:

@@ -18,6 +18,7 @@ def split_steps(solution: str) -> list[str]:
 
 
 def join_steps(steps: list[str]) -> str:
+    """The solution that :func:`split_steps` splits into these steps."""
     return "\n".join(steps)
 
 

@@ -115,6 +115,7 @@ class Rollout:
 
     @property
     def verifies(self) -> bool:
+        """Whether it counts under the consistency rule: right, and the prefix's results are used."""
         return self.is_correct and self.is_consistent
 
 
@@ -131,10 +132,12 @@ class Prefix:
 
     @property
     def steps(self) -> int:
+        """How many steps it has."""
         return len(self.encoded.step_ends)
 
     @property
     def verified(self) -> bool:
+        """Whether more rollouts could no longer change a label: one verifies already."""
         return any(r.verifies for r in self.rollouts.values())
 
 

@@ -86,6 +86,7 @@ class Artifact:
 
     @property
     def id(self) -> str:
+        """The folder's name: what it is called, and its key."""
         return self.folder.name
 
     @cached_property
@@ -197,6 +198,7 @@ def begun(root: Path) -> dict[str, str]:
 
 
 def tell(damage: str) -> None:
+    """Says on stderr what was found damaged; a pipeline keeps such lines out of what it renders."""
     print(f"{NOTE}{damage}", file=sys.stderr, flush=True)
 
 
@@ -248,6 +250,7 @@ def _empty(folder: Path) -> None:
 
 
 def checksum(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -189,6 +189,7 @@ def expert_iteration(run: Run) -> tuple[Student, pd.DataFrame]:
 
 
 def validation_accuracy(run: Run, student: Student) -> float:
+    """Greedy accuracy (maj@1) on the validation split; the base model itself is shown one example."""
     return accuracy(
         sample_solutions(run, student, "validation", 1, 0.0, f"greedy-{student.policy}", one_shot=student.model is None)
     )

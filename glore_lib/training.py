@@ -146,9 +146,11 @@ class QuietTrainer(Trainer):
         self.progress, self.started = {"tokens": 0, "padded": 0}, time.perf_counter()
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Keeps the losses, with their step."""
         self.state.log_history.append({**logs, "step": self.state.global_step})
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *arguments: Any) -> torch.Tensor:
+        """The loss of a micro-batch. Raises ParamsError where it is no number."""
         # Counted here, for the loader reads ahead, and would read the same again after an interruption.
         tokens, padded = inputs.pop("read")
         self.progress["tokens"] += tokens
@@ -196,6 +198,7 @@ class QuietTrainer(Trainer):
         super()._load_rng_state(checkpoint)
 
     def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> AbstractContextManager:
+        """Under what a forward pass runs: autocast in bfloat16 where FSDP trains with mixed precision."""
         # With FSDP, accelerate's own mixed precision would train a float32 copy of the weights: another model than one
         # process trains. Without the cache, what FSDP gathers is let go after each layer.
         if self.autocasts:

@@ -62,17 +62,3 @@ def test_readme_quotes_table_3_as_it_was_computed():
             row = table[(table["task"] == task) & (table["method"] == method)].iloc[0]
             want = f"{100 * row.value:.1f} [{100 * row.ci_low:.1f}, {100 * row.ci_high:.1f}] (n={row.n})"
             assert cell == want
-
-
-def test_what_the_readme_shows_and_links_is_there():
-    for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / "README.md").read_text()):
-        assert target.startswith("http") or (ROOT / target).exists(), target
-
-
-def test_the_readme_names_only_params_files_and_commands_that_exist():
-    readme = (ROOT / "README.md").read_text()
-    makefile = (ROOT / "Makefile").read_text()
-    for params in re.findall(r"params/[\w.-]+\.yaml", readme):
-        assert load_params(ROOT / params)
-    for target in re.findall(r"make (\w+)", readme):
-        assert f"\n{target}: " in makefile

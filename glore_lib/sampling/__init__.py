@@ -30,6 +30,7 @@ class Request:
 
     @property
     def prefix(self) -> tuple[int, ...]:
+        """The token ids of the part that is read once."""
         return self.prompt[: self.shared]
 
     @property
@@ -40,16 +41,21 @@ class Request:
 
 @dataclass(frozen=True)
 class Completion:
+    """What a model wrote after a prompt: ``ids`` are its tokens, ``text`` is without special ones."""
+
     text: str
     finished: bool  # ended by itself, before the token limit
     ids: tuple[int, ...]
 
     @property
     def tokens(self) -> int:
+        """How many tokens were written."""
         return len(self.ids)
 
 
 class Sampler(Protocol):
+    """What every backend does with the model that it was built with."""
+
     def sample(
         self, requests: list[Request], temperature: float, max_new_tokens: int, progress: str
     ) -> list[list[Completion]]:

@@ -23,6 +23,7 @@ class InParts:
     def sample(
         self, requests: list[Request], temperature: float, max_new_tokens: int, progress: str
     ) -> list[list[Completion]]:
+        """See :meth:`glore_lib.sampling.Sampler.sample`; parts that are kept already are not sampled."""
         completions: list[list[Completion]] = [[] for _ in requests]
         for part in map(sorted, parts(requests, self.size)):
             asked = [requests[i] for i in part]

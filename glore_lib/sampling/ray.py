@@ -53,6 +53,7 @@ class RaySampler:
     def sample(
         self, requests: list[Request], temperature: float, max_new_tokens: int, progress: str
     ) -> list[list[Completion]]:
+        """See :meth:`glore_lib.sampling.Sampler.sample`; for what is raised, the class."""
         completions: list[list[Completion]] = [[] for _ in requests]
         todo = deque(parts(requests, self._shard_size(sum(r.n for r in requests))))
         losses: Counter[tuple[int, ...]] = Counter()

@@ -54,6 +54,7 @@ class RoomyLayer(DynamicLayer):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Adds keys and values [rows, heads, new, width]; returns all of them [rows, heads, length, width]."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
             self.keys, self.values = key_states[:, :, :0], value_states[:, :, :0]
@@ -135,6 +136,9 @@ class TransformersSampler:
     def sample(
         self, requests: list[Request], temperature: float, max_new_tokens: int, progress: str
     ) -> list[list[Completion]]:
+        """See :meth:`glore_lib.sampling.Sampler.sample`.
+
+        Raises ParamsError for a model whose attention this backend can't compute, and where memory runs out."""
         self._check(max((len(r.prompt) for r in requests), default=0) + max_new_tokens)
         found: dict[tuple[int, int], Completion] = {}
         memory = memory_for("sampling.rows", self.rows, "lower it")

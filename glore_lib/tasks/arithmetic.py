@@ -365,6 +365,7 @@ class Arithmetic:
         """Nothing to check: questions are generated."""
 
     def questions(self, split: str, count: int, seed: int) -> list[Question]:
+        """The first ``count`` generated problems of a split and seed."""
         found = []
         for i, problem in zip(range(count), problems(self.difficulty, split, seed), strict=False):
             self._problems[problem.question] = problem
@@ -373,19 +374,24 @@ class Arithmetic:
         return found
 
     def prompt(self, question: str) -> str:
+        """The question and a newline."""
         return f"{question}\n"
 
     def one_shot_prompt(self, question: str) -> str:
+        """The prompt after a worked example and a blank line."""
         return f"{_EXAMPLE}\n\n{self.prompt(question)}"
 
     def refine_prompt(self, question: str, marked_draft: str) -> str:
+        """The question, the marked draft and a line that asks for a solution."""
         return f"{question}\n{marked_draft}\nsolution :\n"
 
     def final_answer(self, solution: str) -> str:
+        """The whole number on the last line, where that is ``#### number``; else empty."""
         match = _ANSWER.match(solution.strip().rsplit("\n", 1)[-1].strip())
         return str(int(match[1])) if match else ""
 
     def is_correct(self, solution: str, reference_answer: str) -> bool:
+        """Whether the final answer is the reference, digit by digit."""
         return self.final_answer(solution) == reference_answer
 
     def exact_step_labels(self, question: Question, solution: str) -> list[int]:

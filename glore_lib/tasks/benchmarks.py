@@ -91,23 +91,29 @@ class Benchmark(ABC):
         return found[:count]
 
     def prompt(self, question: str) -> str:
+        """The question and ``Answer:``, each on a line of its own."""
         return f"Question: {question}\nAnswer:\n"
 
     def refine_prompt(self, question: str, marked_draft: str) -> str:
+        """The question, the marked draft and ``Refined answer:``."""
         return f"Question: {question}\nDraft:\n{marked_draft}\nRefined answer:\n"
 
     def one_shot_prompt(self, question: str) -> str:
+        """The prompt after :attr:`example` and a blank line."""
         example, solution = self.example
         return f"{self.prompt(example)}{solution}\n\n{self.prompt(question)}"
 
     def final_answer(self, solution: str) -> str:
+        """The number after the last ``####``; see :mod:`glore_lib.tasks.grading`."""
         return grading.final_answer(solution)
 
     def is_correct(self, solution: str, reference_answer: str) -> bool:
+        """Whether the final answer is the reference's number, however both are written."""
         return grading.is_correct(solution, reference_answer)
 
     def exact_step_labels(self, question: Question, solution: str) -> None:
-        return None
+        """None: the data sets don't tell which steps are right."""
+        return None  # noqa: RET501 - said rather than left out
 
     def _local_rows(self, file: str) -> Rows:
         """The rows of one local JSON, JSON-lines or CSV file."""

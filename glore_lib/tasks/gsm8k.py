@@ -7,6 +7,8 @@ from glore_lib.tasks.grading import canonical
 
 
 class GSM8K(Benchmark):
+    """GSM8K as the stages see it; see :class:`glore_lib.tasks.Task`."""
+
     name = "GSM8K"
     files = ("gsm8k/train.jsonl", "gsm8k/test.jsonl")
     hub_name = "openai/gsm8k"

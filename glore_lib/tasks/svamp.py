@@ -18,6 +18,8 @@ _PLACEHOLDER = re.compile(r"number(\d+)")
 
 
 class SVAMP(Benchmark):
+    """SVAMP as the stages see it; see :class:`glore_lib.tasks.Task`. It has no reference solutions."""
+
     example = (
         "A shop had 24 lamps. It sold 9 of them and then got 3 boxes with 5 lamps in each. "
         "How many lamps does the shop have now?",
