@@ -14,8 +14,6 @@ import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
-from glore_lib import run
-
 _BLOCK = re.compile(r"^```(\w+)(?: file=(\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -58,6 +56,8 @@ def apply(page: str, root: Path) -> None:
 
 def main(pages: list[Path]) -> None:
     """Each page in a namespace and an environment of its own."""
+    from glore_lib import run  # takes seconds, and who only reads pages need not wait
+
     environment = dict(os.environ)
     run._cores = lambda: 1  # so small a model is slower on more
     wrong = {}

@@ -130,6 +130,7 @@ def said(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", WITH_EXAMPLES, ids=_name)
 def test_examples_do_what_they_claim(page: Path, said: dict[str, str]):
     assert said[str(page)] == ""
