@@ -410,7 +410,7 @@ def fixed_overlap(drafts: pd.DataFrame) -> Figure:
     rows = fixed_overlap_rows(drafts)
     tasks = list(rows.task.unique())
     figure, panels = _panels(len(tasks), width=5.0, height=3.9)
-    names = [METHOD_LABELS[method].replace(" + ", " +\n").replace(" s", "\ns") for method in FIXERS]
+    names = [METHOD_LABELS[method] for method in FIXERS]
     for axes, task in zip(panels, tasks, strict=True):
         cells = rows[rows.task == task]
         shape = (len(FIXERS), len(FIXERS))
@@ -423,8 +423,8 @@ def fixed_overlap(drafts: pd.DataFrame) -> Figure:
         )  # fmt: skip
         for i in range(len(FIXERS)):
             axes.add_patch(Rectangle((i, i), 1, 1, fill=False, edgecolor=INK, linewidth=1.4))
-        axes.set_yticklabels(names, rotation=0)
-        axes.set_xticklabels(["not by\n" + name.replace("\n", " ") for name in names], rotation=0)
+        axes.set_yticklabels([name.replace(" ", "\n", 1) for name in names], rotation=0)
+        axes.set_xticklabels([f"not by\n{name}" for name in names], rotation=0)
         axes.tick_params(length=0)
         axes.set_title(f"{task} (n = {cells.n.iloc[0]:,})")
         axes.set_xlabel("Framed: fixed at all")
@@ -466,11 +466,13 @@ def cost(outcomes: pd.DataFrame) -> Figure:
     methods = [(setting, method) for setting, group in COSTS.items() for method in group]
     figure, panels = _panels(len(tasks), width=5.2, height=3.4, sharex=True, sharey=True)
     places = [i + 0.8 * (setting == "all questions") for i, (setting, _) in enumerate(methods)]
-    finite = rows[["ci_low", "ci_high", "value"]].replace(np.inf, np.nan)
+    drawn = rows[["ci_low", "ci_high", "value"]].to_numpy(float).ravel()
+    drawn = drawn[np.isfinite(drawn) & (drawn > 0)]
     for axes, task in zip(panels, tasks, strict=True):
         cells = {(r.setting, r.method): r for r in rows[rows.task == task].itertuples()}
         axes.set_xscale("log")
-        axes.set_xlim(0.7 * finite.min(axis=None), 1.5 * finite.max(axis=None))
+        if len(drawn):
+            axes.set_xlim(0.7 * drawn.min(), 1.5 * drawn.max())
         for y, key in zip(places, methods, strict=True):
             _cost(axes, y, key[1], cells.get(key))
         axes.set_yticks(places, [METHOD_LABELS[method] for _, method in methods])
@@ -498,8 +500,8 @@ def _cost(axes: Axes, y: float, method: str, row: Any) -> None:
             axes.plot(end, y, marker=">", color=INK, clip_on=False)
         if np.isfinite(row.value):
             axes.plot(row.value, y, markersize=7, zorder=3, **look)
-        text = " ".join("∞" if np.isinf(x) else f"{x:,.0f}" for x in (row.value, row.ci_low, row.ci_high))
-        text = "{} [{}, {}]".format(*text.split())
+        shown = ["∞" if np.isinf(x) else f"{x:,.0f}" for x in (row.value, row.ci_low, row.ci_high)]
+        text = "{} [{}, {}]".format(*shown)
     axes.text(1.03, y, text, transform=axes.get_yaxis_transform(), va="center")
 
 

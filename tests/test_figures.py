@@ -422,6 +422,7 @@ def test_cost_where_no_more_is_solved_than_lost_has_no_end():
     shown = texts(figures.cost(frame))
     assert "no gain" in shown
     assert f"∞ [{rows.ci_low['bo3']:,.0f}, ∞]" in shown
+    assert texts(figures.cost(frame.assign(gain=0))).count("no gain") == len(rows)
 
 
 def test_losses_draws_a_curve_a_model():
