@@ -142,6 +142,11 @@ class Outcomes:
         """The ids of the drafts that are to be shown."""
         return list(self.drafts.index[SHOW[show](self)])
 
+    def telling(self, show: str) -> list[str]:
+        """The same; those whose first step is wrong come last, where that is known, since less can be seen of them."""
+        first = () if self.exact is None else self.exact.query("step == 1 and label == 0")["sample_id"].tolist()
+        return sorted(self.chosen(show), key=lambda sample_id: sample_id in first)
+
 
 SHOW: dict[str, Callable[[Outcomes], pd.Series]] = {
     "all drafts": lambda o: o.right | ~o.right,
@@ -194,10 +199,9 @@ def example(
 def worked_example(
     lab: Replication, split: str, show: str, columns: Sequence[str], answers: Sequence[str] = (), number: int = 0
 ) -> Figure:
-    """The draft ``number`` of those that ``show`` (of :data:`SHOW`) chooses, as a figure; see :func:`example`. Drafts
-    whose first error is not their first step come first, since more can be seen of them."""
+    """The draft ``number`` of those that ``show`` (of :data:`SHOW`) chooses, as a figure; see :func:`example`."""
     outcomes = Outcomes(lab, split)
-    chosen = sorted(outcomes.chosen(show), key=lambda sample_id: outcomes.true_errors[sample_id] == 1)
+    chosen = outcomes.telling(show)
     if number >= len(chosen):
         return _canvas(0.4, f"There are {len(chosen)} drafts of this kind: {show}.")[0]
     return draw(example(outcomes, chosen[number], columns, answers))
@@ -207,7 +211,7 @@ def rollouts_of(lab: Replication, split: str, show: str) -> pd.DataFrame:
     """Of the first such draft, some rollouts from its last step before the first error: how often each was written,
     whether its answer is right, and whether it uses what the steps before it computed."""
     outcomes = Outcomes(lab, split)
-    chosen = sorted(outcomes.chosen(show), key=lambda sample_id: outcomes.true_errors[sample_id] == 1)
+    chosen = outcomes.telling(show)
     rollouts = outcomes.evaluated.draft_set.rollouts.read()
     step = max(outcomes.true_errors[chosen[0]] - 1, 1) if chosen else 0
     of_step = rollouts[rollouts["sample_id"].isin(chosen[:1]) & (rollouts["step"] == step)]
@@ -294,7 +298,7 @@ def score_colour(score: float) -> str:
 
 def text_colour(score: float) -> str:
     """Of a score on its colour: the one of the two that is read better."""
-    return "white" if score < 0.22 else INK
+    return "white" if score < 0.24 else "black"
 
 
 def _cell(axes: Axes, left: float, top: float, deep: float, column: str, value: object, first_error: bool) -> None:
