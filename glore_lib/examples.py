@@ -89,6 +89,8 @@ class Outcomes:
         self.evaluated: Evaluated = getattr(lab, split)
         # The draft set's own, without its rollouts.
         self._drafts = sample_solutions(lab.run, lab.student, split, 1, 0.0, f"greedy-{lab.student.policy}")
+        self._columns: dict[str, pd.Series] = {}
+        self._refinements: dict[str, pd.DataFrame] = {}
 
     @cached_property
     def drafts(self) -> pd.DataFrame:
@@ -109,11 +111,19 @@ class Outcomes:
         labels = self.evaluated.draft_set.labels if self.exact is None else self.exact
         return self._of_all(step_labels.first_errors(labels), 0)
 
-    @cached_property
-    def right_rollouts(self) -> pd.Series:
-        """By sample and step: "3/8"."""
-        rollouts = self.evaluated.draft_set.rollouts.read().groupby(["sample_id", "step"])["is_correct"]
-        return rollouts.agg(lambda right: f"{right.sum()}/{len(right)}")
+    def column(self, name: str) -> pd.Series:
+        """Of every step (index ``sample_id``, ``step``): ``exact`` (its label, where known), ``right`` (of its
+        rollouts, as "3/8"), or the score by a reward model."""
+        if name not in self._columns:
+            steps = ["sample_id", "step"]
+            if name == "right":
+                rollouts = self.evaluated.draft_set.rollouts.read().groupby(steps)["is_correct"].agg(["sum", "count"])
+                self._columns[name] = rollouts["sum"].astype(str) + "/" + rollouts["count"].astype(str)
+            elif name == "exact":
+                self._columns[name] = self.exact.set_index(steps)["label"]
+            else:
+                self._columns[name] = self.scores(name).set_index(steps)["score"]
+        return self._columns[name]
 
     def scores(self, kind: str) -> pd.DataFrame:
         return self.evaluated.scores[kind].read()
@@ -129,7 +139,10 @@ class Outcomes:
 
     def refinements(self, kind: str) -> pd.DataFrame:
         """The records of one kind of refinement, by ``sample_id``."""
-        return self.evaluated.refined[kind].read().set_index("sample_id").loc[self.drafts.index]
+        if kind not in self._refinements:
+            made = self.evaluated.refined[kind].read().set_index("sample_id")
+            self._refinements[kind] = made.loc[self.drafts.index]
+        return self._refinements[kind]
 
     def refined(self, kind: str) -> pd.Series:
         """Whether it is right."""
@@ -172,16 +185,9 @@ def example(
     question = outcomes.run.questions(outcomes.split)[draft["question_id"]]
     texts = split_steps(draft["text"])
     steps = pd.DataFrame({"text": pd.Series(texts, dtype=object)}).set_axis(np.arange(1, len(texts) + 1))
-    for column in columns:
-        if column == "right":
-            values = outcomes.right_rollouts
-        elif column == "exact":
-            if outcomes.exact is None:
-                continue
-            values = outcomes.exact.set_index(["sample_id", "step"])["label"]
-        else:
-            values = outcomes.scores(column).set_index(["sample_id", "step"])["score"]
-        steps[column] = [values[sample_id, step] for step in steps.index]
+    for name in columns:
+        if name != "exact" or outcomes.exact is not None:
+            steps[name] = [outcomes.column(name)[sample_id, step] for step in steps.index]
     shown, marked = [Answer("draft", draft["text"], draft["final_answer"], bool(draft["is_correct"]))], 0
     for name in answers:
         if name == "reference":
