@@ -1,5 +1,6 @@
 """What the notebooks show of a :class:`glore_lib.replication.Replication`: frames and figures to be looked at."""
 
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from glore_lib.solutions import mark_bad, split_steps
 from glore_lib.store import Artifact
 from glore_lib.students import Student, sample_solutions
 
+DEAREST = 12  # artifacts whose costs are shown one by one
 TABLE_METRICS = {
     "table1": (
         "step_accuracy", "step_false_positive_rate", "step_false_negative_rate", "step_accuracy_difference",
@@ -84,20 +86,22 @@ def percent(estimate: st.Estimate) -> str:
     return f"{100 * estimate.value:.1f} [{100 * estimate.ci_low:.1f}, {100 * estimate.ci_high:.1f}]"
 
 
-def wrong_drafts(lab: Replication, count: int) -> list[pd.DataFrame]:
-    """The first wrong drafts of the validation split: their steps with the exact label where it is known."""
-    drafts = sample_solutions(lab.run, lab.student, "validation", 1, 0.0, f"greedy-{lab.student.policy}").read()
-    wrong = drafts[~drafts["is_correct"]].head(count)
-    exact = step_labels.exact_labels(lab.run, wrong, "validation")
-    questions = lab.run.questions("validation")
-    frames = []
-    for draft in wrong.itertuples():
-        steps = [questions[draft.question_id].question, *split_steps(draft.text)]
-        labels = [""] * len(steps)
-        if exact is not None:
-            labels[1:] = exact.loc[exact["sample_id"] == draft.sample_id, "label"].astype(str)
-        frames.append(pd.DataFrame({"label": labels, "text": steps}))
-    return frames
+def questions(lab: Replication, count: int) -> None:
+    """Prints the first training questions with their reference solutions."""
+    for question in list(lab.run.questions("train").values())[:count]:
+        print(_wrapped(f"{question.question}\n{question.reference_solution}"), end="\n\n")
+
+
+def _wrapped(text: str) -> str:
+    return "\n".join(textwrap.fill(line, 110) for line in text.split("\n"))
+
+
+def costs(run: Run, stage: str) -> pd.DataFrame:
+    """What a notebook made or read, with seconds and tokens, the dearest first; reports it for the manifest."""
+    used = run.finish(stage).sort_values("seconds", ascending=False, kind="stable").set_index("artifact")
+    shown = used.head(DEAREST)
+    rest = used.iloc[DEAREST:].sum().to_frame(f"{len(used) - len(shown)} more").T if len(used) > DEAREST else None
+    return pd.concat([shown, rest, used.sum().to_frame("all").T]).round(1)
 
 
 def sample_counts(data: StepData) -> pd.DataFrame:
@@ -176,7 +180,7 @@ def rollout_example(lab: Replication) -> pd.DataFrame:
     if exact is not None:
         frame["exact"] = exact.set_index("step")["label"]
     frame.index.name = "step"
-    print(lab.run.questions("train")[question_id].question)
+    print(_wrapped(lab.run.questions("train")[question_id].question))
     return frame
 
 
@@ -221,13 +225,8 @@ def pair_examples(lab: Replication) -> pd.DataFrame:
     shown = pairs[(pairs["kind"] == "global") | (pairs["first_error"] > 1)].groupby("kind").head(1)
     for pair in shown.itertuples():
         draft = mark_bad(split_steps(pair.draft), pair.first_error)
-        print(
-            f"--- {pair.kind}",
-            lab.run.questions("train")[pair.question_id].question,
-            draft,
-            "-> " + pair.target,
-            sep="\n",
-        )
+        question = lab.run.questions("train")[pair.question_id].question
+        print(_wrapped(f"--- {pair.kind}\n{question}\n{draft}\n-> {pair.target}"))
     return shown[["kind", "first_error"]]
 
 

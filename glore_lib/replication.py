@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from math import isnan
 
-import numpy as np
 import pandas as pd
 
 from glore_lib import refinement, reward_models, step_labels, students
@@ -335,18 +334,3 @@ class Evaluated:
                 }
             )
         return pd.DataFrame(rows).set_index("locator")
-
-    def examples(self, count: int) -> list[pd.DataFrame]:
-        """Wrong drafts, a row a step: its text, exact label, and score by each reward model."""
-        drafts = self.drafts.read()
-        wrong = drafts[~drafts["is_correct"]]["sample_id"].head(count)
-        exact = self.draft_set.exact if self.draft_set.exact is not None else self.draft_set.labels
-        label = exact.set_index(["sample_id", "step"])["label"]
-        columns = {k: a.read().set_index(["sample_id", "step"])["score"] for k, a in self.scores.items()}
-        frames = []
-        for sample_id in wrong:
-            steps = students.split_steps(drafts.set_index("sample_id").loc[sample_id, "text"])
-            index = pd.MultiIndex.from_arrays([[sample_id] * len(steps), np.arange(1, len(steps) + 1)])
-            frame = pd.DataFrame({"step": steps, "label": label.reindex(index).to_numpy()})
-            frames.append(frame.assign(**{k: s.reindex(index).round(2).to_numpy() for k, s in columns.items()}))
-        return frames

@@ -1,5 +1,8 @@
 """The notebooks: tidy as they are kept, and all of them executed, in order, on reduced parameters."""
 
+import re
+import struct
+from base64 import b64decode
 from pathlib import Path
 
 import nbformat
@@ -8,17 +11,74 @@ import pytest
 
 from glore_lib.check import check
 from glore_lib.params import read_yaml
-from glore_lib.pipeline import ROOT, STAGES, Pipeline
+from glore_lib.pipeline import FIGURES, ROOT, STAGES, Pipeline
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+RENDERED = sorted((ROOT / "results").glob("*/*/0*.ipynb"))
+LINES, COLUMNS, INCHES = 45, 130, 8.2  # of an output on a screen
+DPI = 100  # of pictures in notebooks: matplotlib's
 REDUCED = read_yaml((Path(__file__).parent / "reduced.yaml").read_text())
 
 
-def test_the_notebooks_are_the_stages():
-    assert [path.stem for path in NOTEBOOKS] == list(STAGES)
+def test_the_notebooks_are_the_stages_and_the_explorer():
+    assert [path.stem for path in NOTEBOOKS] == [*STAGES, "explorer"]
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def name(path: Path) -> str:
+    return path.stem if path in NOTEBOOKS else f"{path.parent.name}/{path.stem}"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
+def test_a_notebook_opens_with_its_question_and_where_in_the_paper(path: Path):
+    first = nbformat.read(path, as_version=4).cells[0]
+    assert first.cell_type == "markdown" and first.source.startswith("# ")
+    if path.stem != FIGURES:
+        assert re.search(r"\*\*Question\.\*\* .+\?", first.source)
+        assert re.search(r"\(Paper, section", first.source)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
+def test_no_result_stands_in_the_text(path: Path):
+    """A notebook is true of any run: numbers are computed. 95 % is what every interval covers."""
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "markdown":
+            assert not re.search(r"\d\s?%|= ?0?\.\d|\d+\.\d+ points", cell.source.replace("95 %", "")), cell.source
+
+
+@pytest.mark.parametrize("path", [path for path in NOTEBOOKS if path.stem in list(STAGES)[:5]], ids=name)
+def test_a_notebook_shows_examples_and_says_what_was_found(path: Path):
+    cells = nbformat.read(path, as_version=4).cells
+    sources = [cell.source for cell in cells if cell.cell_type == "code"]
+    assert any("examples.worked_example(" in source for source in sources)
+    found = next(i for i, cell in enumerate(cells) if cell.source == "## What was found")
+    assert cells[found + 1].source.startswith("findings.tell(")
+
+
+def test_the_report_gets_some_examples():
+    cells = nbformat.read(ROOT / "notebooks" / "05_evaluation.ipynb", as_version=4).cells
+    tagged = [cell for cell in cells if "report-example" in cell.metadata.get("tags", [])]
+    assert 1 <= len(tagged) <= 2 and all("worked_example" in cell.source for cell in tagged)
+
+
+@pytest.mark.parametrize("path", RENDERED, ids=name)
+def test_every_output_fits_a_screen(path: Path):
+    for cell in nbformat.read(path, as_version=4).cells:
+        for output in cell.get("outputs", []):
+            assert output.output_type in ("stream", "display_data", "execute_result")
+            assert output.get("name") != "stderr", output.text  # no warnings, no progress bars
+            data = output.get("data", {})
+            if "image/png" in data:
+                png = b64decode(data["image/png"])
+                width, height = struct.unpack(">II", png[16:24])
+                assert height <= INCHES * DPI and width <= 12 * DPI, cell.source
+                continue
+            lines = output.get("text", data.get("text/plain", "")).splitlines()
+            assert len(lines) <= LINES, cell.source
+            if output.output_type == "stream":
+                assert all(len(line) <= COLUMNS for line in lines), cell.source
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
 def test_notebooks_are_kept_without_outputs_and_with_short_cells(path: Path):
     cells = nbformat.read(path, as_version=4).cells
     for cell in (cell for cell in cells if cell.cell_type == "code"):

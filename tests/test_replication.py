@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from glore_lib import display, figures, training
+from glore_lib import display, examples, figures, findings, training
 from glore_lib.evaluation import written_tokens
 from glore_lib.replication import KINDS, Replication
 from glore_lib.run import Run
@@ -146,10 +146,6 @@ def test_what_notebooks_show_beside_the_numbers(scripted, tiny_base, monkeypatch
     assert none.index.tolist() == ["orm", "sorm", "oracle"]
     drafts = lab.test.drafts.read()
     assert none.loc["oracle"].tolist() == [drafts["is_correct"].sum(), 0]  # the truth sees errors in wrong drafts only
-    frames = lab.test.examples(2)
-    wrong = drafts[~drafts["is_correct"]].head(2)
-    assert ["\n".join(frame["step"]) for frame in frames] == wrong["text"].str.strip().tolist()
-    assert all(frame[["label", *KINDS]].notna().all(axis=None) for frame in frames)
 
 
 def test_the_resampled_answers_are_the_first_of_the_three(scripted, tiny_base, monkeypatch):
@@ -245,7 +241,7 @@ def show(lab: Replication) -> None:
     display.losses(lab.student.model, lab.refiner, *lab.reward_models.values(), *lab.sft_reward_models.values())
     display.losses(lab.reward_models["balanced_orm"])
     display.training(*lab.reward_models.values())
-    display.wrong_drafts(lab, 2)
+    display.questions(lab, 2)
     display.sample_counts(lab.data)
     display.label_counts(lab, *kinds)
     display.rollout_example(lab)
@@ -257,7 +253,11 @@ def show(lab: Replication) -> None:
     display.reward_model_table(lab, "test", *kinds)
     display.pessimism(lab, "test", *kinds)
     display.table(lab.numbers, ["accuracy"])
-    lab.test.examples(2)
+    for show in examples.SHOW:
+        examples.worked_example(lab, "test", show, ["exact", "right", *kinds], ["reference", *examples.REFINEMENTS])
+        examples.rollouts_of(lab, "test", show)
+    for found in (findings.students, findings.orm, findings.sorm, findings.refiners, findings.evaluation):
+        findings.tell(found(lab))
     lab.test.no_error_found()
 
 

@@ -1,8 +1,10 @@
 """No one is let in: no code from models or files, no file outside the run's folders, no network, no secret written."""
 
 import ast
+import io
 import json
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
@@ -12,12 +14,13 @@ import pandas as pd
 import pytest
 import torch
 
-from glore_lib import display, models
+from glore_lib import display, examples, models
 from glore_lib.models import load_model, load_tokenizer, smollm2_gguf
 from glore_lib.params import Params, ParamsError, Section, _section, load_params
 from glore_lib.pipeline import ROOT
 from glore_lib.replication import Replication
 from glore_lib.sampling import Completion
+from test_examples import an_example
 from test_pipeline import clone, two_stages  # noqa: F401 fixtures
 from test_replication import SETTINGS, script
 from tiny import TINY, Scripted, open_tiny
@@ -193,7 +196,7 @@ def test_what_a_model_writes_stays_text_in_a_rendered_notebook(tiny_base, tmp_pa
     monkeypatch.setattr(sampler, "_completion", lambda text: Completion(text, True, (1, 2, 3)))
     monkeypatch.setattr(type(run), "sampler", lambda self, source: sampler)
     lab = Replication(run)
-    shown = [*display.wrong_drafts(lab, 1), display.rollout_example(lab), display.stepwise(lab)]
+    shown = [display.rollout_example(lab), display.stepwise(lab), examples.rollouts_of(lab, "test", "all drafts")]
     for frame in shown:
         html = frame._repr_html_()
         assert "script" in html and "<script" not in html and "<img" not in html
@@ -201,8 +204,27 @@ def test_what_a_model_writes_stays_text_in_a_rendered_notebook(tiny_base, tmp_pa
         reliability("model text: <script>, Markdown, formulas", "stays text in rendered notebooks")
 
 
+def test_text_in_a_figure_is_no_formula():
+    figure = examples.draw(an_example(r"$\frac{1}{2}$ \alpha_1^2 _x_ 中"))
+    shown = [text for text in figure.axes[0].texts if "frac" in text.get_text()]
+    assert shown and not any(text.get_parse_math() for text in figure.axes[0].texts)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # such as that the font has no such sign
+        figure.savefig(io.BytesIO(), format="png")
+
+
+def test_only_the_explorer_writes_html_and_it_escapes_what_it_is_given():
+    tree = code(ROOT / "glore_lib" / "explorer.py")
+    html = {node.name: node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+    for function in ("view", "_cell", "_answer_view"):
+        for node in (n for n in ast.walk(html[function]) if isinstance(n, ast.FormattedValue)):
+            shown = ast.unparse(node.value)
+            text = (".text", "question", "answer.", "verdict", "step)", "row['text']")
+            assert "escape(" in shown or not any(word in shown for word in text), shown
+
+
 def test_notebooks_show_model_text_by_frames_and_print_alone():
-    for path in (path for path in SOURCES if path.suffix == ".ipynb" or path.name == "display.py"):
+    for path in (p for p in SOURCES if p.suffix == ".ipynb" or p.name in ("display.py", "examples.py", "findings.py")):
         names = {getattr(node, "attr", getattr(node, "id", "")) for node in ast.walk(code(path))}
         assert not names & {"HTML", "Markdown", "Latex", "Javascript", "SVG", "to_html", "style"}, path.name
 
