@@ -1,8 +1,8 @@
 """The appendix: labels against people (paper, appendix G), value-based refinement (appendix J), and ablations.
 
 The paper's appendix is not at hand: what is compared follows the main text's words on it. Every experiment returns a
-``numbers`` frame (see :data:`glore_lib.store.SCHEMAS`), in which ``metric@x`` is a metric at a point of a sweep; what it
-samples and scores is kept as that of the notebooks is. What could be tuned is tried on the validation split.
+``numbers`` frame (see :data:`glore_lib.store.SCHEMAS`), in which ``metric@x`` is a metric at a point of a sweep; what
+it samples and scores is kept as that of the other notebooks is. What could be tuned is tried on the validation split.
 """
 
 from collections.abc import Mapping, Sequence
@@ -38,7 +38,17 @@ RULES = {
     "consistent_alone": (False, True),
     "consistent": (True, True),
 }
+JUDGES = {"exact": "the exact labels", "human": "people"}
 QUALITY = ("label_precision", "label_recall", "label_accuracy")
+TWICE = {"global_twice": "global", "local+sorm_twice": "local+sorm", "global_then_local+sorm": "global"}
+REFINED = ("draft", "global", "local")
+SAMPLED = tuple(f"sample{i}" for i in range(5))
+POOLS = {"refined": (*REFINED, *SAMPLED[:3]), "sampled": ("draft", *SAMPLED)}
+CHOICE_PAIRS = (
+    ("gated_global", "greedy"), ("gated_local+sorm", "greedy"), ("reranked", "gated_global"),
+    ("reranked", "gated_local+sorm"), ("refined_weighted", "reranked"), ("refined_weighted", "refined_orm"),
+    ("refined_weighted", "refined_vote"), ("refined_weighted", "sampled_weighted"), ("refined_orm", "sampled_orm"),
+)  # fmt: skip
 
 
 # Appendix G: labels by rollouts, and reward models, against someone who knows
@@ -117,22 +127,20 @@ def _first_errors(
         outcomes = {
             "accuracy": hits[method], "early": (at > 0) & (at < truth), "late": at > truth, "missed": at == 0,
         }  # fmt: skip
-        numbers += [
-            tables.row(method, f"first_error_{name}{suffix}", st.proportion(o)) for name, o in outcomes.items()
-        ]
-    return numbers + _compared(tables, hits, pairs, f"first_error_accuracy{suffix}")
+        numbers += [tables.row(method, f"first_error_{name}{suffix}", st.proportion(o)) for name, o in outcomes.items()]
+    return numbers + _compared(tables, hits, pairs, "first_error_accuracy", suffix)
 
 
 def _compared(
-    tables: Tables, hits: Mapping[str, ArrayLike], pairs: Sequence[tuple[str, str]], metric: str
-) -> Numbers:  # fmt: skip
+    tables: Tables, hits: Mapping[str, ArrayLike], pairs: Sequence[tuple[str, str]], metric: str, suffix: str = ""
+) -> Numbers:
     """The paired difference of each pair a, b of methods, one outcome a question, and McNemar's p value."""
     numbers = []
     for a, b in pairs:
         difference = st.paired_difference(hits[a], hits[b], seed=tables.seed)
         p = st.Estimate(st.mcnemar_p(hits[a], hits[b]), nan, nan, difference.n) if difference.n else st.NO_DATA
-        numbers.append(tables.row(f"{a}-{b}", f"{metric}_difference", difference))
-        numbers.append(tables.row(f"{a}-{b}", f"{metric}_difference_p", p))
+        numbers.append(tables.row(f"{a}-{b}", f"{metric}_difference{suffix}", difference))
+        numbers.append(tables.row(f"{a}-{b}", f"{metric}_difference{suffix}_p", p))
     return numbers
 
 
@@ -201,7 +209,7 @@ def label_rules(lab: Replication) -> pd.DataFrame:
             numbers += _quality(tables, method, labels, exact)
             if rule == "consistent":
                 for step, of_step in labels.groupby("step"):
-                    numbers.append(_positive(tables, method, f"positive_labels@{step}", of_step))
+                    numbers.append(_positive(tables, method, f"positive_labels_of_step@{step}", of_step))
     return pd.DataFrame(numbers)
 
 
@@ -284,8 +292,8 @@ def thresholds(lab: Replication, ts: Sequence[float]) -> pd.DataFrame:
 
 
 def chosen_thresholds(swept: pd.DataFrame, usual: float) -> dict[str, float]:
-    """For each locator the T of :func:`thresholds` that fixes most wrong drafts, of equals the one nearest to the usual;
-    the usual one where there was no wrong draft."""
+    """For each locator the T of :func:`thresholds` that fixes most wrong drafts, of equals the one nearest to the
+    ``usual`` one; that one where there was no wrong draft."""
     shares = swept[swept["metric"].str.startswith("fixed_fraction@") & (swept["n"] > 0)]
     shares = shares.assign(t=shares["metric"].str.partition("@")[2].astype(float))
     best = shares.assign(far=(shares["t"] - usual).abs()).sort_values(["value", "far"], ascending=[False, True])
@@ -304,18 +312,17 @@ def refined_otherwise(lab: Replication, ts: Mapping[str, float]) -> pd.DataFrame
     refined = once | refine(run, lab.refiner, test.drafts, "test", tuned)
     refined |= refine(run, lab.refiner, once["global"], "test", {"global_twice": Guide()})
     threshold = run.params.reward_models.threshold
-    for first, second in (("local+sorm", "local+sorm_twice"), ("global", "global_then_local+sorm")):
-        scores = _scored(test, "sorm", once[first], first)
-        guide = Guide(_located(test, scores, threshold))
-        refined |= refine(run, lab.refiner, once[first], "test", {second: guide})
+    for kind in ("local+sorm_twice", "global_then_local+sorm"):
+        first = once[TWICE[kind]]
+        guide = Guide(_located(test, _scored(test, "sorm", first, TWICE[kind]), threshold))
+        refined |= refine(run, lab.refiner, first, "test", {kind: guide})
     right = _right(test.drafts, refined)
     wrong = right[~right["greedy"]]
     numbers: Numbers = []
     for kind in refined:
         numbers.append(lab.tables.row(kind, "fixed_fraction", st.proportion(wrong[kind])))
         numbers.append(lab.tables.row(kind, "accuracy_all_drafts", st.proportion(right[kind])))
-    pairs = [(f"local+{locator}_tuned", f"local+{locator}") for locator in ts]
-    pairs += [("global_twice", "global"), ("local+sorm_twice", "local+sorm"), ("global_then_local+sorm", "global")]
+    pairs = [*((f"local+{locator}_tuned", f"local+{locator}") for locator in ts), *TWICE.items()]
     return pd.DataFrame(numbers + _compared(lab.tables, wrong, pairs, "fixed_fraction"))
 
 
@@ -327,13 +334,6 @@ def _located(split: Evaluated, scores: Artifact, threshold: float) -> pd.Series:
 def _scored(split: Evaluated, kind: str, answers: Artifact, name: str) -> Artifact:
     model = split.replication.reward_models[kind]
     return score_steps(split.run, model, f"{kind}-{name}", answers.read(), split.split, answers)
-
-
-# Who picks: gates and votes
-
-REFINED = ("draft", "global", "local")
-SAMPLED = tuple(f"sample{i}" for i in range(5))
-POOLS = {"refined": (*REFINED, *SAMPLED[:3]), "sampled": ("draft", *SAMPLED)}
 
 
 def choices(lab: Replication) -> pd.DataFrame:
@@ -355,12 +355,8 @@ def choices(lab: Replication) -> pd.DataFrame:
                 for q in right.index
             ]  # fmt: skip
     numbers = [lab.tables.row(method, "accuracy", st.proportion(outcomes)) for method, outcomes in hits.items()]
-    pairs = [("gated_global", "greedy"), ("gated_local+sorm", "greedy"), ("reranked", "gated_global"),
-             ("reranked", "gated_local+sorm"), ("refined_weighted", "reranked"), ("refined_weighted", "refined_orm"),
-             ("refined_weighted", "refined_vote"), ("refined_weighted", "sampled_weighted"),
-             ("refined_orm", "sampled_orm")]  # fmt: skip
     numbers.append(lab.tables.row("orm", "drafts_doubted", st.proportion(doubted)))
-    return pd.DataFrame(numbers + _compared(lab.tables, hits, pairs, "accuracy"))
+    return pd.DataFrame(numbers + _compared(lab.tables, hits, CHOICE_PAIRS, "accuracy"))
 
 
 def _answers(lab: Replication) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
@@ -402,3 +398,146 @@ def is_right_vote(answers: Sequence[str], right: Sequence[bool], weights: Sequen
             votes[answer] = votes.get(answer, 0.0) + weight
     winner = max(votes, key=lambda answer: votes[answer], default="")
     return any(r for a, r in zip(answers, right, strict=True) if a and a == winner)
+
+
+# What the notebooks show and keep
+
+
+def table(numbers: pd.DataFrame, *metrics: str) -> pd.DataFrame:
+    """Numbers to read: a row a method, "value [low, high] (n)" in per cent; p values as they are."""
+    return wide(numbers, list(metrics))
+
+
+def sweep_table(numbers: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """``metric@x`` to read: a row a method, a column an x."""
+    return wide(numbers, [m for m in numbers["metric"].unique() if m.startswith(f"{metric}@")])
+
+
+def save(figure: Figure, name: str, out: str, *numbers: pd.DataFrame) -> Figure:
+    """Writes a figure as PNG and SVG, and all numbers of its experiment as CSV, into the folder ``out``."""
+    figures.save(figure, pd.concat(numbers, ignore_index=True), Path(out), name)
+    return figure
+
+
+def judge_suffix(numbers: pd.DataFrame) -> str:
+    """What the metrics of :func:`label_quality` end in that are against the judge; nothing where there is none."""
+    metrics = set(numbers["metric"])
+    return next((f"_{judge}" for judge in JUDGES if f"first_error_accuracy_{judge}" in metrics), "")
+
+
+@dataclass(frozen=True)
+class Told:
+    """Numbers in words: "not known" where there is none, or nothing to count."""
+
+    numbers: pd.DataFrame
+
+    def value(self, method: str, metric: str) -> str:
+        row = self._row(method, metric)
+        return f"{_percents(row)} (n = {row.n:,})" if row else "not known"
+
+    def difference(self, a: str, b: str, metric: str, suffix: str = "") -> str:
+        """a - b in points, and on which side of 0 its interval lies."""
+        row = self._row(f"{a}-{b}", f"{metric}_difference{suffix}")
+        if row is None:
+            return "not known"
+        verdict = "more" if row.ci_low > 0 else "less" if row.ci_high < 0 else "no clear difference"
+        return f"{_percents(row, sign='+', unit='points')}, {verdict}"
+
+    def _row(self, method: str, metric: str) -> Any:
+        rows = self.numbers[(self.numbers["method"] == method) & (self.numbers["metric"] == metric)]
+        return next(rows[rows["n"] > 0].itertuples(), None)
+
+
+def _percents(row: Any, sign: str = "", unit: str = "%") -> str:
+    value, low, high = (100 * number + 0.0 for number in (row.value, row.ci_low, row.ci_high))
+    return f"{value:{sign}.1f} {unit} [{low:.1f}, {high:.1f}]"
+
+
+def found_label_quality(numbers: pd.DataFrame) -> list[str]:
+    """What :func:`label_quality` found, a sentence each."""
+    told = Told(numbers)
+    suffix = judge_suffix(numbers)
+    lines = [
+        f"The judge: {JUDGES.get(suffix[1:], 'labels by rollouts, for nobody else judged the steps of this task')}."
+    ]
+    if suffix:
+        lines += [
+            f"Positive labels by rollouts that are right: raw {told.value('raw', 'label_precision')}, after "
+            f"post-processing 1 and 2 {told.value('consistent', 'label_precision')}.",
+            f"Right steps that they find: raw {told.value('raw', 'label_recall')}, after post-processing "
+            f"{told.value('consistent', 'label_recall')}.",
+            "First errors put where the judge puts them, labels by rollouts: raw "
+            f"{told.value('raw', f'first_error_accuracy{suffix}')}, after post-processing "
+            f"{told.value('consistent', f'first_error_accuracy{suffix}')}.",
+        ]
+    for kind, name in (("orm", "ORM"), ("balanced_orm", "balanced ORM"), ("sorm", "SORM")):
+        lines.append(
+            f"The {name} judges {told.value(kind, f'step_accuracy{suffix}')} of the steps as the judge does, and puts "
+            f"{told.value(kind, f'first_error_accuracy{suffix}')} of the first errors in their place."
+        )
+    return [
+        *lines,
+        f"SORM − ORM: steps {told.difference('sorm', 'orm', 'step_accuracy', suffix)}; first errors "
+        f"{told.difference('sorm', 'orm', 'first_error_accuracy', suffix)}.",
+    ]
+
+
+def found_value_refinement(numbers: pd.DataFrame) -> list[str]:
+    """What :func:`value_refinement` found, a sentence each."""
+    told, lines = Told(numbers), []
+    ways = [way for way in ("", "_forced", "_free") if f"value+orm{way}" in set(numbers["method"])]
+    for locator in LOCATORS:
+        for way in ways:
+            value, process = f"value+{locator}{way}", f"local+{locator}{way}"
+            lines.append(
+                f"{value} fixes {told.value(value, 'fixed_fraction')} of the wrong drafts, {process} "
+                f"{told.value(process, 'fixed_fraction')}: {told.difference(value, process, 'fixed_fraction')}."
+            )
+        places = [told.value(f"value+{locator}", f"first_error_{p}_exact") for p in ("accuracy", "early", "late")]
+        lines.append(
+            f"value+{locator} begins at the true first error in {places[0]}, before it in {places[1]}, after it in "
+            f"{places[2]}."
+        )
+    return lines
+
+
+def found_labels(rules: pd.DataFrame, counts: pd.DataFrame) -> list[str]:
+    """What :func:`label_rules` and :func:`rollout_counts` found, a sentence each."""
+    told, curve = Told(rules), Told(counts)
+    lines = [
+        f"{rule}: positive {told.value(rule, 'positive_labels')}; precision {told.value(rule, 'label_precision')}, "
+        f"recall {told.value(rule, 'label_recall')}."
+        for rule in (*RULES, "consistent+balanced")
+    ]
+    ks = sorted(int(metric.partition("@")[2]) for metric in counts["metric"].unique() if "positive" in metric)
+    for metric in (f"{name}@" for name in ("positive_labels", *QUALITY)):
+        ends = [f"{curve.value('consistent', f'{metric}{k}')} with K = {k}" for k in (ks[0], ks[-2], ks[-1])]
+        lines.append(f"{metric.strip('@').replace('_', ' ')}: {'; '.join(ends)}.")
+    return lines
+
+
+def found_refinement(
+    swept: pd.DataFrame, otherwise: pd.DataFrame, chosen: pd.DataFrame, ts: Mapping[str, float]
+) -> list[str]:
+    """What :func:`thresholds`, :func:`refined_otherwise` and :func:`choices` found, a sentence each."""
+    validation, told, picked = Told(swept), Told(otherwise), Told(chosen)
+    lines = []
+    for locator, t in ts.items():
+        kind = f"local+{locator}"
+        lines.append(
+            f"{kind}: T = {t:g} fixes most on validation, {validation.value(kind, f'fixed_fraction@{t:g}')}. On test "
+            f"it fixes {told.value(f'{kind}_tuned', 'fixed_fraction')}, the usual T "
+            f"{told.value(kind, 'fixed_fraction')}: {told.difference(f'{kind}_tuned', kind, 'fixed_fraction')}."
+        )
+    for twice, once in TWICE.items():
+        lines.append(
+            f"{twice} fixes {told.value(twice, 'fixed_fraction')}, {once} {told.value(once, 'fixed_fraction')}: "
+            f"{told.difference(twice, once, 'fixed_fraction')}."
+        )
+    lines.append(f"The ORM doubts {picked.value('orm', 'drafts_doubted')} of the drafts.")
+    for a, b in CHOICE_PAIRS:
+        lines.append(
+            f"{a} against {b}: {picked.value(a, 'accuracy')} and {picked.value(b, 'accuracy')}, "
+            f"{picked.difference(a, b, 'accuracy')}."
+        )
+    return lines
