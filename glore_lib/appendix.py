@@ -94,8 +94,8 @@ def judged_solutions(lab: Replication) -> Judged:
 def label_quality(lab: Replication) -> pd.DataFrame:
     """Labels by rollouts and the reward models' verdicts against the judge's: steps, and first errors.
 
-    A metric that is against the judge ends in ``_exact`` or ``_human``, one without is against the labels by rollouts.
-    First errors are of the solutions in which the judge, or without one the labels by rollouts, see an error.
+    ``label_…`` are against the judge; so is what ends in ``_exact`` or ``_human``, and else it is against those labels.
+    First errors are of the solutions with a wrong answer in which the judge, or else the labels by rollouts, see one.
     """
     judged, tables = judged_solutions(lab), lab.tables
     solutions, threshold = judged.solutions, lab.run.params.reward_models.threshold
@@ -108,9 +108,16 @@ def label_quality(lab: Replication) -> pd.DataFrame:
         by_rule = {rule: rollout_labels(rollouts, *on) for rule, on in step_labels.POSTPROCESSING.items()}
         found = {rule: first_errors(labels) for rule, labels in by_rule.items()} | found
     suffix = f"_{judged.judge}" if judged.judge else ""
-    numbers += _first_errors(tables, first_errors(truth), found, suffix, [("sorm", "orm"), ("balanced_orm", "orm")])
+    errors = _true_errors(solutions.drafts, truth)
+    numbers += _first_errors(tables, errors, found, suffix, [("sorm", "orm"), ("balanced_orm", "orm")])
     frame = pd.DataFrame(numbers)
     return frame.assign(metric=frame["metric"].str.replace("_exact", suffix))
+
+
+def _true_errors(drafts: Artifact, labels: pd.DataFrame) -> pd.Series:
+    """The first step labelled 0 of each draft that is wrong and has one."""
+    samples, errors = drafts.read(), first_errors(labels)
+    return errors[errors.index.isin(samples.loc[~samples["is_correct"], "sample_id"])]
 
 
 def _first_errors(
@@ -164,16 +171,15 @@ def value_refinement(lab: Replication) -> pd.DataFrame:
     """Of the wrong drafts of the test split: the share fixed from the step after the most valued prefix (``value+…``)
     and from the first step at or below T (``local+…``), both with the prefix left to the refiner and forced on it; and
     where each begins, seen from the true first error."""
-    test, other = lab.test, "free" if lab.run.params.refiner.force_prefix else "forced"
+    test, force = lab.test, lab.run.params.refiner.force_prefix
+    other = "free" if force else "forced"
     begins = {f"local+{k}": errors for k, errors in test.first_errors.items()}
     every = test.drafts.read()["sample_id"]
-    values = {f"value+{k}": best_prefixes(test.scores[k].read()) for k in LOCATORS}
-    begins |= {kind: steps.reindex(every, fill_value=0) for kind, steps in values.items()}
-    guides = {kind: Guide(begins[kind]) for kind in values}
-    guides |= {
-        f"{kind}_{other}": Guide(steps, not lab.run.params.refiner.force_prefix) for kind, steps in begins.items()
-    }
-    refined = {kind: test.refined[kind] for kind in begins if kind in test.refined}
+    values = {f"value+{k}": best_prefixes(test.scores[k].read()).reindex(every, fill_value=0) for k in LOCATORS}
+    guides = {kind: Guide(steps) for kind, steps in values.items()}
+    guides |= {f"{kind}_{other}": Guide(steps, not force) for kind, steps in values.items()}
+    guides[f"local+orm_{other}"] = Guide(begins["local+orm"], not force)
+    refined = {kind: test.refined[kind] for kind in (*begins, f"local+sorm_{other}")}
     refined |= refine(lab.run, lab.refiner, test.drafts, "test", guides)
     right = _right(test.drafts, refined)
     fixed = right[~right["greedy"]].drop(columns="greedy")
@@ -181,7 +187,7 @@ def value_refinement(lab: Replication) -> pd.DataFrame:
     pairs = [(f"value+{k}{way}", f"local+{k}{way}") for way in ("", f"_{other}") for k in LOCATORS]
     numbers += _compared(lab.tables, fixed, pairs, "fixed_fraction")
     if test.draft_set.exact is not None:
-        numbers += _first_errors(lab.tables, first_errors(test.draft_set.exact), begins, "_exact")
+        numbers += _first_errors(lab.tables, _true_errors(test.drafts, test.draft_set.exact), begins | values, "_exact")
     return pd.DataFrame(numbers)
 
 
@@ -225,6 +231,7 @@ def rollout_counts(lab: Replication, drafts: int) -> pd.DataFrame:
     rollouts = step_labels.rollouts(
         exhaustive, lab.student, chosen, "validation", "drafts-validation", [validation.drafts]
     ).read()
+    exhaustive.free()
     exact = step_labels.exact_labels(lab.run, chosen, "validation")
     numbers = []
     for k in (2**i for i in range(most.bit_length()) if 2**i <= most):
@@ -274,7 +281,7 @@ def thresholds(lab: Replication, ts: Sequence[float]) -> pd.DataFrame:
     last = lab.run.params.refiner.no_error_found == "last_step"
     wrong = ~right["greedy"].to_numpy()
     labels = validation.draft_set.labels if validation.draft_set.exact is None else validation.draft_set.exact
-    truth = first_errors(labels)
+    truth = _true_errors(validation.drafts, labels)
     numbers = []
     for t in ts:
         for locator in LOCATORS:
@@ -282,9 +289,8 @@ def thresholds(lab: Replication, ts: Sequence[float]) -> pd.DataFrame:
             at = found.where(found > 0, steps if last else 0)
             column = right.columns.get_indexer(["greedy" if i == 0 else f"from-{i}" for i in at])
             fixed = right.to_numpy()[np.arange(len(right)), column]
-            of_wrong = truth.index.intersection(steps.index[wrong])
             values = {
-                "first_error_accuracy": st.proportion(found[of_wrong] == truth[of_wrong]),
+                "first_error_accuracy": st.proportion(found[truth.index] == truth),
                 "no_error_found": st.proportion(found[wrong] == 0), "fixed_fraction": st.proportion(fixed[wrong]),
             }  # fmt: skip
             numbers += [lab.tables.row(f"local+{locator}", f"{m}@{t:g}", e) for m, e in values.items()]

@@ -27,7 +27,10 @@ def made(tiny_base, tmp_path_factory) -> tuple[Path, dict[str, pd.DataFrame]]:
     with pytest.MonkeyPatch.context() as patch:
         run = open_tiny(tiny_base, store, **SMALL)
         script(run, patch)
-        return store, experiments(Replication(run))
+        lab = Replication(run)
+        found = experiments(lab)
+        assert len(lab.numbers) and len(lab.validation.numbers.read())  # what they are held against
+        return store, found
 
 
 def experiments(lab: Replication) -> dict[str, pd.DataFrame]:
@@ -195,12 +198,13 @@ def test_the_chosen_threshold_fixes_most_and_is_near_the_usual():
     assert appendix.chosen_thresholds(pd.DataFrame(rows), 0.55) == {"orm": 0.6, "sorm": 0.55}
 
 
-def test_refinements_at_the_usual_threshold_and_twice(made, lab):
+def test_refinements_at_the_usual_threshold_and_twice(made, lab, monkeypatch):
     numbers = made[1]["refined_otherwise"]
     assert_same(
         numbers, lab.numbers, ("global", "fixed_fraction"), ("local+sorm", "accuracy_all_drafts"),
         ("local+orm", "fixed_fraction"),
     )  # fmt: skip
+    script(lab.run, monkeypatch)
     usual = appendix.refined_otherwise(lab, {"orm": 0.5, "sorm": 0.5})
     value = values(usual)
     assert value["local+orm_tuned-local+orm", "fixed_fraction_difference"] == 0
