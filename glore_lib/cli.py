@@ -60,9 +60,12 @@ def run(
         list[str] | None, typer.Option("--set", metavar="KEY.SUB=VALUE", help="Override a parameter in every file.")
     ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Replace the results in OUT; artifacts are kept.")] = False,
+    appendix: Annotated[
+        bool, typer.Option("--appendix", help="Also the appendix: labels by people, value-based refinement, ablations.")
+    ] = False,
     artifacts: Artifacts = None,
 ) -> None:
-    """Run notebooks 01-05 for each params file, then 06 over all of them. What is done already is kept.
+    """Run notebooks 01-05 (and the appendix's) for each params file, then 06 over all. What is done already is kept.
 
     Exit codes: 0 done, 1 a notebook failed, 2 bad input, 130 interrupted.
     """
@@ -70,7 +73,7 @@ def run(
         from glore_lib.pipeline import ROOT, Pipeline
 
         pipeline = Pipeline(
-            params, out, artifacts or ROOT / "artifacts", _parse(settings or []), start=start, fresh=fresh
+            params, out, artifacts or ROOT / "artifacts", _parse(settings or []), start, fresh, appendix
         )
         _execute(pipeline)
     typer.echo(f"done: {out}")
@@ -158,7 +161,7 @@ def plan(
     hardware: Annotated[str, typer.Option(help="What runs it: cpu, a100-80gb, h100-80gb or rtx-4090.")] = "cpu",
     accuracy: Annotated[float, typer.Option(help="Share of samples that are assumed right, between 0 and 1.")] = 0.6,
 ) -> None:
-    """Show what a run will take, stage by stage, and what that is estimated from. Nothing is run.
+    """Show what a run will take, stage by stage without the appendix, and what that is estimated from. Nothing is run.
 
     Exit codes: 0 done, 2 bad input.
     """
@@ -211,20 +214,20 @@ class _TimeLeft(ProgressColumn):
 
 
 def _execute(pipeline: Any) -> None:
-    from glore_lib.pipeline import STAGES, Job
+    from glore_lib.pipeline import Job
 
     due = [job for job in pipeline.jobs if job.due]
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f} %"))
     bar = Progress(*columns, TimeElapsedColumn(), _TimeLeft(), console=Console(stderr=True))
-    task = bar.add_task("starting", total=sum(STAGES[job.stage] for job in due))
+    task = bar.add_task("starting", total=sum(job.share for job in due))
     done = 0.0
 
     def progress(job: Job, share: float) -> None:
         nonlocal done
         bar.start()  # where the run is refused, that is all there is to see
-        bar.update(task, description=job.label, completed=done + share * STAGES[job.stage])
+        bar.update(task, description=job.label, completed=done + share * job.share)
         if share == 1.0:
-            done += STAGES[job.stage]
+            done += job.share
             bar.console.print(f"{job.label} rendered", highlight=False)
 
     try:

@@ -41,6 +41,7 @@ class Answer:
 
     @property
     def verdict(self) -> str:
+        """Whether the answer is right, where that is known, and what it is."""
         says = {None: "", True: "right", False: "wrong"}[self.is_correct]
         return ", ".join(part for part in (says, self.final_answer or "no answer") if part)
 
@@ -69,6 +70,7 @@ class Example:
 
     @property
     def draft_steps(self) -> list[str]:
+        """The draft as the refiner reads it, marked where the first error is put."""
         steps = list(self.steps["text"])
         return split_steps(mark_bad(steps, self.marked)) if self.marked else steps
 
@@ -94,10 +96,12 @@ class Outcomes:
 
     @cached_property
     def drafts(self) -> pd.DataFrame:
+        """The split's drafts by ``sample_id``."""
         return self._drafts.read().set_index("sample_id")
 
     @property
     def right(self) -> pd.Series:
+        """Whether each draft is right."""
         return self.drafts["is_correct"]
 
     @cached_property
@@ -126,6 +130,7 @@ class Outcomes:
         return self._columns[name]
 
     def scores(self, kind: str) -> pd.DataFrame:
+        """A reward model's step scores of the drafts."""
         return self.evaluated.scores[kind].read()
 
     def found_errors(self, kind: str) -> pd.Series:
@@ -299,6 +304,7 @@ def _canvas(height: float, text: str = "") -> tuple[Figure, Axes]:
 
 
 def score_colour(score: float) -> str:
+    """The colour of a score in [0, 1], as #rrggbb."""
     return to_hex(COLOURS(float(score)))
 
 

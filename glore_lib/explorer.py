@@ -294,6 +294,7 @@ class Panel(widgets.VBox):
 
     @property
     def explorer(self) -> Explorer:
+        """That of the chosen run, opened when it is first chosen."""
         name = self.run.value
         if name not in self._explorers:
             self._explorers[name] = open_explorer(self._files[name], self._overrides, self._artifacts)

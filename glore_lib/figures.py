@@ -39,6 +39,10 @@ METHOD_COLOURS = {
     "global": "#009E73", "greedy": "#6E6E6E", "greedy_sft": "#6E6E6E", "majority": "#222222",
     "bo3": "#56B4E9", "oracle_bo3": "#56B4E9", "reranked": "#0072B2", "oracle_reranked": "#0072B2",
     "global+local+sorm": "#222222", "resample": "#CC79A7",
+    "value+orm": "#56B4E9", "value+sorm": "#E69F00", "local+oracle": "#222222",
+    "gated_global": "#009E73", "gated_local+sorm": "#D55E00",
+    "refined_orm": "#0072B2", "refined_vote": "#222222", "refined_weighted": "#CC79A7",
+    "sampled_orm": "#0072B2", "sampled_vote": "#222222", "sampled_weighted": "#CC79A7",
 }  # fmt: skip
 METHOD_LABELS = {
     "orm": "ORM", "balanced_orm": "Balanced ORM", "sorm": "SORM", "sorm_raw": "SORM, raw labels",
@@ -49,10 +53,21 @@ METHOD_LABELS = {
     "reranked": "Refined, reranked", "resample": "Fresh sample",
     "oracle_bo3": "Oracle best of 3", "oracle_reranked": "Refined, oracle reranked",
     "raw": "Raw labels", "monotone": "Monotone labels", "consistent": "Consistent labels",
+    "value+orm": "Value + ORM", "value+sorm": "Value + SORM", "local+oracle": "Local + true error",
+    "gated_global": "Global, if ORM doubts", "gated_local+sorm": "Local, if ORM doubts",
+    "refined_orm": "Six with refinements: ORM", "refined_vote": "Six with refinements: vote",
+    "refined_weighted": "Six with refinements: weighted vote",
+    "sampled_orm": "Six samples: ORM", "sampled_vote": "Six samples: vote",
+    "sampled_weighted": "Six samples: weighted vote",
 }  # fmt: skip
+BEGUN = ("local+orm", "local+sorm", "local+oracle", "value+orm", "value+sorm")
+WAYS = [(method, f"{method}_{way}", f", prefix {way}") for method in BEGUN for way in ("forced", "free")]
+METHOD_COLOURS |= {variant: METHOD_COLOURS[method] for method, variant, _ in WAYS}
+METHOD_LABELS |= {variant: METHOD_LABELS[method] + words for method, variant, words in WAYS}
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # those seen well on white
 MARKERS = {"orm": "o", "balanced_orm": "D", "sorm": "s", "sorm_raw": "^", "sorm_consistent": "v", "sorm_balanced": "<"}
 COST_MARKERS = {"local+orm": "D", "local+sorm": "s", "global+local+sorm": "^", "resample": "v", "bo3": "D"}
+SWEPT_MARKERS = {"local+orm": "o", "local+sorm": "s", "raw": "^", "consistent": "v"}
 HATCHES = {"local+orm": "///", "local+sorm": "...", "oracle_bo3": "///", "oracle_reranked": "///"}
 
 RERANKERS = ("orm", "balanced_orm", "sorm", "sorm_raw")
@@ -233,7 +248,8 @@ def label_quality(numbers: pd.DataFrame) -> Figure:
         cells = _cells(drawn)
         for place, method in enumerate(LABEL_RULES):
             for offset, metric in zip((-0.16, 0.16), LABEL_METRICS, strict=True):
-                _dot(axes, place + offset, method, LABEL_METRICS[metric], cells.get((method, metric)))
+                label = LABEL_METRICS[metric]
+                _dot(axes, place + offset, method, label, cells.get((method, metric)), LABEL_MARKERS[label])
         axes.set_yticks(range(len(LABEL_RULES)), ["Raw", "+ monotone", "+ consistent"])
         axes.set_ylim(len(LABEL_RULES) - 0.5, -0.5)
         axes.set_xlabel("Share of steps (%)")
@@ -520,6 +536,64 @@ def losses(curves: Mapping[str, pd.DataFrame]) -> Figure:
     return figure
 
 
+def sweep_rows(numbers: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Of a ``numbers`` frame, the rows of ``metric@x`` that hold a value, with ``x`` as a column."""
+    at = pd.to_numeric(numbers.metric.str.extract(rf"^{metric}@([\d.]+)$", expand=False))
+    rows = numbers.assign(x=at)[at.notna()]
+    return _with_data(rows).sort_values(["method", "x"])
+
+
+@plt.rc_context(STYLE)
+def sweep(numbers: pd.DataFrame, metrics: Mapping[str, str], label: str, log: bool = False) -> Figure:
+    """One run's ``metric@x`` against x: a panel a metric (name -> title), a curve a method. A metric without data has
+    no panel."""
+    panelled = {title: rows for metric, title in metrics.items() if len(rows := sweep_rows(numbers, metric))}
+    figure, panels = _panels(len(panelled), width=4.9, height=3.2)
+    for axes, (title, rows) in zip(panels, panelled.items(), strict=True):
+        xs = sorted(rows.x.unique())
+        methods = list(rows.method.unique())
+        ends = []
+        for place, method in enumerate(methods):
+            curve = rows[rows.method == method]
+            aside = 0.04 * (place - (len(methods) - 1) / 2)  # so that intervals lie side by side
+            x = curve.x * 2**aside if log else curve.x + aside * (xs[-1] - xs[0]) / max(len(xs) - 1, 1)
+            ends.append(_curve(axes, x.to_numpy(), curve, method))
+        if log:
+            axes.set_xscale("log", base=2)
+            axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xticks(xs, [f"{x:g}" for x in xs])
+        axes.set_xlabel(label)
+        axes.set_title(_titled(title, rows))
+        _percent(axes.yaxis)
+        _label_ends(axes, ends, percent=True)
+    return figure
+
+
+def dots_rows(numbers: pd.DataFrame, metrics: Mapping[str, str]) -> pd.DataFrame:
+    """Of a ``numbers`` frame, the rows that :func:`dots` draws."""
+    return numbers[numbers.metric.isin(list(metrics)) & numbers.method.isin(list(METHOD_LABELS))]
+
+
+@plt.rc_context(STYLE | {"axes.grid.axis": "x"})
+def dots(numbers: pd.DataFrame, metrics: Mapping[str, str]) -> Figure:
+    """One run's values with intervals: a panel a metric (name -> title), a row a method in order of appearance."""
+    drawn = _with_data(dots_rows(numbers, metrics))
+    methods, shown = list(drawn.method.unique()), [m for m in metrics if m in set(drawn.metric)]
+    figure, panels = _panels(len(shown), width=4.9, height=1.1 + 0.3 * len(methods), sharey=True)
+    cells = _cells(drawn)
+    for axes, metric in zip(panels, shown, strict=True):
+        for place, method in enumerate(methods):
+            if (method, metric) in cells:
+                _dot(axes, place, method, metric, cells[method, metric], {"marker": "o", "markersize": 7})
+        axes.set_yticks(range(len(methods)), [METHOD_LABELS[method] for method in methods])
+        axes.set_ylim(len(methods) - 0.5, -0.5)
+        axes.set_xlabel("Share (%)")
+        axes.set_title(_titled(metrics[metric], drawn[drawn.metric == metric]))
+        _percent(axes.xaxis)
+        axes.margins(x=0.16)
+    return figure
+
+
 def _runs(numbers: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     """The rows of each run under its title, in order of appearance; the model is named where there are several."""
     several = numbers.model.nunique() > 1
@@ -592,7 +666,7 @@ def _line(method: str) -> dict[str, Any]:
     """How a method's curve is drawn; those of reference have no marker and are broken."""
     if method in REFERENCES:
         return {"color": METHOD_COLOURS[method], "linestyle": DASHED if method == "greedy_sft" else DOTTED}
-    marker = {"marker": MARKERS[method], "markeredgecolor": "white", "markeredgewidth": 0.7}
+    marker = {"marker": (MARKERS | SWEPT_MARKERS)[method], "markeredgecolor": "white", "markeredgewidth": 0.7}
     return {"color": METHOD_COLOURS[method]} | marker
 
 
@@ -609,13 +683,13 @@ def _bar(axes: Axes, x: float, width: float, method: str, row: Any) -> None:
     )  # fmt: skip
 
 
-def _dot(axes: Axes, y: float, method: str, label: str, row: Any) -> None:
+def _dot(axes: Axes, y: float, method: str, label: str, row: Any, marker: Mapping[str, Any]) -> None:
     """A point with its interval and, right of both, its number; a note where there is no row."""
     if row is None:
         axes.text(0.02, y, f"{label}: no data", transform=axes.get_yaxis_transform(), va="center", color=FAINT)
         return
     axes.errorbar(row.value, y, xerr=_reach(row), fmt="none", ecolor=INK, elinewidth=1.1, capsize=3)
-    axes.plot(row.value, y, color=METHOD_COLOURS[method], label=f"{method} {label}", zorder=3, **LABEL_MARKERS[label])
+    axes.plot(row.value, y, color=METHOD_COLOURS[method], label=f"{method} {label}", zorder=3, **marker)
     right = np.nanmax([row.value, row.ci_high])
     axes.annotate(f"{100 * row.value:.1f}", (right, y), (5, 0), textcoords="offset points", va="center")
 

@@ -20,6 +20,8 @@ PAPER, EXPECTED = "The paper", "Expected"
 
 @dataclass(frozen=True)
 class Finding:
+    """A sentence about a run, and whether the paper, or anyone, would have expected another."""
+
     text: str
     surprising: bool = False
 

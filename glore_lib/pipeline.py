@@ -1,4 +1,5 @@
-"""papermill over the notebooks: 01-05 for each params file, then 06 once over all of them; finished ones are kept.
+"""papermill over the notebooks: 01-05 for each params file, after them those of the appendix where they are asked for,
+then 06 once over all of them; finished ones are kept.
 
 A rendered notebook carries the hashes of its parameters, its source and the library in its metadata, so that a second
 run knows what is done, and a reader what a committed result was made with. Between the stages everything lies in the
@@ -35,6 +36,7 @@ from glore_lib.locks import only_run
 from glore_lib.params import Params, ParamsError, digest, load_params
 from glore_lib.store import NOTE, UNFINISHED, checksum, source_digest, write
 from glore_lib.tasks import checked_task
+from glore_lib.tasks.mr_gsm8k import MRGSM8K
 
 LIBRARY = Path(glore_lib.__file__).resolve().parent
 ROOT = LIBRARY.parent
@@ -48,6 +50,12 @@ STAGES = {
     "06_figures": 0.01,
 }
 FIGURES = "06_figures"
+APPENDIX = {
+    "appendix/g_label_quality": 0.02,
+    "appendix/j_value_refinement": 0.05,
+    "appendix/ablation_labels": 0.1,
+    "appendix/ablation_refinement": 0.1,
+}
 FULL = 2**24  # bytes free, of a disk that is full: what failed to be written is removed, and a little fits again
 MANIFEST, REPORT = "manifest.json", "report.html"
 
@@ -82,6 +90,11 @@ class Job:
         """The job as progress and errors name it."""
         return f"{self.run} {self.stage}" if self.run else self.stage
 
+    @property
+    def share(self) -> float:
+        """Its part of the time that a whole run takes."""
+        return (STAGES | APPENDIX)[self.stage]
+
 
 Progress = Callable[[Job, float], None]  # told of a job and the share of it that is done, 1.0 once it is rendered
 
@@ -92,8 +105,8 @@ class Pipeline:
 
     Building one writes nothing, and raises :class:`ParamsError` where the parameters, the data, the stage name or the
     output folder can't be used. ``overrides`` go over every params file, ``start`` names the first stage to execute
-    even if it is done, and ``fresh`` takes away what an earlier run left in ``out``. Artifacts are always kept: they
-    are keyed by what made them.
+    even if it is done, ``fresh`` takes away what an earlier run left in ``out``, and ``appendix`` renders the notebooks
+    of the appendix too. Artifacts are always kept: they are keyed by what made them.
     """
 
     params_files: Sequence[Path]
@@ -102,12 +115,14 @@ class Pipeline:
     overrides: dict[str, Any] = field(default_factory=dict)
     start: str | None = None
     fresh: bool = False
+    appendix: bool = False
     notebooks: Path = field(default_factory=lambda: ROOT / "notebooks")
     runs: dict[str, Params] = field(init=False)
     jobs: list[Job] = field(init=False)
 
     def __post_init__(self) -> None:
-        start = list(STAGES).index(_stage(self.start)) if self.start else len(STAGES)
+        stages = [stage for stage in STAGES if stage != FIGURES] + self._of_appendix + [FIGURES]
+        start = stages.index(_stage(self.start, stages)) if self.start else len(stages)
         self.runs = {}
         for path in self.params_files:
             params = load_params(path, self.overrides)
@@ -117,17 +132,23 @@ class Pipeline:
             self.runs[params.run] = params
         for params in self.runs.values():
             checked_task(params)
+            if self.appendix and params.task.name == "gsm8k":
+                MRGSM8K(params.task.calculator_annotations, params.task.test_questions).check_data({})
         self._earlier = self._check_out()
         self._code = code_hash()
         self.jobs = self._plan()
         for job in self.jobs:
-            job.due = self.fresh or list(STAGES).index(job.stage) >= start or not is_done(job.target, job.hashes)
+            job.due = self.fresh or stages.index(job.stage) >= start or not is_done(job.target, job.hashes)
             # Results that came with a clone are to be made anew: here nothing stands behind them yet.
             job.due |= any(_reported(record) is None for record in self._records(job))
 
+    @property
+    def _of_appendix(self) -> list[str]:
+        return list(APPENDIX) if self.appendix else []
+
     def _record(self, run: str, stage: str) -> Path:
         """Where a stage's last cell leaves the list of its artifacts."""
-        return self.artifacts / "stages" / f"{run}-{self.runs[run].digest()}" / f"{stage}.json"
+        return self.artifacts / "stages" / f"{run}-{self.runs[run].digest()}" / f"{Path(stage).name}.json"
 
     def _records(self, job: Job) -> list[Path]:
         """The records that must be there for a job to be done; the figures rest on those of every stage."""
@@ -164,10 +185,13 @@ class Pipeline:
         files = [self._from_notebooks(path) for path in self.params_files]
         shared = {"overrides": self.overrides, "artifacts": self._from_notebooks(self.artifacts)}
         for (run, params), file in zip(self.runs.items(), files, strict=True):
+            hashes = {"params_hash": params.digest(), "code_hash": code}
             for stage in STAGES:
                 if stage != FIGURES:
-                    hashes = {"params_hash": params.digest(), "code_hash": code}
                     jobs.append(self._job(stage, run, {"params_file": file} | shared, hashes))
+            for stage in self._of_appendix:
+                out = {"out": self._from_notebooks(self.out / run / "appendix")}
+                jobs.append(self._job(stage, run, {"params_file": file} | shared | out, hashes))
         every = digest([params.digest() for params in self.runs.values()])
         figures = {"params_files": files, "out": self._from_notebooks(self.out)} | shared
         return [*jobs, self._job(FIGURES, None, figures, {"params_hash": every, "code_hash": code})]
@@ -231,7 +255,7 @@ class Pipeline:
                 manifest["status"] = entry["status"] = "interrupted"
                 raise
             finally:
-                if job.stage == FIGURES:
+                if "out" in job.parameters:
                     changed = {path for path, state in self._outputs().items() if before.get(path) != state}
                     manifest["outputs"] = sorted(changed | set(manifest["outputs"]))
                 self._write(manifest)
@@ -344,7 +368,7 @@ class Pipeline:
         write(self.out / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
 
     def _outputs(self) -> dict[str, tuple[int, int]]:
-        """Size and time of every file in ``out`` that the figures' notebook may have written."""
+        """Size and time of every file in ``out`` that a notebook which is told of ``out`` may have written."""
         files = [path for path in self.out.rglob("*") if path.is_file() and path.suffix != ".ipynb"]
         return {
             str(path.relative_to(self.out)): (path.stat().st_size, path.stat().st_mtime_ns)
@@ -355,7 +379,7 @@ class Pipeline:
     def _remove_results(self) -> None:
         """Takes away what a run wrote in ``out``, and no file that it did not write."""
         runs = {*self.runs, *self._earlier.get("runs", {})}
-        renderings = [self.out / run / f"{stage}.ipynb" for run in runs for stage in STAGES]
+        renderings = [self.out / run / f"{stage}.ipynb" for run in runs for stage in (STAGES | APPENDIX)]
         renderings.append(self.out / f"{FIGURES}.ipynb")
         results = [self.out / name for name in self._earlier.get("outputs", [])]
         partial = [path.with_suffix(".partial.ipynb") for path in renderings]
@@ -363,7 +387,8 @@ class Pipeline:
         removed = [p for p in (*renderings, *partial, *results) if p.parent.resolve().is_relative_to(inside)]
         for path in (*removed, self.out / MANIFEST, self.out / REPORT):
             path.unlink(missing_ok=True)
-        for folder in {path.parent for path in removed} - {self.out}:
+        folders = {path.parent for path in removed} | {self.out / run for run in runs}
+        for folder in sorted(folders - {self.out}, reverse=True):  # those in a folder before it
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
         self._earlier = {}
@@ -484,13 +509,13 @@ def _keep_partial(job: Job) -> None:
         nbformat.write(notebook, job.partial)
 
 
-def _stage(name: str) -> str:
+def _stage(name: str, stages: Sequence[str]) -> str:
     """The stage that a name or its number stands for."""
-    for stage in STAGES:
+    for stage in stages:
         number, _, words = stage.partition("_")
-        if name in (stage, number, words):
+        if name in (stage, Path(stage).name, number, words):
             return stage
-    raise ParamsError(f"--from {name}: no such stage; must be one of {', '.join(STAGES)}, or its number")
+    raise ParamsError(f"--from {name}: no such stage; must be one of {', '.join(stages)}, or its number")
 
 
 def _now() -> str:

@@ -37,6 +37,10 @@ for name, content in {"tables/table1.csv": "HEADER", "figures/figure4.png": "val
     path.parent.mkdir(exist_ok=True)
     path.write_text(content)""".replace("HEADER", HEADER)
 
+APPENDIX = """path = Path(out) / "experiment.csv"
+path.parent.mkdir(parents=True, exist_ok=True)
+path.write_text("value")"""
+
 
 def write_notebook(path: Path, *cells: str) -> None:
     parameters, *rest = [nbformat.v4.new_code_cell(source) for source in cells]
@@ -63,6 +67,10 @@ class Clone:
             if stage != pipeline.FIGURES:
                 write_stage(self.notebooks, stage)
         write_notebook(self.notebooks / "06_figures.ipynb", PARAMETERS["figures"], FIGURES)
+        (self.notebooks / "appendix").mkdir()
+        for stage in pipeline.APPENDIX:
+            work = WORK.replace("STAGE", Path(stage).name)
+            write_notebook(self.notebooks / f"{stage}.ipynb", f'{PARAMETERS["stage"]}\nout = ""', work, APPENDIX)
 
     def pipeline(self, *files: Path, **options) -> Pipeline:
         return Pipeline(files or [self.params], self.out, self.root / "artifacts", notebooks=self.notebooks, **options)

@@ -21,6 +21,7 @@ def glore(*arguments: str | Path) -> Result:
 def clone(tmp_path, monkeypatch) -> Clone:
     """A clone of stand-in notebooks, with one stage and the figures, that the command takes for its own."""
     monkeypatch.setattr(pipeline, "STAGES", {"01_expert_iteration": 0.9, "06_figures": 0.1})
+    monkeypatch.setattr(pipeline, "APPENDIX", {"appendix/j_value": 0.1})
     monkeypatch.setattr(pipeline, "code_hash", lambda: "c0de")
     monkeypatch.setattr(pipeline, "ROOT", tmp_path / "clone")
     monkeypatch.setattr(kernels, "IMPORTS", ("ipykernel.kernelapp", "ipykernel.ipkernel"))  # they need no model
@@ -161,6 +162,13 @@ def test_run_again_other_parameters_and_status(clone):
     (clone.root / "artifacts" / ".orm-0" / "unfinished" / "training" / "checkpoint-40").mkdir(parents=True)
     told = glore("status", clone.out, "--artifacts", clone.root / "artifacts")
     assert "begun: orm-0: trained up to step 40" in told.stdout.splitlines()
+
+
+def test_the_appendix_is_run_where_it_is_asked_for(clone):
+    told = glore("run", clone.params, "--out", clone.out, "--appendix")
+    assert (told.exit_code, told.stdout) == (0, f"done: {clone.out}\n")
+    assert "tiny appendix/j_value rendered" in told.stderr.splitlines()
+    assert (clone.out / "tiny" / "appendix" / "j_value.ipynb").exists()
 
 
 def test_a_failing_cell(clone):

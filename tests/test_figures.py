@@ -469,3 +469,43 @@ def test_figures_leave_pyplot_and_its_settings_alone():
     figures.pipeline_diagram()
     assert plt.get_fignums() == before
     assert plt.rcParams["font.size"] == size
+
+
+def swept() -> pd.DataFrame:
+    """Two metrics of two methods at three points, and one at one without data; no two values are the same."""
+    cells = [
+        (m, f"{metric}@{x}") for metric in ("recall", "fixed") for m in ("raw", "consistent") for x in (10, 2, 0.5)
+    ]
+    rows = [
+        row("mini-hard", "mini-base", method, metric, Estimate(0.3 + i / 50, 0.2 + i / 50, 0.5 + i / 50, 60))
+        for i, (method, metric) in enumerate(cells)
+    ]
+    empty = row("mini-hard", "mini-base", "raw", "fixed@20", Estimate(np.nan, np.nan, np.nan, 0))
+    return pd.DataFrame([*rows, empty])
+
+
+def test_a_sweep_draws_the_frames_numbers_by_x():
+    frame = swept()
+    figure = figures.sweep(frame, {"recall": "Recall", "fixed": "Fixed", "nothing": "Nothing"}, "K", log=True)
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["Recall (n = 60)", "Fixed (n = 60)"]
+    for axes, metric in zip(figure.axes, ("recall", "fixed"), strict=True):
+        for method in ("raw", "consistent"):
+            wanted = [values(frame, method=method, metric=f"{metric}@{x}")[0] for x in (0.5, 2, 10)]
+            assert lines(axes)[method][1] == wanted
+            assert_allclose(lines(axes)[method][0], [0.5, 2, 10], rtol=0.03)
+            assert f"{figures.METHOD_LABELS[method]}  {100 * wanted[-1]:.1f}" in texts(axes)
+        assert [text.get_text() for text in axes.get_xticklabels()] == ["0.5", "2", "10"]
+        assert_allclose(np.ptp(segments(axes)[:, :, 1], axis=1), 0.3)
+
+
+def test_dots_draw_the_frames_numbers_in_their_order():
+    frame = numbers()[lambda f: f.task == "mini-easy"]
+    panels = {"label_recall": "Recall", "accuracy": "Accuracy", "none": "None"}
+    recall, accuracy = figures.dots(frame, panels).axes
+    methods = [label.get_text() for label in recall.get_yticklabels()]
+    drawn = figures.dots_rows(frame, panels)
+    assert methods == [figures.METHOD_LABELS[method] for method in drawn.method.unique()]
+    for axes, metric in ((recall, "label_recall"), (accuracy, "accuracy")):
+        wanted = drawn[drawn.metric == metric].set_index("method").value
+        assert {label.split()[0]: x for label, (x, _) in lines(axes).items()} == {m: [v] for m, v in wanted.items()}
+        assert all(f"{100 * value:.1f}" in texts(axes) for value in wanted)

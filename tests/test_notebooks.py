@@ -11,9 +11,10 @@ import pytest
 
 from glore_lib.check import check
 from glore_lib.params import read_yaml
-from glore_lib.pipeline import FIGURES, ROOT, STAGES, Pipeline
+from glore_lib.pipeline import APPENDIX, FIGURES, ROOT, STAGES, Pipeline
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+OF_APPENDIX = sorted((ROOT / "notebooks" / "appendix").glob("*.ipynb"))
 RENDERED = sorted((ROOT / "results").glob("*/*/0*.ipynb"))
 LINES, COLUMNS, INCHES = 45, 130, 8.2  # of an output on a screen
 DPI = 100  # of pictures in notebooks: matplotlib's
@@ -22,10 +23,11 @@ REDUCED = read_yaml((Path(__file__).parent / "reduced.yaml").read_text())
 
 def test_the_notebooks_are_the_stages_and_the_explorer():
     assert [path.stem for path in NOTEBOOKS] == [*STAGES, "explorer"]
+    assert {f"appendix/{path.stem}" for path in OF_APPENDIX} == set(APPENDIX)
 
 
 def name(path: Path) -> str:
-    return path.stem if path in NOTEBOOKS else f"{path.parent.name}/{path.stem}"
+    return path.stem if path in NOTEBOOKS + OF_APPENDIX else f"{path.parent.name}/{path.stem}"
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
@@ -37,9 +39,9 @@ def test_a_notebook_opens_with_its_question_and_where_in_the_paper(path: Path):
         assert re.search(r"\(Paper, section", first.source)
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
+@pytest.mark.parametrize("path", [p for p in NOTEBOOKS + OF_APPENDIX if p.stem != FIGURES], ids=name)
 def test_no_result_stands_in_the_text(path: Path):
-    """A notebook is true of any run: numbers are computed. 95 % is what every interval covers."""
+    """A notebook is true of any run: numbers are computed. 95 % is what every interval covers. 06 quotes the paper."""
     for cell in nbformat.read(path, as_version=4).cells:
         if cell.cell_type == "markdown":
             assert not re.search(r"\d\s?%|= ?0?\.\d|\d+\.\d+ points", cell.source.replace("95 %", "")), cell.source
@@ -78,7 +80,16 @@ def test_every_output_fits_a_screen(path: Path):
                 assert all(len(line) <= COLUMNS for line in lines), cell.source
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
+@pytest.mark.parametrize("path", OF_APPENDIX, ids=name)
+def test_notebooks_of_the_appendix_begin_with_a_question_and_end_with_what_was_found(path: Path):
+    cells = nbformat.read(path, as_version=4).cells
+    assert "**Question" in cells[0].source and "Paper, " in cells[0].source
+    assert cells[-4].source == "## What was found"
+    assert cells[-3].source.startswith("print(*appendix.found_")
+    assert cells[-1].source == f'run.finish("{path.stem}")'
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS + OF_APPENDIX, ids=name)
 def test_notebooks_are_kept_without_outputs_and_with_short_cells(path: Path):
     cells = nbformat.read(path, as_version=4).cells
     for cell in (cell for cell in cells if cell.cell_type == "code"):
@@ -92,9 +103,12 @@ def test_all_notebooks_run_and_a_second_run_finds_all_done(tmp_path: Path):
     files = [ROOT / "params" / f"mini-{difficulty}.yaml" for difficulty in ("hard", "easy")]
 
     def pipeline() -> Pipeline:
-        return Pipeline(files, tmp_path / "out", tmp_path / "artifacts", REDUCED)
+        return Pipeline(files, tmp_path / "out", tmp_path / "artifacts", REDUCED, appendix=True)
 
     pipeline().execute()
+    for run in ("mini-hard", "mini-easy"):
+        written = {path.name for path in (tmp_path / "out" / run / "appendix").iterdir()}
+        assert {f"{Path(stage).name}{suffix}" for stage in APPENDIX for suffix in (".ipynb", ".csv", ".svg")} <= written
     tables = {path: path.read_bytes() for path in (tmp_path / "out" / "tables").iterdir()}
     assert {path.stem for path in tables} == {"table1", "table2", "table3"}
     table3 = pd.read_csv(tmp_path / "out" / "tables" / "table3.csv")

@@ -24,6 +24,7 @@ STAND_IN_IMPORTS = ("ipykernel.kernelapp", "ipykernel.ipkernel")  # the stand-in
 def use_two_stages(patch: pytest.MonkeyPatch) -> None:
     """Kernels take a second to start: two stages and the figures show what six would."""
     patch.setattr(pipeline, "STAGES", {"01_expert_iteration": 0.5, "02_orm": 0.4, "06_figures": 0.1})
+    patch.setattr(pipeline, "APPENDIX", {"appendix/j_value": 0.1})
     patch.setattr(kernels, "IMPORTS", STAND_IN_IMPORTS)
     patch.setattr(pipeline, "code_hash", lambda: "c0de")  # so that an editor that saves a module does not fail a test
 
@@ -98,6 +99,51 @@ def test_results_that_came_with_a_clone_are_made_anew(done):
     shutil.rmtree(done.root / "artifacts")
     assert done.run() == ["tiny 01_expert_iteration 1", "tiny 02_orm 1", "1 06_figures"]
     assert done.run() == []
+
+
+def test_the_appendix_is_rendered_where_it_is_asked_for_and_follows_the_same_rules(done):
+    assert not (done.out / "tiny" / "appendix").exists()
+    assert done.run(appendix=True) == ["tiny j_value 1"]
+    rendered = done.out / "tiny" / "appendix" / "j_value.ipynb"
+    made = nbformat.read(rendered, as_version=4).metadata["glore"]
+    assert made["notebook_hash"] == pipeline.notebook_hash(done.notebooks / "appendix" / "j_value.ipynb")
+    assert (made["params_hash"], made["code_hash"]) == (load_params(done.params).digest(), "c0de")
+    manifest = done.manifest
+    assert [entry["stage"] for entry in manifest["stages"]] == [
+        "01_expert_iteration", "02_orm", "appendix/j_value", "06_figures",
+    ]  # fmt: skip
+    assert manifest["outputs"] == ["figures/figure4.png", "tables/table1.csv", "tiny/appendix/experiment.csv"]
+    assert manifest["stages"][2]["tokens"] == {"generated_tokens": 11}
+    assert done.run(appendix=True) == done.run() == []
+    assert done.manifest == manifest
+
+    write_stage(done.notebooks, "01_expert_iteration", WORK.replace("STAGE", "01_expert_iteration"), "'new cell'")
+    assert done.run() == ["tiny 01_expert_iteration 1"]
+    for start in ("appendix/j_value", "j_value", "value"):
+        due = [job.stage for job in done.pipeline(appendix=True, start=start).jobs if job.due]
+        assert due == ["appendix/j_value", "06_figures"]
+    with pytest.raises(ParamsError, match="--from j_value: no such stage"):
+        done.pipeline(start="j_value")
+
+
+def test_the_appendix_is_removed_by_fresh(done):
+    done.run(appendix=True)
+    write_stage(done.notebooks, "01_expert_iteration", "1 / 0")
+    with pytest.raises(StageError):
+        done.run(fresh=True)
+    assert not (done.out / "tiny" / "appendix").exists()
+    assert (done.out / "tiny").is_dir()  # with what was rendered up to the failing cell
+
+
+def test_the_appendix_needs_the_judged_solutions_of_gsm8k(clone, tmp_path, monkeypatch):
+    monkeypatch.setenv("GLORE_DATA_DIR", str(tmp_path / "data"))
+    (tmp_path / "data" / "gsm8k").mkdir(parents=True)
+    for split in ("train", "test"):
+        rows = [json.dumps({"question": f"{split} {i}?", "answer": f"{i}\n#### {i}"}) for i in range(200)]
+        (tmp_path / "data" / "gsm8k" / f"{split}.jsonl").write_text("\n".join(rows))
+    clone.pipeline(overrides={"task.name": "gsm8k"})
+    with pytest.raises(ParamsError, match=r"mr_gsm8k/human_first_error\.jsonl"):
+        clone.pipeline(overrides={"task.name": "gsm8k"}, appendix=True)
 
 
 def test_a_rendered_notebook_says_what_it_was_made_with(done):

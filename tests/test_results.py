@@ -33,7 +33,7 @@ def test_results_are_of_the_committed_parameters_in_full(folder: Path):
 
 @pytest.mark.parametrize("path", RENDERED, ids=_name)
 def test_rendered_notebooks_are_not_stale(path: Path):
-    source = ROOT / "notebooks" / path.name
+    source = ROOT / "notebooks" / ("appendix" if path.parent.name == "appendix" else "") / path.name
     assert is_done(path, {"notebook_hash": notebook_hash(source), "code_hash": code_hash()})
 
 
