@@ -334,7 +334,9 @@ def test_a_failure_does_not_take_away_an_earlier_rendering(done):
 
 def test_a_dead_kernel_is_a_failed_stage(clone):
     write_stage(clone.notebooks, "01_expert_iteration", "import os\nos.kill(os.getpid(), 9)")
-    with pytest.raises(StageError, match=r"01_expert_iteration failed in cell \[3\] \(import os\): .* process died"):
+    with pytest.raises(
+        StageError, match=r"01_expert_iteration failed in cell \[3\] \(import os\): .* process was killed"
+    ):
         clone.run()
     assert clone.manifest["stages"][0]["status"] == "failed"
     assert (clone.out / "tiny" / "01_expert_iteration.partial.ipynb").exists()
@@ -374,7 +376,7 @@ def test_copies_show_figures_although_matplotlib_was_imported_before_there_was_a
 def test_without_the_original_a_kernel_is_a_process_of_its_own(clone):
     killing = "import os, time\nos.kill(os.getppid(), 9)\ntime.sleep(600)"
     write_stage(clone.notebooks, "01_expert_iteration", WORK.replace("STAGE", "01_expert_iteration"), killing)
-    with pytest.raises(StageError, match="process died"):
+    with pytest.raises(StageError, match="process was killed"):
         clone.run()
 
     class Lost(kernels.Original):
