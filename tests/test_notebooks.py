@@ -38,10 +38,12 @@ def test_a_notebook_opens_with_its_question_and_where_in_the_paper(path: Path):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
 def test_no_result_stands_in_the_text(path: Path):
-    """A notebook is true of any run: numbers are computed. 95 % is what every interval covers."""
+    """A notebook is true of any run: numbers are computed, but for the paper's. 95 % is what every interval covers."""
     for cell in nbformat.read(path, as_version=4).cells:
         if cell.cell_type == "markdown":
-            assert not re.search(r"\d\s?%|= ?0?\.\d|\d+\.\d+ points", cell.source.replace("95 %", "")), cell.source
+            ours = [line for line in cell.source.splitlines() if "paper" not in line.lower()]
+            text = " ".join(ours).replace("95 %", "")
+            assert not re.search(r"\d\s?%|= ?0?\.\d|\d+\.\d+ points", text), text
 
 
 @pytest.mark.parametrize("path", [path for path in NOTEBOOKS if path.stem in list(STAGES)[:5]], ids=name)
@@ -66,6 +68,7 @@ def test_every_output_fits_a_screen(path: Path):
             assert output.output_type in ("stream", "display_data", "execute_result")
             assert output.get("name") != "stderr", output.text  # no warnings, no progress bars
             data = output.get("data", {})
+            assert "image/png" in data or "<Figure" not in data.get("text/plain", ""), cell.source
             if "image/png" in data:
                 png = b64decode(data["image/png"])
                 width, height = struct.unpack(">II", png[16:24])
