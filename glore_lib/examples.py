@@ -219,17 +219,17 @@ def worked_example(
 
 
 def rollouts_of(lab: Replication, split: str, show: str) -> pd.DataFrame:
-    """Of the first such draft, some rollouts from its last step before the first error: how often each was written,
-    whether its answer is right, and whether it uses what the steps before it computed."""
+    """Of the first such draft, rollouts after each step up to its first error: what was written, how often, whether its
+    answer is right, and whether it uses what the steps before it computed. Of each step the two most frequent."""
     outcomes = Outcomes(lab, split)
-    chosen = outcomes.telling(show)
+    chosen = outcomes.telling(show)[:1]
     rollouts = outcomes.evaluated.draft_set.rollouts.read()
-    step = max(outcomes.true_errors[chosen[0]] - 1, 1) if chosen else 0
-    of_step = rollouts[rollouts["sample_id"].isin(chosen[:1]) & (rollouts["step"] == step)]
-    counts = of_step.groupby(["text", "is_correct", "is_consistent"], sort=False).size().rename("times").reset_index()
-    shown = counts.sort_values("times", ascending=False, kind="stable").head(6)
-    shown = shown.assign(text=shown["text"].map(lambda text: " / ".join(split_steps(text))), after_step=step)
-    return shown[["after_step", "text", "times", "is_correct", "is_consistent"]]
+    last = max((outcomes.true_errors[sample_id] or 1 for sample_id in chosen), default=0)
+    rollouts = rollouts[rollouts["sample_id"].isin(chosen) & (rollouts["step"] <= last)]
+    written = rollouts.assign(rollout=rollouts["text"].map(lambda text: " / ".join(split_steps(text))))
+    times = written.groupby(["step", "rollout", "is_correct", "is_consistent"], sort=False).size().rename("times")
+    ranked = times.reset_index().sort_values(["step", "times"], ascending=[True, False], kind="stable")
+    return ranked.groupby("step").head(2)[["step", "rollout", "times", "is_correct", "is_consistent"]]
 
 
 # The figure. Lengths are in inches; text is set in a font whose letters have one width, so that lines can be counted.

@@ -133,10 +133,11 @@ def test_no_draft_of_a_kind_is_said(outcomes, monkeypatch):
     assert examples.rollouts_of(outcomes.evaluated.replication, "test", "none").empty
 
 
-def test_rollouts_are_those_before_the_first_error(outcomes):
+def test_rollouts_are_those_up_to_the_first_error_two_a_step(outcomes):
     shown = examples.rollouts_of(outcomes.evaluated.replication, "test", "wrong drafts")
     sample_id = outcomes.telling("wrong drafts")[0]
-    step = max(outcomes.true_errors[sample_id] - 1, 1)
-    assert set(shown["after_step"]) == {step}
-    rollouts = outcomes.evaluated.draft_set.rollouts.read().query("sample_id == @sample_id and step == @step")
-    assert shown["times"].sum() == len(rollouts)
+    assert set(shown["step"]) == set(range(1, outcomes.true_errors[sample_id] + 1))
+    rollouts = outcomes.evaluated.draft_set.rollouts.read().query("sample_id == @sample_id")
+    for step, rows in shown.groupby("step"):
+        texts = rollouts.loc[rollouts["step"] == step, "text"].value_counts()
+        assert list(rows["times"]) == sorted(texts, reverse=True)[:2]

@@ -39,12 +39,14 @@ def test_a_notebook_opens_with_its_question_and_where_in_the_paper(path: Path):
         assert re.search(r"\(Paper, section", first.source)
 
 
-@pytest.mark.parametrize("path", [p for p in NOTEBOOKS + OF_APPENDIX if p.stem != FIGURES], ids=name)
+@pytest.mark.parametrize("path", NOTEBOOKS + OF_APPENDIX, ids=name)
 def test_no_result_stands_in_the_text(path: Path):
-    """A notebook is true of any run: numbers are computed. 95 % is what every interval covers. 06 quotes the paper."""
+    """A notebook is true of any run: numbers are computed, but for the paper's. 95 % is what every interval covers."""
     for cell in nbformat.read(path, as_version=4).cells:
         if cell.cell_type == "markdown":
-            assert not re.search(r"\d\s?%|= ?0?\.\d|\d+\.\d+ points", cell.source.replace("95 %", "")), cell.source
+            ours = [line for line in cell.source.splitlines() if "paper" not in line.lower()]
+            text = " ".join(ours).replace("95 %", "")
+            assert not re.search(r"\d\s?%|= ?0?\.\d|\d+\.\d+ points", text), text
 
 
 @pytest.mark.parametrize("path", [path for path in NOTEBOOKS if path.stem in list(STAGES)[:5]], ids=name)
@@ -69,6 +71,7 @@ def test_every_output_fits_a_screen(path: Path):
             assert output.output_type in ("stream", "display_data", "execute_result")
             assert output.get("name") != "stderr", output.text  # no warnings, no progress bars
             data = output.get("data", {})
+            assert "image/png" in data or "<Figure" not in data.get("text/plain", ""), cell.source
             if "image/png" in data:
                 png = b64decode(data["image/png"])
                 width, height = struct.unpack(">II", png[16:24])
@@ -83,7 +86,7 @@ def test_every_output_fits_a_screen(path: Path):
 @pytest.mark.parametrize("path", OF_APPENDIX, ids=name)
 def test_notebooks_of_the_appendix_begin_with_a_question_and_end_with_what_was_found(path: Path):
     cells = nbformat.read(path, as_version=4).cells
-    assert "**Question" in cells[0].source and "Paper, " in cells[0].source
+    assert "**Question" in cells[0].source and "Paper, " in " ".join(cells[0].source.split())
     assert cells[-4].source == "## What was found"
     assert cells[-3].source.startswith("print(*appendix.found_")
     assert cells[-1].source == f'run.finish("{path.stem}")'
