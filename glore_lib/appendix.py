@@ -267,8 +267,8 @@ def _quality(tables: Tables, method: str, labels: pd.DataFrame, exact: pd.DataFr
 
 def thresholds(lab: Replication, ts: Sequence[float]) -> pd.DataFrame:
     """On the validation split, for each threshold T and locator: the share of first errors found (against the exact
-    labels, else those by rollouts), of wrong drafts in which none is seen, and of wrong drafts fixed. Every draft is
-    refined once from every step, and what a T chooses is looked up."""
+    labels, else those by rollouts), and of wrong drafts those in which none is seen, those refined from their first
+    step on (as globally), and those fixed. Every draft is refined once from every step; what T chooses is looked up."""
     for t in ts:
         if not 0 < t < 1:
             raise ParamsError(f"thresholds = {t}: must be between 0 and 1 (0 and 1 excluded)")
@@ -291,7 +291,8 @@ def thresholds(lab: Replication, ts: Sequence[float]) -> pd.DataFrame:
             fixed = right.to_numpy()[np.arange(len(right)), column]
             values = {
                 "first_error_accuracy": st.proportion(found[truth.index] == truth),
-                "no_error_found": st.proportion(found[wrong] == 0), "fixed_fraction": st.proportion(fixed[wrong]),
+                "no_error_found": st.proportion(found[wrong] == 0),
+                "begun_at_first_step": st.proportion(at[wrong] == 1), "fixed_fraction": st.proportion(fixed[wrong]),
             }  # fmt: skip
             numbers += [lab.tables.row(f"local+{locator}", f"{m}@{t:g}", e) for m, e in values.items()]
     return pd.DataFrame(numbers)
@@ -532,8 +533,9 @@ def found_refinement(
     for locator, t in ts.items():
         kind = f"local+{locator}"
         lines.append(
-            f"{kind}: T = {t:g} fixes most on validation, {validation.value(kind, f'fixed_fraction@{t:g}')}. On test "
-            f"it fixes {told.value(f'{kind}_tuned', 'fixed_fraction')}, the usual T "
+            f"{kind}: T = {t:g} fixes most on validation, {validation.value(kind, f'fixed_fraction@{t:g}')}, and "
+            f"begins at the first step in {validation.value(kind, f'begun_at_first_step@{t:g}')}. On test it fixes "
+            f"{told.value(f'{kind}_tuned', 'fixed_fraction')}, the usual T "
             f"{told.value(kind, 'fixed_fraction')}: {told.difference(f'{kind}_tuned', kind, 'fixed_fraction')}."
         )
     for twice, once in TWICE.items():

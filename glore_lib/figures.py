@@ -563,6 +563,7 @@ def sweep(numbers: pd.DataFrame, metrics: Mapping[str, str], label: str, log: bo
             axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xticks(xs, [f"{x:g}" for x in xs])
         axes.set_xlabel(label)
+        _outer_label(axes, "Share (%)")
         axes.set_title(_titled(title, rows))
         _percent(axes.yaxis)
         _label_ends(axes, ends, percent=True)
@@ -590,7 +591,7 @@ def dots(numbers: pd.DataFrame, metrics: Mapping[str, str]) -> Figure:
         axes.set_xlabel("Share (%)")
         axes.set_title(_titled(metrics[metric], drawn[drawn.metric == metric]))
         _percent(axes.xaxis)
-        axes.margins(x=0.16)
+        axes.margins(x=0.2)  # for the numbers
     return figure
 
 
