@@ -152,6 +152,14 @@ def test_examples_are_the_outputs_of_the_cells_that_are_tagged(out):
     assert text == "Examples tiny shown"
 
 
+def test_an_example_that_is_a_picture_says_so_or_what_its_cell_says(out):
+    picture, other = example(shown(image_png="iVBORw0KGgo=")), example(shown(image_png="iVBORw0KGgo="))
+    other.metadata["alt"] = 'A "draft"'
+    save_notebook(out / "tiny" / "05_evaluation.ipynb", picture, other)
+    images = read(out).find("section", attrs={"aria-labelledby": "examples"}).find_all("img")
+    assert [image["alt"] for image in images] == ["A picture of the example, which the notebook draws", 'A "draft"']
+
+
 def test_links_are_relative_and_lead_to_the_notebooks(out):
     section = read(out).find("section", attrs={"aria-labelledby": "notebooks"})
     links = {link["href"]: words(link) for link in section.find_all("a")}
