@@ -257,8 +257,8 @@ def _percent(value: float, row: Any, verdict: str = "") -> Cell:
 
 
 def _method(name: str) -> str:
-    """A method, or two with a minus between, in words."""
-    return " − ".join(METHODS.get(part, part) for part in name.split("-"))
+    """A method, or the two of a difference, in words."""
+    return " against ".join(METHODS.get(part, part) for part in name.split("-"))
 
 
 def _headlines(numbers: Sequence[pd.DataFrame], runs: Sequence[str]) -> Table:

@@ -111,7 +111,7 @@ def test_tables_show_numbers_with_interval_and_n(out):
         ["Global", "25.0 [10.0, 50.0] n = 1,200"], ["Local + ORM", "n = 0"],
     ]  # fmt: skip
     assert rows(soup, "tiny, m: differences, in points") == [
-        ["Global − Local + ORM", "-5.0 [-10.0, 0.4] n = 1,200", "0.0012"],
+        ["Global against Local + ORM", "-5.0 [-10.0, 0.4] n = 1,200", "0.0012"],
     ]  # fmt: skip
 
 
