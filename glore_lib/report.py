@@ -257,8 +257,8 @@ def _percent(value: float, row: Any, verdict: str = "") -> Cell:
 
 
 def _method(name: str) -> str:
-    """A method, or two with a minus between, in words."""
-    return " − ".join(METHODS.get(part, part) for part in name.split("-"))
+    """A method, or the two of a difference, in words."""
+    return " against ".join(METHODS.get(part, part) for part in name.split("-"))
 
 
 def _headlines(numbers: Sequence[pd.DataFrame], runs: Sequence[str]) -> Table:
@@ -353,6 +353,7 @@ def _examples(out: Path, run: str) -> list[str]:
                 if html := output.get("data", {}).get("text/html"):  # pandas brings a style of its own
                     output.data["text/html"] = re.sub(r"<style scoped>.*?</style>", "", html, flags=re.DOTALL)
             cell["id"] = f"{run}-{len(shown)}"  # the runs' notebooks have the same ids
+            cell.metadata.setdefault("alt", "A picture of the example, which the notebook draws")
             shown.append(exporter.from_notebook_node(nbformat.v4.new_notebook(cells=[cell]))[0])
     return shown
 

@@ -111,7 +111,7 @@ def test_tables_show_numbers_with_interval_and_n(out):
         ["Global", "25.0 [10.0, 50.0] n = 1,200"], ["Local + ORM", "n = 0"],
     ]  # fmt: skip
     assert rows(soup, "tiny, m: differences, in points") == [
-        ["Global − Local + ORM", "-5.0 [-10.0, 0.4] n = 1,200", "0.0012"],
+        ["Global against Local + ORM", "-5.0 [-10.0, 0.4] n = 1,200", "0.0012"],
     ]  # fmt: skip
 
 
@@ -150,6 +150,14 @@ def test_figures_come_with_alt_texts_and_the_numbers_drawn(out):
 def test_examples_are_the_outputs_of_the_cells_that_are_tagged(out):
     text = words(read(out).find("section", attrs={"aria-labelledby": "examples"}))
     assert text == "Examples tiny shown"
+
+
+def test_an_example_that_is_a_picture_says_so_or_what_its_cell_says(out):
+    picture, other = example(shown(image_png="iVBORw0KGgo=")), example(shown(image_png="iVBORw0KGgo="))
+    other.metadata["alt"] = 'A "draft"'
+    save_notebook(out / "tiny" / "05_evaluation.ipynb", picture, other)
+    images = read(out).find("section", attrs={"aria-labelledby": "examples"}).find_all("img")
+    assert [image["alt"] for image in images] == ["A picture of the example, which the notebook draws", 'A "draft"']
 
 
 def test_links_are_relative_and_lead_to_the_notebooks(out):
