@@ -22,11 +22,11 @@ import torch
 from glore_lib.examples import NAMES, SHOW, Answer, Example, Outcomes, changed, example, score_colour, text_colour
 from glore_lib.models import RewardModel, device, encode, load_reward_model
 from glore_lib.packing import collate, pack
-from glore_lib.params import ParamsError
+from glore_lib.params import Params, ParamsError, load_params
 from glore_lib.plan import plan
 from glore_lib.replication import Replication
 from glore_lib.reward_models import SCORED, labelled_solution
-from glore_lib.run import Run, open_run
+from glore_lib.run import open_run
 from glore_lib.sampling import Request, Sampler
 from glore_lib.solutions import join_steps, mark_bad, prefix_text, split_steps
 from glore_lib.tasks import Question
@@ -175,28 +175,27 @@ class Explorer:
 
 def runs(params_file: str, overrides: dict[str, Any], artifacts: str) -> dict[str, str]:
     """The runs to choose from: name -> params file. That of ``params_file`` first, then those beside it that are made;
-    another one would keep its user waiting for minutes, or need a GPU."""
-    own = Path(params_file)
-    found = {open_run(params_file, overrides, artifacts).params.run: params_file}
-    for path in sorted(own.parent.glob("*.yaml")):
+    another one would keep its user waiting for minutes, or need a GPU. No data is read."""
+    found = {load_params(params_file, overrides).run: params_file}
+    for path in sorted(Path(params_file).parent.glob("*.yaml")):
         try:
-            run = open_run(str(path), overrides, artifacts)
+            params = load_params(path, overrides)
         except ParamsError:
             continue
-        if is_made(run):
-            found.setdefault(run.params.run, str(path))
+        if is_made(params, Path(artifacts)):
+            found.setdefault(params.run, str(path))
     return found
 
 
-def is_made(run: Run) -> bool:
+def is_made(params: Params, artifacts: Path) -> bool:
     """Whether a notebook of this run has gone as far as the explorer needs, and its artifacts are still there."""
-    folder = run.store.root / "stages" / f"{run.params.run}-{run.params.digest()}"
     for stage in ("05_evaluation", STAGE):
+        record = artifacts / "stages" / f"{params.run}-{params.digest()}" / f"{stage}.json"
         try:
-            used = json.loads((folder / f"{stage}.json").read_text())["artifacts"]
+            used = json.loads(record.read_text())["artifacts"]
         except (OSError, ValueError, KeyError):
             continue
-        if all((run.store.root / name).is_dir() for name in used):
+        if all((artifacts / name).is_dir() for name in used):
             return True
     return False
 
@@ -205,7 +204,7 @@ def open_explorer(params_file: str, overrides: dict[str, Any], artifacts: str) -
     """The explorer of a run. What is not made yet is made now, as by the other notebooks; it is told how long that
     takes."""
     run = open_run(params_file, overrides, artifacts)
-    if not is_made(run):
+    if not is_made(run.params, run.store.root):
         minutes = max(1, round(plan(run.params).stages[-1].seconds / 60))
         print(f"{run.params.run} is not made yet. Making it now takes about {minutes} min on two cores; `glore run`")
         print("or the notebooks 01-05 make the same, and what is made is kept. Progress is shown below.")

@@ -160,7 +160,7 @@ def test_a_kind_without_drafts_is_said(scripted, tiny_base, opened, monkeypatch)
     assert shown.count.value == "0 of 6 drafts" and "no draft" in shown.stored.value
 
 
-def test_runs_to_choose_from_are_ones_own_and_those_that_are_made(tmp_path, tiny_base):
+def test_runs_to_choose_from_are_ones_own_and_those_that_are_made(tmp_path, tiny_base, monkeypatch):
     for name in ("a", "b", "c"):
         (tmp_path / f"{name}.yaml").write_text(TINY.read_text().replace("run: tiny", f"run: {name}"))
     (tmp_path / "broken.yaml").write_text("run: [")
@@ -168,9 +168,10 @@ def test_runs_to_choose_from_are_ones_own_and_those_that_are_made(tmp_path, tiny
     run = explorer.open_run(str(tmp_path / "b.yaml"), {}, str(store))
     artifact = run.frame("sft-data", "solutions", lambda: explorer.pd.DataFrame(
         {"question_id": ["q"], "text": ["t"], "source": ["s"]}), {}, [])  # fmt: skip
-    assert not is_made(run)
+    assert not is_made(run.params, store)
     run.finish("05_evaluation")
-    assert is_made(run)
+    assert is_made(run.params, store)
+    monkeypatch.setattr(explorer, "open_run", lambda *_: pytest.fail("opened: that may read a data set of the hub"))
     assert list(runs(str(tmp_path / "c.yaml"), {}, str(store))) == ["c", "b"]
     (artifact.folder / "data.parquet").unlink()
     (artifact.folder / "artifact.json").unlink()
