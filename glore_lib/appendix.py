@@ -302,7 +302,7 @@ def chosen_thresholds(swept: pd.DataFrame, usual: float) -> dict[str, float]:
     """For each locator the T of :func:`thresholds` that fixes most wrong drafts, of equals the one nearest to the
     ``usual`` one; that one where there was no wrong draft."""
     shares = swept[swept["metric"].str.startswith("fixed_fraction@") & (swept["n"] > 0)]
-    shares = shares.assign(t=shares["metric"].str.partition("@")[2].astype(float))
+    shares = shares.assign(t=shares["metric"].str.extract(r"@(.+)", expand=False).astype(float))
     best = shares.assign(far=(shares["t"] - usual).abs()).sort_values(["value", "far"], ascending=[False, True])
     found = best.groupby("method")["t"].first()
     return {locator: float(found.get(f"local+{locator}", usual)) for locator in LOCATORS}
@@ -355,7 +355,10 @@ def choices(lab: Replication) -> pd.DataFrame:
         hits[method] = right["draft"].where(~doubted, right[refinement])
     for pool, names in POOLS.items():
         hits[f"{pool}_orm"] = _picked(right, scores, names)
-        for method, weights in {f"{pool}_vote": scores * 0 + 1, f"{pool}_weighted": scores}.items():
+        for method, weights in {
+            f"{pool}_vote": pd.DataFrame(1.0, scores.index, scores.columns),
+            f"{pool}_weighted": scores,
+        }.items():
             hits[method] = [
                 is_right_vote(list(answers.loc[q, list(names)]), list(right.loc[q, list(names)]),
                               list(weights.loc[q, list(names)]))

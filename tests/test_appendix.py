@@ -12,6 +12,7 @@ from glore_lib.params import ParamsError
 from glore_lib.replication import Replication
 from glore_lib.run import Run
 from glore_lib.statistics import Estimate, row
+from glore_lib.tasks.arithmetic import Arithmetic
 from test_replication import SETTINGS, assert_numbers_are_sound, forbid_work, script
 from tiny import Scripted, open_tiny, score_rows, solver
 
@@ -104,7 +105,8 @@ def test_on_gsm8k_people_are_the_judge(run, tmp_path, monkeypatch):
         Path(run.params.base_model.source), tmp_path / "gsm8k", **SMALL | {"task__name": "gsm8k"}, run="people"
     )
     monkeypatch.setattr(Run, "sampler", lambda self, source: Scripted(run.tokenizer, lambda *_: "so\n#### 5"))
-    numbers = appendix.label_quality(Replication(run))
+    found = experiments(Replication(run))  # all drafts are right: the other experiments have nothing to count
+    numbers = found["label_quality"]
     value = values(numbers)
     n = numbers.set_index(["method", "metric"])["n"]
     assert appendix.judge_suffix(numbers) == "_human"
@@ -114,6 +116,20 @@ def test_on_gsm8k_people_are_the_judge(run, tmp_path, monkeypatch):
     assert (value["raw", "first_error_accuracy_human"], value["raw", "first_error_late_human"]) == (0, 1)
     assert n["orm", "first_error_accuracy_human"] == 2 and n["orm", "step_accuracy_human"] == 5
     assert "people" in appendix.found_label_quality(numbers)[0]
+    for name in ("value_refinement", "refined_otherwise"):
+        assert (found[name]["n"][found[name]["metric"] == "fixed_fraction"] == 0).all()
+    assert all("not known" in line for line in appendix.found_value_refinement(found["value_refinement"]))
+
+
+def test_without_a_judge_nothing_is_said_of_the_labels(lab, monkeypatch):
+    """As for SVAMP."""
+    monkeypatch.setattr(Arithmetic, "exact_step_labels", lambda *_: None)
+    numbers = appendix.label_quality(lab)
+    assert appendix.judge_suffix(numbers) == ""
+    assert not numbers["metric"].str.contains("label_|exact|human").any()
+    assert_same(numbers, lab.numbers, *((k, "first_error_accuracy") for k in appendix.KINDS))
+    words = " ".join(appendix.found_label_quality(numbers))
+    assert "nobody else judged" in words and "post-processing" not in words
 
 
 def write_gsm8k(folder: Path) -> None:
