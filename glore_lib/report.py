@@ -66,11 +66,15 @@ TABLES = {
 }
 # Title, caption and, for those who can't see it, what is drawn; the numbers drawn stand below each figure.
 FIGURES = {
-    "pipeline": (
-        "The method",
-        "A student made by expert iteration writes drafts; the ORM and the SORM say when and where to refine; one "
-        "refiner mends globally and locally; the ORM picks.",
-        "Diagram of two rows of boxes joined by arrows: how the models are trained, and what they do at test time.",
+    "figure1": (
+        "Figure 1: how the models are trained",
+        "A student by expert iteration; step labels by rollouts; ORM and SORM; the refiner's local and global pairs.",
+        "Diagram of three bands: the student's rounds, one wrong sample with its labels, and the pairs made of it.",
+    ),
+    "figure3": (
+        "Figure 3: how a question is answered",
+        "The student's draft is refined globally, and locally from where the SORM sees the first error; the ORM picks.",
+        "Diagram of a row of boxes joined by arrows, from the question to the answer.",
     ),
     "figure4": (
         "Figure 4: reranking samples of the SFT student",
@@ -100,10 +104,25 @@ FIGURES = {
         "Mean score of the steps that are exactly right, by number; the paper finds ORMs pessimistic of early ones.",
         "Line charts, one a run: mean score against step number, a line for each reward model.",
     ),
+    "calibration": (
+        "How far scores lie from the truth",
+        "Mean score minus the share of steps that are right, by step number: below 0 is pessimistic, above optimistic.",
+        "Line charts, one a run: a line for each reward model, and a line at 0.",
+    ),
+    "reliability": (
+        "How often steps of a score are right",
+        "Share of right steps against the score, by step number; on the diagonal a model is calibrated.",
+        "Line charts, a row of panels a run and a panel a step number: a line for each reward model, and the diagonal.",
+    ),
     "fixed_overlap": (
         "What is fixed by which refinement",
-        "Wrong drafts that the global refinement, the local one by the SORM, both or neither fixes.",
-        "Two by two tables as heat maps, one a run: fixed by global or not, by local + SORM or not.",
+        "Of the wrong drafts, those that one way fixes and another does not; a fresh sample is there to compare with.",
+        "Four by four tables as heat maps, one a run: fixed by the row's way and not by the column's.",
+    ),
+    "cost": (
+        "What a solved problem costs",
+        "Tokens generated per problem solved over and above the greedy drafts; less is better.",
+        "Dot charts, one a run: tokens with their intervals, a row for each way of refining or sampling.",
     ),
 }
 # Of what notebooks show: frames (their HTML escapes its texts), printed text and pictures; no style, link or script.
