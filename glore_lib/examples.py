@@ -236,7 +236,7 @@ def rollouts_of(lab: Replication, split: str, show: str) -> pd.DataFrame:
 WIDTH, LINE, LETTER, PAD = 9.6, 0.165, 0.0712, 0.04
 FONT = {"family": "DejaVu Sans Mono", "size": 8.5, "parse_math": False}
 CELL, MARGIN = 0.8, 0.32
-QUESTION_LINES, STEP_LINES, TABLE_LINES, ANSWER_LINES = 6, 3, 18, 14
+QUESTION_LINES, STEP_LINES, TABLE_LINES, ANSWER_LINES = 6, 3, 13, 13
 COLOURS = colormaps["Oranges_r"]  # dark where a step is doubted; its lightness alone says so too
 HEADINGS = {"exact": "exact", "right": "rollouts\nright", "orm": "ORM", "balanced_orm": "bal. ORM", "sorm": "SORM",
             "sorm_raw": "raw SORM"}  # fmt: skip

@@ -7,7 +7,7 @@ escaped before it becomes HTML.
 
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import replace
 from functools import cached_property
@@ -83,12 +83,12 @@ class Explorer:
     def stored(self, sample_id: str, threshold: float) -> Example:
         """A draft with all that is known of it. Where the threshold moves a first error, the local refinement is made
         anew; where it does not, it is the stored one."""
-        shown = example(self.outcomes, sample_id, ["exact", "right", *LOCATORS], ["global"], threshold)
+        shown = example(self.outcomes, sample_id, ["exact", "right", *LOCATORS], [], threshold)
         draft = shown.answers[0].text
-        for locator in LOCATORS:
-            made = self.outcomes.refinements(f"local+{locator}").loc[sample_id]
+        for kind in (*(f"local+{locator}" for locator in LOCATORS), "global"):
+            made = self.outcomes.refinements(kind).loc[sample_id]
             self._written.setdefault((shown.question, draft, int(made["first_error"])), made["text"])
-        return self._with_local(shown)
+        return self._with_refinements(shown)
 
     def own(self, question: str, draft: str, threshold: float) -> Example:
         """A question and a draft (a step a line) as someone wrote them, scored and refined now. Labels are exact where
@@ -108,8 +108,7 @@ class Explorer:
         for kind, scores in self.score(question, draft).items():
             frame[kind] = scores
         shown = Example(question, known.reference_answer if known else "", frame, threshold, [])
-        answers = [self._answer("draft", draft, known), self._answer("global", self.refine(question, draft, 1), known)]
-        return self._with_local(replace(shown, answers=answers))
+        return self._with_refinements(replace(shown, answers=[self._answer("draft", draft, known)]))
 
     def unknown_words(self, text: str) -> list[str]:
         """Words that the model reads as one and the same sign, since its vocabulary has not got them."""
@@ -129,33 +128,40 @@ class Explorer:
         with torch.autocast(device().type, torch.bfloat16, enabled=self.run.params.finetuning.mixed_precision):
             return {k: m(**inputs)["logits"][0].sigmoid().tolist() for k, m in self._reward_models.items()}
 
-    def refine(self, question: str, draft: str, first_error: int) -> str:
-        """What the refiner greedily makes of a draft with ``[BAD]`` before that step, as
+    def refine(self, question: str, draft: str, first_errors: Sequence[int]) -> list[str]:
+        """What the refiner greedily makes of a draft with ``[BAD]`` before each of these steps, as
         :func:`glore_lib.refinement.refine` asks for it; 0: no error was found, and the parameters say what happens."""
-        key = question, draft, first_error
-        if key not in self._written:
-            p, steps = self.run.params.refiner, split_steps(draft)
-            at = first_error or (len(steps) if p.no_error_found == "last_step" else 0)
-            self._written[key] = self._write(question, steps, at) if steps and at else draft
-        return self._written[key]
+        steps = split_steps(draft)
+        last = len(steps) if self.run.params.refiner.no_error_found == "last_step" else 0
+        marks = {error: error or last for error in first_errors if (question, draft, error) not in self._written}
+        self._written |= {(question, draft, error): draft for error in marks}
+        asked = {error: at for error, at in marks.items() if steps and at}
+        for error, text in zip(asked, self._write(question, steps, list(asked.values())), strict=True):
+            self._written[question, draft, error] = text
+        return [self._written[question, draft, error] for error in first_errors]
 
     @_one_thread()
-    def _write(self, question: str, steps: list[str], at: int) -> str:
-        kept = steps[: at - 1] if self.run.params.refiner.force_prefix else []
-        prompt = self.run.task.refine_prompt(question, mark_bad(steps, at))
-        request = Request(tuple(encode(self.run.tokenizer, prompt, kept).ids), 1, seed=0)
-        with redirect_stderr(io.StringIO()):  # no progress bar for one answer
-            ((completion,),) = self._refiner.sample([request], 0.0, self.run.params.sampling.max_new_tokens, "refine")
-        return prefix_text(kept, len(kept)) + completion.text
+    def _write(self, question: str, steps: list[str], marks: list[int]) -> list[str]:
+        if not marks:
+            return []
+        kept = [steps[: at - 1] if self.run.params.refiner.force_prefix else [] for at in marks]
+        prompts = [self.run.task.refine_prompt(question, mark_bad(steps, at)) for at in marks]
+        requests = [
+            Request(tuple(encode(self.run.tokenizer, prompt, prefix).ids), 1, seed=0)
+            for prompt, prefix in zip(prompts, kept, strict=True)
+        ]
+        with redirect_stderr(io.StringIO()):  # no progress bar for so few
+            written = self._refiner.sample(requests, 0.0, self.run.params.sampling.max_new_tokens, "refine")
+        return [prefix_text(k, len(k)) + completion.text for k, (completion,) in zip(kept, written, strict=True)]
 
-    def _with_local(self, shown: Example) -> Example:
-        """With the local refinement for each locator's first error at the threshold, before the global one."""
-        draft, whole = shown.answers
-        known, local = self._known.get(shown.question), []
-        for locator in LOCATORS:
-            text = self.refine(shown.question, draft.text, shown.first_error(locator))
-            local.append(self._answer(f"local+{locator}", text, known))
-        return replace(shown, answers=[draft, *local, whole])
+    def _with_refinements(self, shown: Example) -> Example:
+        """With the local refinement for each locator's first error at the threshold, and the global one."""
+        (draft,) = shown.answers
+        known, errors = self._known.get(shown.question), [shown.first_error(locator) for locator in LOCATORS]
+        texts = self.refine(shown.question, draft.text, [*errors, 1])
+        kinds = [*(f"local+{locator}" for locator in LOCATORS), "global"]
+        made = [self._answer(kind, text, known) for kind, text in zip(kinds, texts, strict=True)]
+        return replace(shown, answers=[draft, *made])
 
     def _answer(self, name: str, text: str, question: Question | None) -> Answer:
         right = self.run.task.is_correct(text, question.reference_answer) if question else None
@@ -235,11 +241,11 @@ def view(shown: Example) -> str:
         f"<p style='{MONO}'>{escape(shown.question)}</p><p>{answer}</p>"
         f"<table><tr>{''.join(f'<th>{escape(head)}</th>' for head in heads)}</tr>{''.join(rows)}</table>"
         f"<p>First error at T = {shown.threshold:g} (framed): {escape(first)}.{exact}</p>"
-        f"<div style='display:flex;flex-wrap:wrap;gap:24px'>{answers}</div>"
+        f"<div style='display:flex;flex-wrap:wrap;gap:16px'>{answers}</div>"
     )
 
 
-MONO = "font-family:monospace;white-space:pre-wrap;text-align:left"
+MONO = "font-family:monospace;white-space:pre-wrap;text-align:left;line-height:1.5"
 
 
 def _at(step: int) -> str:
@@ -320,12 +326,13 @@ class Panel(widgets.VBox):
 
     def _score(self) -> None:
         """Scores and refines what stands in the two fields; a mistake is told in one line."""
-        self.own.value, self.message.value = "", ""
+        self.own.value, self.message.value = "", "<p>Scoring and refining …</p>"
         try:
             shown = self.explorer.own(self.question.value, self.text.value, self.threshold.value)
         except ParamsError as error:
             self.message.value = f"<p><b>{escape(str(error))}</b></p>"
             return
+        self.message.value = ""
         unknown = self.explorer.unknown_words(f"{self.question.value} {self.text.value}")
         if unknown:
             self.message.value = f"<p>Not in the model's vocabulary: <b>{escape(', '.join(unknown))}</b></p>"

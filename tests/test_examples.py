@@ -2,6 +2,7 @@
 
 import pandas as pd
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from glore_lib import examples
@@ -119,7 +120,7 @@ def test_a_score_looks_darker_the_lower_it_is_and_can_be_read():
 def test_no_figure_is_taller_than_a_screen_and_no_text_leaves_it(shown):
     figure = draw(shown)
     assert figure.get_size_inches()[1] <= 8.2
-    renderer = figure.canvas.get_renderer()
+    renderer = FigureCanvasAgg(figure).get_renderer()
     for text in figure.axes[0].texts:
         box = text.get_window_extent(renderer).transformed(figure.dpi_scale_trans.inverted())
         assert box.x0 >= -0.01 and box.x1 <= examples.WIDTH + 0.01, text.get_text()

@@ -55,7 +55,7 @@ def test_what_is_refined_live_is_what_was_stored(opened, sampler):
         for kind in ("local+orm", "local+sorm", "local+oracle"):
             stored = opened.outcomes.refinements(kind).loc[sample_id]
             opened._written.clear()
-            assert opened.refine(question, draft["text"], stored["first_error"]) == stored["text"]
+            assert opened.refine(question, draft["text"], [stored["first_error"]]) == [stored["text"]]
     assert sampler.requests and set(sampler.temperatures) == {0.0}
 
 
@@ -71,7 +71,7 @@ def test_another_threshold_moves_the_first_error_and_with_it_the_mark_once(opene
     made = opened._written[shown.question, shown.answers[0].text, at]
     assert next(answer.text for answer in shown.answers if answer.name == "local+sorm") == made
     opened._written.pop((shown.question, shown.answers[0].text, at))
-    assert opened.refine(shown.question, shown.answers[0].text, at) == made
+    assert opened.refine(shown.question, shown.answers[0].text, [at]) == [made]
     assert f"[BAD] {steps[at - 1]}" in sampler.prompts[-1]
     asked = len(sampler.requests)
     assert opened.stored(sample_id, float(scores.min())).first_error("sorm") == at
@@ -98,7 +98,7 @@ def test_of_a_question_that_no_one_knows_nothing_is_called_right(opened, monkeyp
     shown = opened.own("tom has 4\n apples . how many ?", "\ntom has 2 + 2 = 4 apples\n\n#### 4", 0.5)
     assert list(shown.steps) == ["text", "orm", "sorm"]
     assert {answer.is_correct for answer in shown.answers} == {None}
-    assert sampler.prompts[0] == "tom has 4 apples . how many ?\n[BAD] tom has 2 + 2 = 4 apples\n#### 4\nsolution :\n"
+    assert sampler.prompts[-1] == "tom has 4 apples . how many ?\n[BAD] tom has 2 + 2 = 4 apples\n#### 4\nsolution :\n"
     assert shown.answers[-1] == Answer("global", "#### 4", "4", None)
 
 
