@@ -41,9 +41,9 @@ RULES = {
 JUDGES = {"exact": "the exact labels", "human": "people"}
 QUALITY = ("label_precision", "label_recall", "label_accuracy")
 TWICE = {"global_twice": "global", "local+sorm_twice": "local+sorm", "global_then_local+sorm": "global"}
-REFINED = ("draft", "global", "local")
-SAMPLED = tuple(f"sample{i}" for i in range(5))
-POOLS = {"refined": (*REFINED, *SAMPLED[:3]), "sampled": ("draft", *SAMPLED)}
+REFINED = ["draft", "global", "local"]
+SAMPLED = [f"sample{i}" for i in range(5)]
+POOLS = {"refined": [*REFINED, *SAMPLED[:3]], "sampled": ["draft", *SAMPLED]}
 CHOICE_PAIRS = (
     ("gated_global", "greedy"), ("gated_local+sorm", "greedy"), ("reranked", "gated_global"),
     ("reranked", "gated_local+sorm"), ("refined_weighted", "reranked"), ("refined_weighted", "refined_orm"),
@@ -355,15 +355,10 @@ def choices(lab: Replication) -> pd.DataFrame:
         hits[method] = right["draft"].where(~doubted, right[refinement])
     for pool, names in POOLS.items():
         hits[f"{pool}_orm"] = _picked(right, scores, names)
-        for method, weights in {
-            f"{pool}_vote": pd.DataFrame(1.0, scores.index, scores.columns),
-            f"{pool}_weighted": scores,
-        }.items():
-            hits[method] = [
-                is_right_vote(list(answers.loc[q, list(names)]), list(right.loc[q, list(names)]),
-                              list(weights.loc[q, list(names)]))
-                for q in right.index
-            ]  # fmt: skip
+        equal = pd.DataFrame(1.0, scores.index, scores.columns)
+        for method, weights in {f"{pool}_vote": equal, f"{pool}_weighted": scores}.items():
+            rows = zip(*(frame[names].to_numpy().tolist() for frame in (answers, right, weights)), strict=True)
+            hits[method] = [is_right_vote(*row) for row in rows]
     numbers = [lab.tables.row(method, "accuracy", st.proportion(outcomes)) for method, outcomes in hits.items()]
     numbers.append(lab.tables.row("orm", "drafts_doubted", st.proportion(doubted)))
     return pd.DataFrame(numbers + _compared(lab.tables, hits, CHOICE_PAIRS, "accuracy"))
@@ -376,13 +371,10 @@ def _answers(lab: Replication) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame
     scores = {"draft": test.scores["orm"]} | {k: _scored(test, "orm", sources[k], k) for k in REFINED[1:]}
     more = sample_solutions(lab.run, lab.student, "test", len(SAMPLED) - 3, p.temperature, "bo3-more")
     parts = [sources[k].read().assign(source=k, score=_of_answers(scores[k], sources[k])) for k in REFINED]
-    first = 0
-    for samples, name in ((test.samples, "bo3"), (more, "bo3-more")):
+    for samples, name, first in ((test.samples, "bo3", 0), (more, "bo3-more", 3)):
         frame = samples.read().assign(score=_of_answers(_scored(test, "orm", samples, name), samples))
-        frame = frame.sort_values("sample_id")
         place = frame.groupby("question_id").cumcount() + first
         parts.append(frame.assign(source="sample" + place.astype(str)))
-        first += int(place.max()) + 1
     every = pd.concat(parts)
     columns = ("is_correct", "score", "final_answer")
     right, score, answer = (every.pivot(index="question_id", columns="source", values=c) for c in columns)
@@ -393,10 +385,10 @@ def _of_answers(scores: Artifact, answers: Artifact) -> np.ndarray:
     return answer_scores(scores.read()).reindex(answers.read()["sample_id"], fill_value=0.0).to_numpy()
 
 
-def _picked(right: pd.DataFrame, scores: pd.DataFrame, names: Sequence[str]) -> np.ndarray:
+def _picked(right: pd.DataFrame, scores: pd.DataFrame, names: list[str]) -> np.ndarray:
     """Whether the highest scored of the answers is right; of equals the first."""
-    best = scores[list(names)].to_numpy().argmax(axis=1)
-    return right[list(names)].to_numpy()[np.arange(len(right)), best]
+    best = scores[names].to_numpy().argmax(axis=1)
+    return right[names].to_numpy()[np.arange(len(right)), best]
 
 
 def is_right_vote(answers: Sequence[str], right: Sequence[bool], weights: Sequence[float]) -> bool:

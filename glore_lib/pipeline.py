@@ -36,7 +36,6 @@ from glore_lib.locks import only_run
 from glore_lib.params import Params, ParamsError, digest, load_params
 from glore_lib.store import NOTE, UNFINISHED, checksum, source_digest, write
 from glore_lib.tasks import checked_task
-from glore_lib.tasks.mr_gsm8k import MRGSM8K
 
 LIBRARY = Path(glore_lib.__file__).resolve().parent
 ROOT = LIBRARY.parent
@@ -133,6 +132,8 @@ class Pipeline:
         for params in self.runs.values():
             checked_task(params)
             if self.appendix and params.task.name == "gsm8k":
+                from glore_lib.tasks.mr_gsm8k import MRGSM8K  # with pandas, for which a status need not wait
+
                 MRGSM8K(params.task.calculator_annotations, params.task.test_questions).check_data({})
         self._earlier = self._check_out()
         self._code = code_hash()
@@ -387,8 +388,7 @@ class Pipeline:
         removed = [p for p in (*renderings, *partial, *results) if p.parent.resolve().is_relative_to(inside)]
         for path in (*removed, self.out / MANIFEST, self.out / REPORT):
             path.unlink(missing_ok=True)
-        folders = {path.parent for path in removed} | {self.out / run for run in runs}
-        for folder in sorted(folders - {self.out}, reverse=True):  # those in a folder before it
+        for folder in sorted({path.parent for path in removed} - {self.out}, reverse=True):  # what is in one before it
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
         self._earlier = {}
