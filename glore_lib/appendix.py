@@ -206,7 +206,7 @@ def label_rules(lab: Replication) -> pd.DataFrame:
     tables, rollouts, samples = lab.tables, lab.data.rollouts.read(), lab.data.samples.read()
     labelled = samples[samples["sample_id"].isin(rollouts["sample_id"])]
     exact = step_labels.exact_labels(lab.run, labelled, "train")
-    seed = lab.run.seed("labels", "sorm", lab.data.samples.id)  # as the SORM's own
+    seed = lab.run.seed("labels", "sorm", lab.data.samples.record["name"])  # as the SORM's own
     numbers = []
     for rule, switches in RULES.items():
         every = rollout_labels(rollouts, *switches)

@@ -57,7 +57,7 @@ def labels_for(run: Run, kind: str, data: StepData) -> pd.DataFrame:
     ``sorm_consistent`` without balancing, ``sorm_balanced`` without the consistency rule.
     """
     p = run.params.reward_models
-    seed = run.seed("labels", kind, data.samples.id)
+    seed = run.seed("labels", kind, data.samples.record["name"])
     if kind == "orm":
         return step_labels.orm_labels(data.samples.read())
     if kind == "balanced_orm":

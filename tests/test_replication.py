@@ -198,6 +198,17 @@ def test_two_fresh_stores_hold_the_same_numbers_byte_for_byte(scripted, tiny_bas
     assert (made / "data.parquet").read_bytes() == (store / made.name / "data.parquet").read_bytes()
 
 
+@pytest.mark.slow
+def test_no_draw_hangs_on_the_key_of_an_artifact(scripted, tiny_base, tmp_path, monkeypatch):
+    """Of code that is written otherwise: every key is another one, and the numbers are the same."""
+    monkeypatch.setattr("glore_lib.run.code_digest", lambda module: "other code")
+    store, numbers, _ = scripted
+    run = open_tiny(tiny_base, tmp_path / "artifacts", **SETTINGS)
+    script(run, monkeypatch)
+    assert Replication(run).numbers.to_csv() == numbers.to_csv()
+    assert not artifacts(tmp_path / "artifacts") & artifacts(store)
+
+
 def test_another_seed_is_another_run(scripted, tiny_base, monkeypatch):
     store, *_ = scripted
     before = artifacts(store)

@@ -139,7 +139,7 @@ def test_the_sorms_switches(run, data):
     consistent = with_switches(run, monotone=True, consistent=True, balance_steps=False)
     assert labels_of(labels_for(consistent, "sorm", data)) == labels_of(labels_for(run, "sorm_consistent", data))
     without = labels_for(consistent, "sorm", data)
-    seed = run.seed("labels", "sorm", data.samples.id)
+    seed = run.seed("labels", "sorm", data.samples.record["name"])
     pd.testing.assert_frame_equal(labels_for(run, "sorm", data), balance_steps(without, seed))
 
 
