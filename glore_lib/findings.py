@@ -4,18 +4,23 @@ of what the paper says, or of what one would expect, is a surprise."""
 import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from math import inf
 
 import pandas as pd
 
 from glore_lib import statistics as st
 from glore_lib.examples import Outcomes
 from glore_lib.replication import Replication
+from glore_lib.scoreboard import ABOVE, BELOW, MARGIN, SAME, verdict
 from glore_lib.solutions import split_steps
 from glore_lib.step_labels import POSTPROCESSING, exact_labels, rollout_labels
 from glore_lib.students import Student, sample_solutions
 from glore_lib.tasks.arithmetic import OPERATORS, parse_step
 
 PAPER, EXPECTED = "The paper", "Expected"
+SIDES = {
+    "more": ABOVE, "less": BELOW, "about the same": SAME, "no less": (-MARGIN, inf), "no more": (-inf, MARGIN),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -32,19 +37,15 @@ def stated(what: str, estimate: st.Estimate) -> Finding:
 
 
 def compared(what: str, difference: st.Estimate, side: str, by: str) -> Finding:
-    """A difference against what ``by`` (the paper, or common sense) says that it is: "more", "no less",
-    "about the same", "no more" or "less". It is surprising where its whole interval lies on another side."""
+    """A difference against what ``by`` (the paper, or common sense) says that it is, a word of :data:`SIDES`; the
+    scoreboard's rule decides. It is surprising where its whole interval lies on another side."""
     if not difference.n:
         return Finding(f"{what}: nothing to compare (n = 0).")
-    above, below = difference.ci_low > 0, difference.ci_high < 0
-    agrees, surprising = {
-        "more": (above, below), "no less": (not below, below), "about the same": (not (above or below), above or below),
-        "no more": (not above, above), "less": (below, above),
-    }[side]  # fmt: skip
-    verdict = "So it is." if agrees else "Here it is not." if surprising else "Undecided here."
+    found = verdict(difference.ci_low, difference.ci_high, SIDES[side])
+    told = {"replicated": "So it is", "not replicated": "Here it is not", "inconclusive": "Undecided here"}[found]
     low, high = 100 * difference.ci_low, 100 * difference.ci_high
     points = f"{100 * difference.value:+.1f} points [{low:.1f}, {high:.1f}] (n = {difference.n:,})"
-    return Finding(f"{what}: {points}. {by}: {side}. {verdict}", surprising)
+    return Finding(f"{what}: {points}. {by}: {side}. {told}.", found == "not replicated")
 
 
 def _share(estimate: st.Estimate) -> str:
@@ -170,7 +171,7 @@ def _label_quality(lab: Replication) -> list[Finding]:
 
 
 def _sorm_over_orm(numbers: "Values", drafts: Outcomes, seed: int) -> list[Finding]:
-    wrong = ~drafts.right
+    wrong = ~drafts.right & (drafts.true_errors > 0)  # as in Table 1: a wrong draft may show no error
     found = {kind: (drafts.found_errors(kind) == drafts.true_errors)[wrong] for kind in ("orm", "sorm")}
     located = st.paired_difference(found["sorm"], found["orm"], seed=seed)
     exact = numbers["sorm-orm", "step_accuracy_difference_exact"]
