@@ -89,7 +89,7 @@ def test_notebooks_of_the_appendix_begin_with_a_question_and_end_with_what_was_f
     assert "**Question" in cells[0].source and "(Paper," in cells[0].source
     assert cells[-4].source == "## What was found"
     assert cells[-3].source.startswith("print(*appendix.found_")
-    assert cells[-1].source == f'run.finish("{path.stem}")'
+    assert cells[-1].source == f'display.costs(run, "{path.stem}")'
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS + OF_APPENDIX, ids=name)
