@@ -257,7 +257,6 @@ def test_a_notebook_runs_from_its_first_cell_to_its_last(lab, browser, shoot):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not EXPLORER.exists(), reason="notebooks/explorer.ipynb is not there")
 def test_the_explorer_answers_to_its_widgets(lab, browser, shoot):
     page = lab.open(browser, EXPLORER.name)
     assert failures(lab.run_all(page, EXPLORER.name)) == []
