@@ -360,7 +360,7 @@ def _wrap(text: str, letters: int, lines: int) -> list[str]:
     return textwrap.wrap(text, max(letters, 8), max_lines=lines, placeholder=" …") or [""]
 
 
-def _text(axes: Axes, x: float, y: float, text: str, **style: object) -> None:
+def _text(axes: Axes, x: float, y: float, text: str, **look: object) -> None:
     """Text as it is: no formulas, and a sign that the font has not got is drawn as one that says so."""
     known = get_font(findfont(FontProperties(family=FONT["family"]))).get_charmap()
-    axes.text(x, y, "".join(c if ord(c) in known or c == "\n" else "\ufffd" for c in text), **(FONT | style))
+    axes.text(x, y, "".join(c if ord(c) in known or c == "\n" else "\ufffd" for c in text), **(FONT | look))
