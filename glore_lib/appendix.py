@@ -179,8 +179,8 @@ def value_refinement(lab: Replication) -> pd.DataFrame:
     guides = {kind: Guide(steps) for kind, steps in values.items()}
     guides |= {f"{kind}_{other}": Guide(steps, not force) for kind, steps in values.items()}
     guides[f"local+orm_{other}"] = Guide(begins["local+orm"], not force)
-    refined = {kind: test.refined[kind] for kind in (*begins, f"local+sorm_{other}")}
-    refined |= refine(lab.run, lab.refiner, test.drafts, "test", guides)
+    refined = {kind: test.refined[kind] for kind in begins} | refine(lab.run, lab.refiner, test.drafts, "test", guides)
+    refined[f"local+sorm_{other}"] = test.refined[f"local+sorm_{other}"]
     right = _right(test.drafts, refined)
     fixed = right[~right["greedy"]].drop(columns="greedy")
     numbers = [lab.tables.row(kind, "fixed_fraction", st.proportion(fixed[kind])) for kind in fixed]
