@@ -1,4 +1,5 @@
 # make replicate | test | lab | lint. Each makes .venv first where it is missing or older than the pins.
+# make test-long: what takes minutes: runs that are stopped in every way, notebooks in a real browser.
 # make audit: known vulnerabilities of the pins, by pip-audit, from PyPI's data; a pin that it can't look up is an error.
 # make test-vllm: what samples with vLLM, with its CPU build, in an environment of its own, .venv-vllm.
 PYTHON ?= python3.11
@@ -8,13 +9,16 @@ VLLM_PIP := .venv-vllm/bin/python $(INSTALL)
 STAMP := .venv/.installed
 VLLM_STAMP := .venv-vllm/.installed
 
-.PHONY: replicate test test-vllm lab lint audit
+.PHONY: replicate test test-long test-vllm lab lint audit
 
 replicate: $(STAMP)
 	@.venv/bin/glore run params/mini-hard.yaml params/mini-easy.yaml --out results/mini
 
 test: $(STAMP)
 	@.venv/bin/python -m pytest
+
+test-long: $(STAMP)
+	@.venv/bin/python -m pytest -m long
 
 test-vllm: $(VLLM_STAMP)
 	@.venv-vllm/bin/python -m pytest tests/test_vllm.py

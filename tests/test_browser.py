@@ -237,6 +237,7 @@ def answers(url: str) -> bool:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_notebook_runs_from_its_first_cell_to_its_last(lab, browser, shoot):
     page = lab.open(browser, "03_sorm.ipynb")
     cells = lab.run_all(page, "03_sorm.ipynb")
@@ -257,6 +258,7 @@ def test_a_notebook_runs_from_its_first_cell_to_its_last(lab, browser, shoot):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_explorer_answers_to_its_widgets(lab, browser, shoot):
     page = lab.open(browser, EXPLORER.name)
     assert failures(lab.run_all(page, EXPLORER.name)) == []

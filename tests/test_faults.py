@@ -32,7 +32,7 @@ SMALL = {
     "finetuning.batch_size": 4, "finetuning.micro_batch_size": 4, "reward_models.training": STEPS,
     "reward_models.figure4": False, "refiner.training": STEPS,
 }  # fmt: skip
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 GLORE = [Path(sys.executable).with_name("glore"), "run"]
 PATIENCE = 900
 PARTS, TRAINING = f".*/{UNFINISHED}/*-*.parquet", f".*/{UNFINISHED}/training"
