@@ -422,8 +422,8 @@ def notebook_hash(source: Path) -> str:
 def code_hash() -> str:
     """A hash of the library: what its modules do, and the weights of the model that ships with it.
 
-    Changes to comments and docstrings, and to the modules that only run notebooks, plan, check, report or explore, can't change
-    one.
+    Changes to comments and docstrings can't change one, nor can those to the modules that only run notebooks, plan,
+    check, report or explore.
     """
     apart = ("check.py", "cli.py", "explorer.py", "kernels.py", "pipeline.py", "plan.py", "report.py")
     modules = [path for path in sorted(LIBRARY.rglob("*.py")) if path.name not in apart]
