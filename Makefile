@@ -1,5 +1,5 @@
 # make replicate | test | lab | lint. Each makes .venv first where it is missing or older than the pins.
-# make test-long: what takes minutes: runs that are stopped in every way, notebooks in a real browser.
+# make test-long: what takes minutes: all notebooks with reduced parameters, runs that are killed, a real browser.
 # make audit: known vulnerabilities of the pins, by pip-audit, from PyPI's data; a pin that it can't look up is an error.
 # make test-vllm: what samples with vLLM, with its CPU build, in an environment of its own, .venv-vllm.
 PYTHON ?= python3.11

@@ -102,6 +102,7 @@ def test_notebooks_are_kept_without_outputs_and_with_short_cells(path: Path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_all_notebooks_run_and_a_second_run_finds_all_done(tmp_path: Path):
     files = [ROOT / "params" / f"mini-{difficulty}.yaml" for difficulty in ("hard", "easy")]
 
