@@ -15,6 +15,8 @@ if TYPE_CHECKING:  # tests that need no model need not wait for torch
 
     from glore_lib.run import Run
 
+# Of tiny models, threads wait for each other longer than they work. Before torch is imported; processes inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 settings.register_profile("suite", deadline=None)  # a busy machine is no failure
 settings.load_profile("suite")
 
