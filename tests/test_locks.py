@@ -54,7 +54,7 @@ def test_the_lock_of_a_killed_run_is_taken_over(tmp_path):
 def test_a_lock_that_says_nothing_is_nobodys(tmp_path, content):
     (tmp_path / LOCK).write_text(content)
     with only_run(tmp_path):
-        pass
+        assert json.loads((tmp_path / LOCK).read_text())["pid"] == os.getpid()
 
 
 def test_a_lock_of_another_host_is_told_and_not_taken_over(tmp_path):
