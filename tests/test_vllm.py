@@ -67,12 +67,15 @@ def greedy_of_transformers(source: Path, requests: list[Request] = GREEDY, limit
 
 
 def engines() -> list[psutil.Process]:
-    """The engine's processes that this one has started and that have not ended."""
+    """The engines' processes on this machine that are younger than this one and have not ended. Not those below this
+    process: Ray's need not stay there."""
+    born = psutil.Process().create_time()
+    every = psutil.process_iter(["name", "status", "create_time"])
     return [
-        process
-        for process in psutil.Process().children(recursive=True)
-        if process.status() != psutil.STATUS_ZOMBIE and process.name().startswith("VLLM")
-    ]
+        p for p in every
+        if p.info["name"].startswith("VLLM") and p.info["status"] != psutil.STATUS_ZOMBIE
+        and p.info["create_time"] > born
+    ]  # fmt: skip
 
 
 def save_adapter(start: Path, folder: Path, seed: int, rank: int, alpha: int, targets: list[str]) -> Path:
