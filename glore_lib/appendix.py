@@ -7,18 +7,16 @@ it samples and scores is kept as that of the other notebooks is. What could be t
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import nan
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from numpy.typing import ArrayLike
 
 from glore_lib import figures, step_labels
 from glore_lib import statistics as st
-from glore_lib.evaluation import DraftSet, Numbers, Tables, wide
+from glore_lib.evaluation import DraftSet, Numbers, Tables, pick, wide
 from glore_lib.params import ParamsError, Section, digest
 from glore_lib.refinement import Guide, locate_first_error, refine
 from glore_lib.replication import Evaluated, Replication
@@ -56,22 +54,24 @@ CHOICE_PAIRS = (
 
 @dataclass(frozen=True)
 class Judged:
-    """Solutions with labels by rollouts and scores by reward models; ``solutions.exact`` are the labels of ``judge``:
-    the task's own checker, people, or None where the task has neither."""
+    """Solutions, the labels of ``judge`` (the task's own checker, or people), and scores by reward models; with labels
+    by rollouts too, ``rolled_out``, where the solutions are to questions like those that the student learned from."""
 
-    judge: Literal["exact", "human"] | None
-    solutions: DraftSet
+    judge: Literal["exact", "human"]
+    samples: Artifact
+    truth: pd.DataFrame
     scores: Mapping[str, Artifact]
+    rolled_out: DraftSet | None
 
 
 def judged_solutions(lab: Replication) -> Judged:
-    """The drafts on the test split; for GSM8K the solutions of MR-GSM8K in which people found the first error, as many
-    as the run has test questions. From its first error on a solution's steps are labelled 0, as they are by rollouts: a
-    label is about the prefix that the step ends."""
-    if lab.run.params.task.name != "gsm8k":
-        scores = {kind: lab.test.scores[kind] for kind in KINDS}
-        return Judged(None if lab.test.draft_set.exact is None else "exact", lab.test.draft_set, scores)
-    p = lab.run.params
+    """The drafts on the test split where their true labels are known; else the solutions of MR-GSM8K in which people
+    found the first error, as many as the run has test questions. From its first error on a solution's steps are
+    labelled 0, as they are by rollouts: a label is about the prefix that the step ends."""
+    drafts, p = lab.test, lab.run.params
+    if p.task.name == "arithmetic":
+        scores, known = {kind: drafts.scores[kind] for kind in KINDS}, drafts.draft_set
+        return Judged("exact", drafts.drafts, known.exact, scores, known)
     task = MRGSM8K(p.task.calculator_annotations, p.task.test_questions)
     judged = task.judged()
     counts = p.task.model_copy(update={"test_questions": len(task.splits["test"])})
@@ -79,36 +79,41 @@ def judged_solutions(lab: Replication) -> Judged:
     run = Run(p.model_copy(update={"task": counts}), lab.run.store, task)
     texts = digest([(s.sample_id, s.text) for s in judged])
     samples = run.frame("samples-human", "samples", task.samples, {"texts": texts}, [])
-    rollouts = step_labels.rollouts(run, lab.student, samples.read(), "test", "human", [samples])
-    labels = rollout_labels(rollouts.read(), p.reward_models.monotone, p.reward_models.consistent)
-    errors = labels["sample_id"].map({s.sample_id: s.first_error for s in judged})
-    before = (labels["step"] < errors).astype(int)
-    people = labels.assign(label_raw=before, label=before, source="human")
+    steps = step_labels.orm_labels(samples.read())  # for its rows: one a step
+    before = (steps["step"] < steps["sample_id"].map({s.sample_id: s.first_error for s in judged})).astype(int)
+    people = steps.assign(label_raw=before, label=before, source="human")
     scores = {
         kind: score_steps(run, lab.reward_models[kind], f"{kind}-human", samples.read(), "test", samples)
         for kind in KINDS
     }  # fmt: skip
-    return Judged("human", DraftSet(samples, rollouts, labels, people), scores)
+    if p.task.name != "gsm8k":
+        return Judged("human", samples, people, scores, None)
+    rollouts = step_labels.rollouts(run, lab.student, samples.read(), "test", "human", [samples])
+    labels = rollout_labels(rollouts.read(), p.reward_models.monotone, p.reward_models.consistent)
+    return Judged("human", samples, people, scores, DraftSet(samples, rollouts, labels, people))
 
 
 def label_quality(lab: Replication) -> pd.DataFrame:
     """Labels by rollouts and the reward models' verdicts against the judge's: steps, and first errors.
 
     ``label_…`` are against the judge; so is what ends in ``_exact`` or ``_human``, and else it is against those labels.
-    First errors are of the solutions with a wrong answer in which the judge, or else the labels by rollouts, see one.
+    First errors are of the solutions with a wrong answer in which the judge sees one.
     """
-    judged, tables = judged_solutions(lab), lab.tables
-    solutions, threshold = judged.solutions, lab.run.params.reward_models.threshold
-    numbers = tables.label_quality(solutions)
-    numbers += [row for row in tables.table1(solutions, judged.scores) if not row["metric"].startswith("first_error")]
+    judged, tables, numbers = judged_solutions(lab), lab.tables, []
+    suffix, threshold = f"_{judged.judge}", lab.run.params.reward_models.threshold
+    if judged.rolled_out:
+        numbers += tables.label_quality(judged.rolled_out)
+        numbers += tables.steps(judged.rolled_out.labels, judged.scores, "")
+    else:
+        positive = st.clustered(judged.truth["label"], judged.truth["question_id"], tables.seed)
+        numbers.append(tables.row("labels", f"positive_labels{suffix}", positive))
+    numbers += tables.steps(judged.truth, judged.scores, suffix)
     found = {kind: locate_first_error(scores.read(), threshold) for kind, scores in judged.scores.items()}
-    truth = solutions.labels if judged.judge is None else solutions.exact
-    if judged.judge:
-        rollouts = solutions.rollouts.read()
+    if judged.rolled_out:
+        rollouts = judged.rolled_out.rollouts.read()
         by_rule = {rule: rollout_labels(rollouts, *on) for rule, on in step_labels.POSTPROCESSING.items()}
         found = {rule: first_errors(labels) for rule, labels in by_rule.items()} | found
-    suffix = f"_{judged.judge}" if judged.judge else ""
-    errors = _true_errors(solutions.drafts, truth)
+    errors = _true_errors(judged.samples, judged.truth)
     numbers += _first_errors(tables, errors, found, suffix, [("sorm", "orm"), ("balanced_orm", "orm")])
     frame = pd.DataFrame(numbers)
     return frame.assign(metric=frame["metric"].str.replace("_exact", suffix))
@@ -135,19 +140,8 @@ def _first_errors(
             "accuracy": hits[method], "early": (at > 0) & (at < truth), "late": at > truth, "missed": at == 0,
         }  # fmt: skip
         numbers += [tables.row(method, f"first_error_{name}{suffix}", st.proportion(o)) for name, o in outcomes.items()]
-    return numbers + _compared(tables, hits, pairs, "first_error_accuracy", suffix)
-
-
-def _compared(
-    tables: Tables, hits: Mapping[str, ArrayLike], pairs: Sequence[tuple[str, str]], metric: str, suffix: str = ""
-) -> Numbers:
-    """The paired difference of each pair a, b of methods, one outcome a question, and McNemar's p value."""
-    numbers = []
     for a, b in pairs:
-        difference = st.paired_difference(hits[a], hits[b], seed=tables.seed)
-        p = st.Estimate(st.mcnemar_p(hits[a], hits[b]), nan, nan, difference.n) if difference.n else st.NO_DATA
-        numbers.append(tables.row(f"{a}-{b}", f"{metric}_difference{suffix}", difference))
-        numbers.append(tables.row(f"{a}-{b}", f"{metric}_difference{suffix}_p", p))
+        numbers += tables.compared(a, b, hits, "first_error_accuracy", suffix)
     return numbers
 
 
@@ -181,20 +175,15 @@ def value_refinement(lab: Replication) -> pd.DataFrame:
     guides[f"local+orm_{other}"] = Guide(begins["local+orm"], not force)
     refined = {kind: test.refined[kind] for kind in begins} | refine(lab.run, lab.refiner, test.drafts, "test", guides)
     refined[f"local+sorm_{other}"] = test.refined[f"local+sorm_{other}"]
-    right = _right(test.drafts, refined)
+    right = lab.tables.right(test.drafts, refined)
     fixed = right[~right["greedy"]].drop(columns="greedy")
     numbers = [lab.tables.row(kind, "fixed_fraction", st.proportion(fixed[kind])) for kind in fixed]
     pairs = [(f"value+{k}{way}", f"local+{k}{way}") for way in ("", f"_{other}") for k in LOCATORS]
-    numbers += _compared(lab.tables, fixed, pairs, "fixed_fraction")
+    for a, b in pairs:
+        numbers += lab.tables.compared(a, b, fixed, "fixed_fraction")
     if test.draft_set.exact is not None:
         numbers += _first_errors(lab.tables, _true_errors(test.drafts, test.draft_set.exact), begins | values, "_exact")
     return pd.DataFrame(numbers)
-
-
-def _right(drafts: Artifact, refined: Mapping[str, Artifact]) -> pd.DataFrame:
-    """Whether the draft (``greedy``) and each of its refinements is right, a row a draft."""
-    right = drafts.read().set_index("sample_id")["is_correct"].to_frame("greedy")
-    return right.assign(**{k: a.read().set_index("sample_id")["is_correct"] for k, a in refined.items()})
 
 
 # Ablations of the labels
@@ -277,7 +266,7 @@ def thresholds(lab: Replication, ts: Sequence[float]) -> pd.DataFrame:
     steps = drafts["text"].map(lambda text: len(step_labels.split_steps(text)))
     guides = {f"from-{i}": Guide(pd.Series(i, steps.index).where(steps >= i, 0)) for i in range(1, steps.max() + 1)}
     refined = refine(lab.run, lab.refiner, validation.drafts, "validation", guides)
-    right = _right(validation.drafts, refined)
+    right = lab.tables.right(validation.drafts, refined)
     last = lab.run.params.refiner.no_error_found == "last_step"
     wrong = ~right["greedy"].to_numpy()
     labels = validation.draft_set.labels if validation.draft_set.exact is None else validation.draft_set.exact
@@ -321,26 +310,23 @@ def refined_otherwise(lab: Replication, ts: Mapping[str, float]) -> pd.DataFrame
     threshold = run.params.reward_models.threshold
     for kind in ("local+sorm_twice", "global_then_local+sorm"):
         first = once[TWICE[kind]]
-        guide = Guide(_located(test, _scored(test, "sorm", first, TWICE[kind]), threshold))
+        guide = Guide(_located(test, test.score("sorm", first, f"-{TWICE[kind]}"), threshold))
         refined |= refine(run, lab.refiner, first, "test", {kind: guide})
-    right = _right(test.drafts, refined)
+    right = lab.tables.right(test.drafts, refined)
     wrong = right[~right["greedy"]]
     numbers: Numbers = []
     for kind in refined:
         numbers.append(lab.tables.row(kind, "fixed_fraction", st.proportion(wrong[kind])))
         numbers.append(lab.tables.row(kind, "accuracy_all_drafts", st.proportion(right[kind])))
     pairs = [*((f"local+{locator}_tuned", f"local+{locator}") for locator in ts), *TWICE.items()]
-    return pd.DataFrame(numbers + _compared(lab.tables, wrong, pairs, "fixed_fraction"))
+    for a, b in pairs:
+        numbers += lab.tables.compared(a, b, wrong, "fixed_fraction")
+    return pd.DataFrame(numbers)
 
 
 def _located(split: Evaluated, scores: Artifact, threshold: float) -> pd.Series:
     found = locate_first_error(scores.read(), threshold)
     return found.reindex(split.drafts.read()["sample_id"], fill_value=0)
-
-
-def _scored(split: Evaluated, kind: str, answers: Artifact, name: str) -> Artifact:
-    model = split.replication.reward_models[kind]
-    return score_steps(split.run, model, f"{kind}-{name}", answers.read(), split.split, answers)
 
 
 def choices(lab: Replication) -> pd.DataFrame:
@@ -350,29 +336,35 @@ def choices(lab: Replication) -> pd.DataFrame:
     scores highest, ``…_vote``: the most frequent, ``…_weighted``: the one whose scores by the ORM sum to most."""
     right, scores, answers = _answers(lab)
     doubted = scores["draft"] <= lab.run.params.reward_models.threshold
-    hits = {"greedy": right["draft"], "reranked": _picked(right, scores, REFINED)}
+
+    def picked(names: list[str]) -> np.ndarray:
+        return pick(right[names].to_numpy(), scores[names].to_numpy())
+
+    hits = {"greedy": right["draft"], "reranked": picked(REFINED)}
     for method, refinement in {"gated_global": "global", "gated_local+sorm": "local"}.items():
         hits[method] = right["draft"].where(~doubted, right[refinement])
     for pool, names in POOLS.items():
-        hits[f"{pool}_orm"] = _picked(right, scores, names)
+        hits[f"{pool}_orm"] = picked(names)
         equal = pd.DataFrame(1.0, scores.index, scores.columns)
         for method, weights in {f"{pool}_vote": equal, f"{pool}_weighted": scores}.items():
             rows = zip(*(frame[names].to_numpy().tolist() for frame in (answers, right, weights)), strict=True)
             hits[method] = [is_right_vote(*row) for row in rows]
     numbers = [lab.tables.row(method, "accuracy", st.proportion(outcomes)) for method, outcomes in hits.items()]
     numbers.append(lab.tables.row("orm", "drafts_doubted", st.proportion(doubted)))
-    return pd.DataFrame(numbers + _compared(lab.tables, hits, CHOICE_PAIRS, "accuracy"))
+    for a, b in CHOICE_PAIRS:
+        numbers += lab.tables.compared(a, b, hits, "accuracy")
+    return pd.DataFrame(numbers)
 
 
 def _answers(lab: Replication) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Of every answer to a test question, a column each: whether it is right, its score by the ORM, and the answer."""
     test, p = lab.test, lab.run.params.evaluation
     sources = {"draft": test.drafts, "global": test.refined["global"], "local": test.refined["local+sorm"]}
-    scores = {"draft": test.scores["orm"]} | {k: _scored(test, "orm", sources[k], k) for k in REFINED[1:]}
+    scores = {"draft": test.scores["orm"]} | {k: test.score("orm", sources[k], f"-{k}") for k in REFINED[1:]}
     more = sample_solutions(lab.run, lab.student, "test", len(SAMPLED) - 3, p.temperature, "bo3-more")
     parts = [sources[k].read().assign(source=k, score=_of_answers(scores[k], sources[k])) for k in REFINED]
     for samples, name, first in ((test.samples, "bo3", 0), (more, "bo3-more", 3)):
-        frame = samples.read().assign(score=_of_answers(_scored(test, "orm", samples, name), samples))
+        frame = samples.read().assign(score=_of_answers(test.score("orm", samples, f"-{name}"), samples))
         place = frame.groupby("question_id").cumcount() + first
         parts.append(frame.assign(source="sample" + place.astype(str)))
     every = pd.concat(parts)
@@ -383,12 +375,6 @@ def _answers(lab: Replication) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame
 
 def _of_answers(scores: Artifact, answers: Artifact) -> np.ndarray:
     return answer_scores(scores.read()).reindex(answers.read()["sample_id"], fill_value=0.0).to_numpy()
-
-
-def _picked(right: pd.DataFrame, scores: pd.DataFrame, names: list[str]) -> np.ndarray:
-    """Whether the highest scored of the answers is right; of equals the first."""
-    best = scores[names].to_numpy().argmax(axis=1)
-    return right[names].to_numpy()[np.arange(len(right)), best]
 
 
 def is_right_vote(answers: Sequence[str], right: Sequence[bool], weights: Sequence[float]) -> bool:
@@ -405,11 +391,6 @@ def is_right_vote(answers: Sequence[str], right: Sequence[bool], weights: Sequen
 # What the notebooks show and keep
 
 
-def table(numbers: pd.DataFrame, *metrics: str) -> pd.DataFrame:
-    """Numbers to read: a row a method, "value [low, high] (n)" in per cent; p values as they are."""
-    return wide(numbers, list(metrics))
-
-
 def sweep_table(numbers: pd.DataFrame, metric: str) -> pd.DataFrame:
     """``metric@x`` to read: a row a method, a column an x."""
     return wide(numbers, [m for m in numbers["metric"].unique() if m.startswith(f"{metric}@")])
@@ -422,9 +403,9 @@ def save(figure: Figure, name: str, out: str, *numbers: pd.DataFrame) -> Figure:
 
 
 def judge_suffix(numbers: pd.DataFrame) -> str:
-    """What the metrics of :func:`label_quality` end in that are against the judge; nothing where there is none."""
+    """What the metrics of :func:`label_quality` end in that are against the judge."""
     metrics = set(numbers["metric"])
-    return next((f"_{judge}" for judge in JUDGES if f"first_error_accuracy_{judge}" in metrics), "")
+    return next(f"_{judge}" for judge in JUDGES if f"first_error_accuracy_{judge}" in metrics)
 
 
 @dataclass(frozen=True)
@@ -436,7 +417,7 @@ class Told:
     def value(self, method: str, metric: str) -> str:
         """A number in per cent, with its interval and n."""
         row = self._row(method, metric)
-        return f"{_percents(row)} (n = {row.n:,})" if row else "not known"
+        return f"{st.estimate(row).percent(' %')} (n = {row.n:,})" if row else "not known"
 
     def difference(self, a: str, b: str, metric: str, suffix: str = "") -> str:
         """a - b in points, and on which side of 0 its interval lies."""
@@ -444,26 +425,19 @@ class Told:
         if row is None:
             return "not known"
         verdict = "more" if row.ci_low > 0 else "less" if row.ci_high < 0 else "no clear difference"
-        return f"{_percents(row, sign='+', unit='points')}, {verdict}"
+        return f"{st.estimate(row).percent(' points', '+')}, {verdict}"
 
     def _row(self, method: str, metric: str) -> Any:
         rows = self.numbers[(self.numbers["method"] == method) & (self.numbers["metric"] == metric)]
         return next(rows[rows["n"] > 0].itertuples(), None)
 
 
-def _percents(row: Any, sign: str = "", unit: str = "%") -> str:
-    value, low, high = (100 * number + 0.0 for number in (row.value, row.ci_low, row.ci_high))
-    return f"{value:{sign}.1f} {unit} [{low:.1f}, {high:.1f}]"
-
-
 def found_label_quality(numbers: pd.DataFrame) -> list[str]:
     """What :func:`label_quality` found, a sentence each."""
     told = Told(numbers)
     suffix = judge_suffix(numbers)
-    lines = [
-        f"The judge: {JUDGES.get(suffix[1:], 'labels by rollouts, for nobody else judged the steps of this task')}."
-    ]
-    if suffix:
+    lines = [f"The judge: {JUDGES[suffix[1:]]}."]
+    if "raw" in set(numbers["method"]):
         lines += [
             f"Positive labels by rollouts that are right: raw {told.value('raw', 'label_precision')}, after "
             f"post-processing 1 and 2 {told.value('consistent', 'label_precision')}.",

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from glore_lib import figures, refinement, step_labels
 from glore_lib import statistics as st
-from glore_lib.evaluation import contamination, wide
+from glore_lib.evaluation import wide
 from glore_lib.replication import Replication
 from glore_lib.reward_models import StepData, labels_for
 from glore_lib.run import Run
@@ -43,11 +43,6 @@ def parameters(run: Run, *sections: str) -> pd.DataFrame:
     return pd.DataFrame({"value": values})
 
 
-def overlap(run: Run) -> pd.DataFrame:
-    """How much of the test questions is in train or validation: see :func:`glore_lib.evaluation.contamination`."""
-    return contamination(run)
-
-
 def training(*models: Artifact) -> pd.DataFrame:
     """What each model was trained on: sequences (and those too long), optimiser steps, tokens, the share of the batches
     that was padding, seconds."""
@@ -76,14 +71,7 @@ def student_comparison(lab: Replication) -> pd.DataFrame:
 def _accuracy_row(run: Run, student: Student) -> dict[str, str | float]:
     greedy = sample_solutions(run, student, "validation", 1, 0.0, f"greedy-{student.policy}").read()
     estimate = st.proportion(greedy["is_correct"])
-    return {"student": student.policy, "accuracy, %": percent(estimate), "n": estimate.n}
-
-
-def percent(estimate: st.Estimate) -> str:
-    """ "value [low, high]" in per cent."""
-    if not estimate.n:
-        return "n = 0"
-    return f"{100 * estimate.value:.1f} [{100 * estimate.ci_low:.1f}, {100 * estimate.ci_high:.1f}]"
+    return {"student": student.policy, "accuracy, %": estimate.percent(), "n": estimate.n}
 
 
 def questions(lab: Replication, count: int) -> None:
@@ -199,9 +187,9 @@ def training_label_quality(lab: Replication) -> pd.DataFrame:
         rows.append(
             {
                 "labels": rule,
-                "precision, %": percent(c.precision),
-                "recall, %": percent(c.recall),
-                "accuracy, %": percent(c.accuracy),
+                "precision, %": c.precision.percent(),
+                "recall, %": c.recall.percent(),
+                "accuracy, %": c.accuracy.percent(),
                 "n": c.accuracy.n,
             }
         )
@@ -234,11 +222,6 @@ def pair_counts(lab: Replication) -> pd.DataFrame:
     """Distinct pairs of each kind by the step of the first error (global marks stand before step 1)."""
     pairs = refinement.refiner_pairs(lab.run, lab.data)
     return pairs.groupby(["kind", "first_error"]).size().unstack(fill_value=0)
-
-
-def table(numbers: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
-    """Numbers to read: a row a method, "value [low, high] (n)" in per cent."""
-    return wide(numbers, list(metrics))
 
 
 def all_numbers(labs: Sequence[Replication]) -> pd.DataFrame:

@@ -70,25 +70,31 @@ class Tables:
         ``step_error_balance`` is (false negatives - false positives) / errors, in [-1, 1]: the paper counts errors."""
         numbers: Numbers = []
         for suffix, labels in draft_set.truths.items():
-            truth = labels.set_index(["sample_id", "step"])
-            y, questions = truth["label"].to_numpy(), truth["question_id"].to_numpy()
-            guesses = {m: self._step_guesses(artifact, truth.index) for m, artifact in scores.items()}
-            for method, guess in (guesses | {"all_positive": np.ones_like(y)}).items():
-                c = st.confusion(y, guess, questions, self.seed)
-                numbers += [
-                    self.row(method, f"step_accuracy{suffix}", c.accuracy),
-                    self.row(method, f"step_false_positive_rate{suffix}", c.false_positive_rate),
-                    self.row(method, f"step_false_negative_rate{suffix}", c.false_negative_rate),
-                ]
-                if method == "all_positive":
-                    continue
-                errors = guess != y
-                balance = st.clustered((y - guess)[errors], questions[errors], self.seed, bounds=(-1.0, 1.0))
-                numbers.append(self.row(method, f"step_error_balance{suffix}", balance))
-                if method != "orm":
-                    difference = st.paired_difference(guess == y, guesses["orm"] == y, questions, self.seed)
-                    numbers.append(self.row(f"{method}-orm", f"step_accuracy_difference{suffix}", difference))
+            numbers += self.steps(labels, scores, suffix)
         return numbers + self._first_errors(draft_set, scores)
+
+    def steps(self, labels: pd.DataFrame, scores: Mapping[str, Artifact], suffix: str) -> Numbers:
+        """The rows of :meth:`table1` that are about steps, against one set of labels; ``suffix`` says whose."""
+        truth = labels.set_index(["sample_id", "step"])
+        y, questions = truth["label"].to_numpy(), truth["question_id"].to_numpy()
+        guesses = {m: self._step_guesses(artifact, truth.index) for m, artifact in scores.items()}
+        numbers: Numbers = []
+        for method, guess in (guesses | {"all_positive": np.ones_like(y)}).items():
+            c = st.confusion(y, guess, questions, self.seed)
+            numbers += [
+                self.row(method, f"step_accuracy{suffix}", c.accuracy),
+                self.row(method, f"step_false_positive_rate{suffix}", c.false_positive_rate),
+                self.row(method, f"step_false_negative_rate{suffix}", c.false_negative_rate),
+            ]
+            if method == "all_positive":
+                continue
+            errors = guess != y
+            balance = st.clustered((y - guess)[errors], questions[errors], self.seed, bounds=(-1.0, 1.0))
+            numbers.append(self.row(method, f"step_error_balance{suffix}", balance))
+            if method != "orm":
+                difference = st.paired_difference(guess == y, guesses["orm"] == y, questions, self.seed)
+                numbers.append(self.row(f"{method}-orm", f"step_accuracy_difference{suffix}", difference))
+        return numbers
 
     def _step_guesses(self, scores: Artifact, index: pd.MultiIndex) -> np.ndarray:
         predicted = scores.read().set_index(["sample_id", "step"])["score"].reindex(index)
@@ -123,7 +129,7 @@ class Tables:
                 self.row(method, "final_false_negative_rate", c.false_negative_rate),
             ]
             if method != "orm":
-                numbers += self._compared(method, "orm", hits, "final_accuracy")
+                numbers += self.compared(method, "orm", hits, "final_accuracy")
         numbers.append(self.row("all_positive", "final_accuracy", st.proportion(right)))
         return numbers
 
@@ -151,7 +157,7 @@ class Tables:
 
     def table3(self, drafts: Artifact, refined: Mapping[str, Artifact]) -> Numbers:
         """Of the wrong drafts: the share that each refinement fixes, and that global and local fix between them."""
-        fixed = self._right(drafts, refined)[~self._right(drafts, {})["greedy"]]
+        fixed = self.right(drafts, refined)[~self.right(drafts, {})["greedy"]]
         for locator in ("orm", "sorm"):
             fixed[f"global+local+{locator}"] = fixed["global"] | fixed[f"local+{locator}"]
         numbers = [
@@ -161,31 +167,32 @@ class Tables:
             ("local+sorm", "local+orm"), ("local+sorm", "global"), ("global+local+sorm", "global"),
             ("global+local+sorm", "local+sorm"), ("global+local+sorm", "resample"),
         ):  # fmt: skip
-            numbers += self._compared(a, b, fixed, "fixed_fraction")
+            numbers += self.compared(a, b, fixed, "fixed_fraction")
         return numbers
 
-    def _compared(self, a: str, b: str, hits: Mapping[str, ArrayLike], metric: str) -> Numbers:
-        """Two methods on the same questions: the paired difference a - b, and the p value of McNemar's exact test."""
+    def compared(self, a: str, b: str, hits: Mapping[str, ArrayLike], metric: str, suffix: str = "") -> Numbers:
+        """Two methods on the same questions, one outcome each: the paired difference a - b, and the p value of
+        McNemar's exact test. ``suffix`` says against whose labels, as in :attr:`DraftSet.truths`."""
         difference = st.paired_difference(hits[a], hits[b], seed=self.seed)
         p = st.Estimate(st.mcnemar_p(hits[a], hits[b]), nan, nan, difference.n) if difference.n else st.NO_DATA
         return [
-            self.row(f"{a}-{b}", f"{metric}_difference", difference),
-            self.row(f"{a}-{b}", f"{metric}_difference_p", p),
+            self.row(f"{a}-{b}", f"{metric}_difference{suffix}", difference),
+            self.row(f"{a}-{b}", f"{metric}_difference{suffix}_p", p),
         ]
 
     def figure5(self, drafts: Artifact, refined: Mapping[str, Artifact]) -> Numbers:
         """Accuracy when all drafts are replaced by their refinements, and when only the wrong ones are; differences to
         the drafts themselves and, of all drafts refined, between local and global."""
-        every = self._right(drafts, refined)
+        every = self.right(drafts, refined)
         only_wrong = every.apply(lambda right: right | every["greedy"])
         numbers: Numbers = []
         for method in refined:
             for metric, right in (("accuracy_all_drafts", every), ("accuracy_incorrect_drafts", only_wrong)):
                 numbers.append(self.row(method, metric, st.proportion(right[method])))
-                numbers += self._compared(method, "greedy", right, metric)
-        return numbers + self._compared("local+sorm", "global", every, "accuracy_all_drafts")
+                numbers += self.compared(method, "greedy", right, metric)
+        return numbers + self.compared("local+sorm", "global", every, "accuracy_all_drafts")
 
-    def _right(self, drafts: Artifact, refined: Mapping[str, Artifact]) -> pd.DataFrame:
+    def right(self, drafts: Artifact, refined: Mapping[str, Artifact]) -> pd.DataFrame:
         """Columns of booleans, a row a draft: the draft itself (``greedy``) and each of its refinements."""
         right = drafts.read().set_index("sample_id")["is_correct"].to_frame("greedy")
         for method, artifact in refined.items():
@@ -221,7 +228,7 @@ class Tables:
         return pd.DataFrame(
             {
                 "greedy": right["draft"], "bo3": fresh["bo3"], "majority": fresh["majority"],
-                "reranked": _pick(right.to_numpy(), score.to_numpy()), "oracle_bo3": fresh["oracle_bo3"],
+                "reranked": pick(right.to_numpy(), score.to_numpy()), "oracle_bo3": fresh["oracle_bo3"],
                 "oracle_reranked": right.any(axis=1),
             }
         )  # fmt: skip
@@ -232,7 +239,7 @@ class Tables:
         random_pick = st.clustered(samples["is_correct"], samples["question_id"], self.seed)
         numbers.append(self.row("random_sample", "accuracy", random_pick))
         for a, b in (("reranked", "greedy"), ("reranked", "bo3"), ("bo3", "greedy"), ("oracle_reranked", "oracle_bo3")):
-            numbers += self._compared(a, b, choices, "accuracy")
+            numbers += self.compared(a, b, choices, "accuracy")
         return numbers
 
     def figure4(self, samples: pd.DataFrame, scores: Mapping[str, pd.DataFrame], greedy: pd.DataFrame) -> Numbers:
@@ -318,7 +325,7 @@ def _majority(samples: pd.DataFrame) -> bool:
     return bool(vote) and bool(samples.loc[samples["final_answer"] == vote, "is_correct"].any())
 
 
-def _pick(right: np.ndarray, scores: np.ndarray) -> np.ndarray:
+def pick(right: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """Whether the top-scored candidate is right; both are [questions, candidates], and ties go to the first."""
     return right[np.arange(len(right)), scores.argmax(axis=1)]
 
@@ -337,6 +344,4 @@ def wide(numbers: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
 def _cell(row: Any) -> str:
     if row.n == 0:
         return "n = 0"
-    if row.metric.endswith("_p"):
-        return f"{row.value:.2g}"
-    return f"{100 * row.value:.1f} [{100 * row.ci_low:.1f}, {100 * row.ci_high:.1f}] (n={row.n})"
+    return f"{row.value:.2g}" if row.metric.endswith("_p") else f"{st.estimate(row).percent()} (n={row.n})"

@@ -43,16 +43,12 @@ def compared(what: str, difference: st.Estimate, side: str, by: str) -> Finding:
         return Finding(f"{what}: nothing to compare (n = 0).")
     found = verdict(difference.ci_low, difference.ci_high, SIDES[side])
     told = {"replicated": "So it is", "not replicated": "Here it is not", "inconclusive": "Undecided here"}[found]
-    low, high = 100 * difference.ci_low, 100 * difference.ci_high
-    points = f"{100 * difference.value:+.1f} points [{low:.1f}, {high:.1f}] (n = {difference.n:,})"
+    points = f"{difference.percent(' points', '+')} (n = {difference.n:,})"
     return Finding(f"{what}: {points}. {by}: {side}. {told}.", found == "not replicated")
 
 
 def _share(estimate: st.Estimate) -> str:
-    if not estimate.n:
-        return "n = 0"
-    low, high = 100 * estimate.ci_low, 100 * estimate.ci_high
-    return f"{100 * estimate.value:.1f} % [{low:.1f}, {high:.1f}] (n = {estimate.n:,})"
+    return f"{estimate.percent(' %')} (n = {estimate.n:,})" if estimate.n else "n = 0"
 
 
 def tell(found: Iterable[Finding]) -> None:
@@ -267,8 +263,7 @@ class Values:
 
     def __init__(self, numbers: pd.DataFrame):
         self._rows: Mapping[tuple[str, str], st.Estimate] = {
-            (row.method, row.metric): st.Estimate(row.value, row.ci_low, row.ci_high, row.n)
-            for row in numbers.itertuples()
+            (row.method, row.metric): st.estimate(row) for row in numbers.itertuples()
         }
 
     def __getitem__(self, key: tuple[str, str]) -> st.Estimate:

@@ -131,7 +131,7 @@ class Pipeline:
             self.runs[params.run] = params
         for params in self.runs.values():
             checked_task(params)
-            if self.appendix and params.task.name == "gsm8k":
+            if self.appendix and params.task.name != "arithmetic":
                 from glore_lib.tasks.mr_gsm8k import MRGSM8K  # with pandas, for which a status need not wait
 
                 MRGSM8K(params.task.calculator_annotations, params.task.test_questions).check_data({})
@@ -423,9 +423,9 @@ def code_hash() -> str:
     """A hash of the library: what its modules do, and the weights of the model that ships with it.
 
     Changes to comments and docstrings can't change one, nor can those to the modules that only run notebooks, plan,
-    check, report or explore.
+    check, report, quote or explore.
     """
-    apart = ("check.py", "cli.py", "explorer.py", "kernels.py", "pipeline.py", "plan.py", "report.py")
+    apart = ("check.py", "cli.py", "explorer.py", "kernels.py", "pipeline.py", "plan.py", "readme.py", "report.py")
     modules = [path for path in sorted(LIBRARY.rglob("*.py")) if path.name not in apart]
     weights = sorted(LIBRARY.rglob("*.safetensors"))
     parts = {path: source_digest(path) for path in modules} | {path: checksum(path) for path in weights}

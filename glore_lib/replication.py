@@ -196,9 +196,10 @@ class Evaluated:
     @cached_property
     def scores(self) -> Mapping[str, Artifact]:
         """Step scores of the drafts by every reward model."""
-        return OnDemand(KINDS, lambda k: self._score(k, self.drafts))
+        return OnDemand(KINDS, lambda k: self.score(k, self.drafts))
 
-    def _score(self, kind: str, answers: Artifact, name: str = "") -> Artifact:
+    def score(self, kind: str, answers: Artifact, name: str = "") -> Artifact:
+        """Step scores by a reward model of answers to the split's questions; ``name`` tells them from the drafts'."""
         model = self.replication.reward_models[kind]
         return score_steps(self.run, model, f"{kind}{name}", answers.read(), self.split, answers)
 
@@ -250,13 +251,13 @@ class Evaluated:
         """What is reranked, and its scores by the ORM."""
         answers = {"draft": self.drafts, "global": self.refined["global"], "local": self.refined["local+sorm"]}
         return {
-            name: (artifact, self.scores["orm"] if name == "draft" else self._score("orm", artifact, f"-{name}"))
+            name: (artifact, self.scores["orm"] if name == "draft" else self.score("orm", artifact, f"-{name}"))
             for name, artifact in answers.items()
         }  # fmt: skip
 
     @cached_property
     def _bo3_scores(self) -> Artifact:
-        return self._score("orm", self.samples, "-bo3")
+        return self.score("orm", self.samples, "-bo3")
 
     @property
     def choices(self) -> pd.DataFrame:

@@ -14,16 +14,15 @@ Tested are directions and differences. Levels and effect sizes stand beside the 
 (5 points: the SORM's lag on final answers, and 13B students over 7B ones).
 """
 
-import re
 from dataclasses import dataclass
 from math import inf, isnan
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import typer
 
 from glore_lib.params import Task
+from glore_lib.statistics import Estimate
 
 MARGIN = 0.025
 BALANCED = 0.1  # the paper calls test sets with 45-55 % positive labels well balanced: 10 points between the kinds
@@ -76,12 +75,12 @@ CLAIMS = (
     Claim("c5, lag", "the SORM lags by little, if at all", "slightly worse; 13B on GSM8K by 5 points",
           "sorm-orm", "final_accuracy_difference", (-0.05 - MARGIN, inf)),
     Claim("c6", "how good the SVAMP students are", "greedy 58 % (7B), 70 % (13B)",
-          untested="a level: our questions are others"),
+          untested="a level, of far smaller models here"),
     Claim("c7", "SVAMP students are better than GSM8K ones of their size", "about +15 points",
-          untested="how hard our two tasks are was chosen by us"),
+          untested="how hard the generated tasks are was chosen by us, and real GSM8K was not run"),
     Claim("c8", "the 13B student is better than the 7B one", "GSM8K: +5 points", untested="one size of model"),
     Claim("c9", "how good Figure 4's SFT student is", "GSM8K: greedy 36 %",
-          untested="a level: our questions are others"),
+          untested="a level, of far smaller models here"),
     Claim("c10, raw", "without post-processing the SORM reranks worse than the ORM", "GSM8K: clearly worse",
           "sorm_raw-orm", RERANKED, BELOW),
     Claim("c10, gain", "post-processing makes the SORM a better reranker", "GSM8K: significantly",
@@ -118,7 +117,7 @@ CLAIMS = (
           "SVAMP: a large improvement", "bo3-greedy", "accuracy_difference", about="svamp"),
     Claim("q4", "larger models refine better", "13B over 7B", untested="one size of model"),
     Claim("q5", "on easier questions the ORM judges steps better", "SVAMP over GSM8K, above all 13B",
-          untested="how hard our two tasks are was chosen by us"),
+          untested="how hard the generated tasks are was chosen by us, and real GSM8K was not run"),
 )  # fmt: skip
 
 
@@ -181,34 +180,9 @@ def to_read(scores: pd.DataFrame) -> pd.DataFrame:
 def _cell(row: Any) -> str:
     if row.verdict == "not tested here":
         return next((f"not tested here: {c.untested}" for c in CLAIMS if c.id == row.id and c.untested), row.verdict)
-    return f"{100 * row.ours:+.1f} [{100 * row.ci_low:.1f}, {100 * row.ci_high:.1f}] (n={row.n}) {row.verdict}"
-
-
-def markdown(scores: pd.DataFrame) -> str:
-    """The scoreboard as the Markdown table that the README holds between its ``<!-- scoreboard -->`` marks."""
-    return to_read(scores).reset_index().to_markdown(index=False)
+    return f"{Estimate(row.ours, row.ci_low, row.ci_high, row.n).percent(sign='+')} (n={row.n}) {row.verdict}"
 
 
 def read(path: Path) -> pd.DataFrame:
     """A ``scoreboard.csv``."""
     return pd.read_csv(path).astype({"n": "Int64"})
-
-
-def quoted(readme: str) -> str:
-    """The table between a README's marks; raises ValueError where it has none."""
-    if not (found := re.search(MARKED, readme, re.DOTALL)):
-        raise ValueError("README: has no lines <!-- scoreboard --> and <!-- /scoreboard -->")
-    return found[2]
-
-
-MARKED = r"(<!-- scoreboard -->\n)(.*)(\n<!-- /scoreboard -->)"
-
-
-def fill(readme: Path, scores: Path) -> None:
-    """Put the table of a scoreboard.csv between the marks of README."""
-    text = readme.read_text()
-    readme.write_text(text.replace(quoted(text), markdown(read(scores))))
-
-
-if __name__ == "__main__":
-    typer.run(fill)

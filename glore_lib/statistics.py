@@ -33,6 +33,13 @@ class Estimate:
     ci_high: float
     n: int
 
+    def percent(self, unit: str = "", sign: str = "") -> str:
+        """ "value [low, high]" in per cent, ``unit`` after the value; "n = 0" where nothing was counted."""
+        if not self.n:
+            return "n = 0"
+        value, low, high = (100 * number + 0.0 for number in (self.value, self.ci_low, self.ci_high))  # never "-0.0"
+        return f"{value:{sign}.1f}{unit} [{low:.1f}, {high:.1f}]"
+
 
 NO_DATA = Estimate(nan, nan, nan, 0)
 
@@ -54,6 +61,11 @@ def row(task: str, model: str, method: str, metric: str, estimate: Estimate) -> 
         "task": task, "model": model, "method": method, "metric": metric, "value": estimate.value,
         "ci_low": estimate.ci_low, "ci_high": estimate.ci_high, "n": estimate.n,
     }  # fmt: skip
+
+
+def estimate(row: Any) -> Estimate:
+    """What a row of a ``numbers`` frame, as ``itertuples`` gives it, tells."""
+    return Estimate(row.value, row.ci_low, row.ci_high, row.n)
 
 
 def proportion(successes: ArrayLike) -> Estimate:

@@ -7,10 +7,11 @@ file: the rows of a fault are those of the last session that tried it.
 """
 
 import json
-import re
 import sys
 from collections import Counter
 from pathlib import Path
+
+from glore_lib.readme import filled
 
 PAGE = Path(__file__).parents[1] / "docs" / "reliability.md"
 COLUMNS = ("fault or bad input", "tried", "outcome", "lost")
@@ -35,7 +36,7 @@ def page_with(page: str, rows: list[list]) -> str:
     lines = [COLUMNS, ("---", "---:", "---", "---"), *((f, f"{n:,}", o, lost) for f, n, o, lost in rows)]
     cells = [[cell.replace("|", r"\|") for cell in line] for line in lines]
     table = "\n".join(f"| {' | '.join(line)} |" for line in cells)
-    return re.sub(r"(?<=<!-- tried -->\n).*(?=<!-- /tried -->)", lambda _: table + "\n", page, flags=re.DOTALL)
+    return filled(page, "tried", table)
 
 
 if __name__ == "__main__":

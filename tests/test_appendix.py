@@ -12,7 +12,6 @@ from glore_lib.params import ParamsError
 from glore_lib.replication import Replication
 from glore_lib.run import Run
 from glore_lib.statistics import Estimate, row
-from glore_lib.tasks.arithmetic import Arithmetic
 from test_replication import SETTINGS, assert_numbers_are_sound, forbid_work, script
 from tiny import Scripted, open_tiny, score_rows, solver
 
@@ -121,15 +120,26 @@ def test_on_gsm8k_people_are_the_judge(run, tmp_path, monkeypatch):
     assert all("not known" in line for line in appendix.found_value_refinement(found["value_refinement"]))
 
 
-def test_without_a_judge_nothing_is_said_of_the_labels(lab, monkeypatch):
-    """As for SVAMP."""
-    monkeypatch.setattr(Arithmetic, "exact_step_labels", lambda *_: None)
-    numbers = appendix.label_quality(lab)
-    assert appendix.judge_suffix(numbers) == ""
-    assert not numbers["metric"].str.contains("label_|exact|human").any()
-    assert_same(numbers, lab.numbers, *((k, "first_error_accuracy") for k in appendix.KINDS))
+@pytest.mark.parametrize("run", ["llama2_base"], indirect=True)
+def test_of_a_student_of_other_questions_the_reward_models_alone_are_held_against_people(run, tmp_path, monkeypatch):
+    """As of SVAMP's: what it can go on from in solutions to GSM8K's would tell little of the labels."""
+    monkeypatch.setenv("GLORE_DATA_DIR", str(tmp_path / "data"))
+    write_gsm8k(tmp_path / "data")
+    rows = [{"ID": f"chal-{i}", "Body": f"Ann has {i} pens.", "Question": "How many?", "Answer": 5} for i in range(900)]
+    (tmp_path / "data" / "svamp").mkdir()
+    (tmp_path / "data" / "svamp" / "SVAMP.json").write_text(json.dumps(rows))
+    settings = SMALL | {"task__name": "svamp", "student__start": "one_shot"}
+    run = open_tiny(Path(run.params.base_model.source), tmp_path / "svamp", **settings, run="people")
+    monkeypatch.setattr(Run, "sampler", lambda self, source: Scripted(run.tokenizer, lambda *_: "so\n#### 5"))
+    numbers = appendix.label_quality(Replication(run))
+    value, n = values(numbers), numbers.set_index(["method", "metric"])["n"]
+    assert appendix.judge_suffix(numbers) == "_human"
+    assert value["labels", "positive_labels_human"] == 1 / 5
+    assert n["sorm", "first_error_accuracy_human"] == 2 and n["sorm-orm", "step_accuracy_difference_human"] == 5
+    assert not numbers["metric"].str.startswith("label_").any()
+    assert not list(run.store.root.glob("rollouts-human*"))
     words = " ".join(appendix.found_label_quality(numbers))
-    assert "nobody else judged" in words and "post-processing" not in words
+    assert "people" in words and "post-processing" not in words
 
 
 def write_gsm8k(folder: Path) -> None:

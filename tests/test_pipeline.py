@@ -135,15 +135,19 @@ def test_the_appendix_is_removed_by_fresh(done):
     assert (done.out / "tiny").is_dir()  # with what was rendered up to the failing cell
 
 
-def test_the_appendix_needs_the_judged_solutions_of_gsm8k(clone, tmp_path, monkeypatch):
+@pytest.mark.parametrize("task", ["gsm8k", "svamp"])
+def test_the_appendix_needs_the_judged_solutions(clone, tmp_path, monkeypatch, task):
     monkeypatch.setenv("GLORE_DATA_DIR", str(tmp_path / "data"))
-    (tmp_path / "data" / "gsm8k").mkdir(parents=True)
+    for folder in ("gsm8k", "svamp"):
+        (tmp_path / "data" / folder).mkdir(parents=True)
     for split in ("train", "test"):
         rows = [json.dumps({"question": f"{split} {i}?", "answer": f"{i}\n#### {i}"}) for i in range(200)]
         (tmp_path / "data" / "gsm8k" / f"{split}.jsonl").write_text("\n".join(rows))
-    clone.pipeline(overrides={"task.name": "gsm8k"})
+    rows = [{"ID": f"chal-{i}", "Body": f"Ann has {i} pens.", "Question": "How many?", "Answer": 5} for i in range(900)]
+    (tmp_path / "data" / "svamp" / "SVAMP.json").write_text(json.dumps(rows))
+    clone.pipeline(overrides={"task.name": task})
     with pytest.raises(ParamsError, match=r"mr_gsm8k/human_first_error\.jsonl"):
-        clone.pipeline(overrides={"task.name": "gsm8k"}, appendix=True)
+        clone.pipeline(overrides={"task.name": task}, appendix=True)
 
 
 def test_a_rendered_notebook_says_what_it_was_made_with(done):

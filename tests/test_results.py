@@ -5,12 +5,12 @@ import re
 from pathlib import Path
 
 import nbformat
-import pandas as pd
 import pytest
 
 from glore_lib.params import load_params
 from glore_lib.pipeline import FIGURES, REPORT, ROOT, STAGES, code_hash, is_done, notebook_hash
-from glore_lib.report import page
+from glore_lib.readme import filled, quoted, tables
+from glore_lib.report import page as report_page
 
 RESULTS = sorted(path.parent for path in (ROOT / "results").glob("*/manifest.json"))
 RENDERED = [path for folder in RESULTS for path in sorted(folder.rglob("*.ipynb")) if ".partial." not in path.name]
@@ -47,18 +47,19 @@ def test_rendered_notebooks_read_well(path: Path):
 
 @pytest.mark.parametrize("folder", RESULTS, ids=_name)
 def test_the_report_is_that_of_the_results_beside_it(folder: Path):
-    assert (folder / REPORT).read_text(encoding="utf-8") == page(folder)
+    assert (folder / REPORT).read_text(encoding="utf-8") == report_page(folder)
 
 
-def test_readme_quotes_table_3_as_it_was_computed():
-    readme = (ROOT / "README.md").read_text()
-    quoted = re.search(r"<!-- table3 -->\n(.*)<!-- /table3 -->", readme, re.DOTALL)[1]
-    table = pd.read_csv(ROOT / "results" / "mini" / "tables" / "table3.csv").query("metric == 'fixed_fraction'")
-    rows = [line for line in quoted.splitlines() if line.startswith("| `")]
-    assert len(rows) > 5
-    for line in rows:
-        method, *cells = [cell.strip(" `") for cell in line.strip("|").split("|")]
-        for task, cell in zip(("mini-hard", "mini-easy"), cells, strict=True):
-            row = table[(table["task"] == task) & (table["method"] == method)].iloc[0]
-            want = f"{100 * row.value:.1f} [{100 * row.ci_low:.1f}, {100 * row.ci_high:.1f}] (n={row.n})"
-            assert cell == want
+def test_the_readme_quotes_what_was_computed():
+    page = (ROOT / "README.md").read_text()
+    for name, table in tables(ROOT / "results" / "smollm2-svamp").items():
+        assert quoted(page, name) == table
+
+
+def test_a_table_comes_between_its_marks_and_nowhere_else():
+    page = "a\n<!-- x -->\nold\n<!-- /x -->\nold\n<!-- y -->\nold\n<!-- /y -->\n"
+    made = filled(page, "x", "| \\1 |")
+    assert made == page.replace("<!-- x -->\nold", "<!-- x -->\n| \\1 |")
+    assert quoted(made, "x") == "| \\1 |" and quoted(made, "y") == "old"
+    with pytest.raises(ValueError, match="<!-- z -->"):
+        filled(page, "z", "new")
