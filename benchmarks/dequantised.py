@@ -1,0 +1,97 @@
+"""What it may cost that SmolLM2's weights come from a 4-bit file: `python benchmarks/dequantised.py`.
+
+The original weights are not at hand. What can be seen is the loss a token on solutions (a) of the base as it is
+unpacked, (b) with its linear layers put into four bits once more (NF4, as QLoRA does): how much one such rounding
+costs, and (c) after the first fine-tuning of params/smollm2-svamp.yaml, whose artifacts are read: whether fine-tuning
+gains more than that. On the base's own right answers to SVAMP, which this fine-tuning learned from, and on GSM8K's
+first reference solutions, which it never saw; differences to (a) are paired by solution.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import pandas as pd
+import torch
+import typer
+from scipy.stats import bootstrap
+from transformers import PreTrainedModel
+
+from glore_lib import models
+from glore_lib.packing import IGNORE
+from glore_lib.params import ParamsError
+from glore_lib.run import open_run
+from glore_lib.solutions import split_steps
+from glore_lib.training import collate, solution_example
+
+ROOT = Path(__file__).parents[1]
+TOGETHER = 8
+
+
+def losses(model: PreTrainedModel, examples: list[dict[str, list[int]]], pad: int) -> np.ndarray:
+    """Mean negative log-likelihood of each solution's tokens, in nats, [solutions]."""
+    found = []
+    for i in range(0, len(examples), TOGETHER):
+        batch = collate(examples[i : i + TOGETHER], pad)
+        with torch.inference_mode():
+            logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1].float()
+        labels = batch["labels"][:, 1:]
+        each = torch.nn.functional.cross_entropy(logits.transpose(1, 2), labels, reduction="none", ignore_index=IGNORE)
+        found += (each.sum(dim=1) / (labels != IGNORE).sum(dim=1)).tolist()
+    return np.array(found)
+
+
+def interval(values: np.ndarray) -> str:
+    """Their mean and its 95 % bootstrap interval."""
+    low, high = bootstrap((values,), np.mean, rng=np.random.default_rng(0)).confidence_interval
+    return f"{values.mean():+.3f} [{low:+.3f}, {high:+.3f}]"
+
+
+def main(
+    artifacts: Annotated[Path, typer.Option(help="Where the run of params/smollm2-svamp.yaml left its artifacts.")] = (
+        ROOT / "artifacts"
+    ),
+    solutions: Annotated[int, typer.Option(help="How many of each kind.")] = 100,
+) -> None:
+    """Print the table."""
+    run = open_run(str(ROOT / "params" / "smollm2-svamp.yaml"), {}, str(artifacts))
+    gsm8k = open_run(str(ROOT / "params" / "smollm2-gsm8k.yaml"), {}, str(artifacts))
+    fitted, data = (sorted(artifacts.glob(f"{name}-*")) for name in ("student-ei1", "ei1-data"))
+    if len(fitted) != 1 or len(data) != 1:
+        raise ParamsError(f"--artifacts {artifacts}: must hold one run of params/smollm2-svamp.yaml, and nothing else")
+    svamp = pd.read_parquet(data[0] / "data.parquet").head(solutions)
+    questions = run.questions("train")
+    pairs = {
+        "SVAMP, learned from": [
+            (run.task.prompt(questions[r.question_id].question), r.text) for r in svamp.itertuples()
+        ],
+        "GSM8K references": [
+            (gsm8k.task.prompt(q.question), q.reference_solution)
+            for q in list(gsm8k.questions("train").values())[:solutions]
+        ],
+    }  # fmt: skip
+    tokenizer = run.tokenizer
+    examples = {
+        name: [solution_example(tokenizer, prompt, split_steps(text)) for prompt, text in of_kind]
+        for name, of_kind in pairs.items()
+    }
+    rounded = models.load_model(run.base, "float32")
+    models._round(rounded, double_quantisation=True)
+    variants = {
+        "as unpacked": models.load_model(run.base, "float32"), "rounded to 4 bits once more": rounded,
+        "after the first fine-tuning": models.load_model(str(fitted[0]), "float32"),
+    }  # fmt: skip
+    rows = []
+    for name, of_kind in examples.items():
+        loss = {variant: losses(model, of_kind, tokenizer.pad_token_id) for variant, model in variants.items()}
+        first = next(iter(loss.values()))
+        rows += [
+            {"solutions": name, "n": len(of_kind), "model": variant, "nats a token": round(values.mean(), 3),
+             "less (a), paired": interval(values - first) if values is not first else ""}
+            for variant, values in loss.items()
+        ]  # fmt: skip
+    print(pd.DataFrame(rows).to_markdown(index=False))
+
+
+if __name__ == "__main__":
+    typer.run(main)
