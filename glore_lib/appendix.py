@@ -7,6 +7,7 @@ it samples and scores is kept as that of the other notebooks is. What could be t
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +19,7 @@ from glore_lib import figures, step_labels
 from glore_lib import statistics as st
 from glore_lib.evaluation import DraftSet, Numbers, Tables, pick, wide
 from glore_lib.params import ParamsError, Section, digest
-from glore_lib.refinement import Guide, locate_first_error, refine
+from glore_lib.refinement import Guide, locate_first_error, marked_step, refine
 from glore_lib.replication import Evaluated, Replication
 from glore_lib.reward_models import answer_scores, score_steps
 from glore_lib.run import Run
@@ -267,7 +268,6 @@ def thresholds(lab: Replication, ts: Sequence[float]) -> pd.DataFrame:
     guides = {f"from-{i}": Guide(pd.Series(i, steps.index).where(steps >= i, 0)) for i in range(1, steps.max() + 1)}
     refined = refine(lab.run, lab.refiner, validation.drafts, "validation", guides)
     right = lab.tables.right(validation.drafts, refined)
-    last = lab.run.params.refiner.no_error_found == "last_step"
     wrong = ~right["greedy"].to_numpy()
     labels = validation.draft_set.labels if validation.draft_set.exact is None else validation.draft_set.exact
     truth = _true_errors(validation.drafts, labels)
@@ -275,7 +275,7 @@ def thresholds(lab: Replication, ts: Sequence[float]) -> pd.DataFrame:
     for t in ts:
         for locator in LOCATORS:
             found = locate_first_error(validation.scores[locator].read(), t).reindex(steps.index, fill_value=0)
-            at = found.where(found > 0, steps if last else 0)
+            at = pd.Series(map(marked_step, found, steps, repeat(lab.run.params.refiner)), steps.index)
             column = right.columns.get_indexer(["greedy" if i == 0 else f"from-{i}" for i in at])
             fixed = right.to_numpy()[np.arange(len(right)), column]
             values = {

@@ -19,7 +19,7 @@ from matplotlib.patches import Rectangle
 
 from glore_lib import step_labels
 from glore_lib.figures import FAINT, INK, METHOD_LABELS, STYLE
-from glore_lib.refinement import locate_first_error
+from glore_lib.refinement import locate_first_error, marked_step
 from glore_lib.replication import Evaluated, Replication
 from glore_lib.reward_models import answer_scores
 from glore_lib.solutions import mark_bad, split_steps
@@ -201,8 +201,7 @@ def example(
         made = outcomes.refinements(name).loc[sample_id]
         shown.append(Answer(name, made["text"], made["final_answer"], bool(made["is_correct"])))
         if name.startswith("local"):
-            last = len(texts) if outcomes.run.params.refiner.no_error_found == "last_step" else 0
-            marked = int(made["first_error"]) or last
+            marked = marked_step(int(made["first_error"]), len(texts), outcomes.run.params.refiner)
     threshold = outcomes.run.params.reward_models.threshold if threshold is None else threshold
     return Example(question.question, question.reference_answer, steps, threshold, shown, marked)
 

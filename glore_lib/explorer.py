@@ -6,7 +6,6 @@ escaped before it becomes HTML.
 """
 
 import io
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import replace
@@ -24,11 +23,13 @@ from glore_lib.models import RewardModel, device, encode, load_reward_model
 from glore_lib.packing import collate, pack
 from glore_lib.params import Params, ParamsError, load_params
 from glore_lib.plan import plan
+from glore_lib.refinement import marked_step
 from glore_lib.replication import Replication
 from glore_lib.reward_models import SCORED, labelled_solution
 from glore_lib.run import open_run
 from glore_lib.sampling import Request, Sampler
 from glore_lib.solutions import join_steps, mark_bad, prefix_text, split_steps
+from glore_lib.store import report_path, reported
 from glore_lib.tasks import Question
 
 LOCATORS = ("orm", "sorm")
@@ -132,8 +133,8 @@ class Explorer:
         """What the refiner greedily makes of a draft with ``[BAD]`` before each of these steps, as
         :func:`glore_lib.refinement.refine` asks for it; 0: no error was found, and the parameters say what happens."""
         steps = split_steps(draft)
-        last = len(steps) if self.run.params.refiner.no_error_found == "last_step" else 0
-        marks = {error: error or last for error in first_errors if (question, draft, error) not in self._written}
+        new = [error for error in first_errors if (question, draft, error) not in self._written]
+        marks = {error: marked_step(error, len(steps), self.run.params.refiner) for error in new}
         self._written |= {(question, draft, error): draft for error in marks}
         asked = {error: at for error, at in marks.items() if steps and at}
         for error, text in zip(asked, self._write(question, steps, list(asked.values())), strict=True):
@@ -196,12 +197,8 @@ def runs(params_file: str, overrides: dict[str, Any], artifacts: str) -> dict[st
 def is_made(params: Params, artifacts: Path) -> bool:
     """Whether a notebook of this run has gone as far as the explorer needs, and its artifacts are still there."""
     for stage in ("05_evaluation", STAGE):
-        record = artifacts / "stages" / f"{params.run}-{params.digest()}" / f"{stage}.json"
-        try:
-            used = json.loads(record.read_text())["artifacts"]
-        except (OSError, ValueError, KeyError):
-            continue
-        if all((artifacts / name).is_dir() for name in used):
+        used = reported(report_path(artifacts, params, stage))
+        if used is not None and all((artifacts / name).is_dir() for name in used):
             return True
     return False
 

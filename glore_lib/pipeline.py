@@ -34,7 +34,7 @@ import glore_lib
 from glore_lib.kernels import kernels
 from glore_lib.locks import only_run
 from glore_lib.params import Params, ParamsError, digest, load_params
-from glore_lib.store import NOTE, UNFINISHED, checksum, source_digest, write
+from glore_lib.store import NOTE, UNFINISHED, checksum, report_path, reported, source_digest, write
 from glore_lib.tasks import checked_task
 
 LIBRARY = Path(glore_lib.__file__).resolve().parent
@@ -141,21 +141,19 @@ class Pipeline:
         for job in self.jobs:
             job.due = self.fresh or stages.index(job.stage) >= start or not is_done(job.target, job.hashes)
             # Results that came with a clone are to be made anew: here nothing stands behind them yet.
-            job.due |= any(_reported(record) is None for record in self._records(job))
+            job.due |= any(reported(record) is None for record in self._records(job))
 
     @property
     def _of_appendix(self) -> list[str]:
         return list(APPENDIX) if self.appendix else []
 
-    def _record(self, run: str, stage: str) -> Path:
-        """Where a stage's last cell leaves the list of its artifacts."""
-        return self.artifacts / "stages" / f"{run}-{self.runs[run].digest()}" / f"{Path(stage).name}.json"
-
     def _records(self, job: Job) -> list[Path]:
         """The records that must be there for a job to be done; the figures rest on those of every stage."""
         if job.run:
-            return [self._record(job.run, job.stage)]
-        return [self._record(run, stage) for run in self.runs for stage in STAGES if stage != FIGURES]
+            return [report_path(self.artifacts, self.runs[job.run], job.stage)]
+        return [
+            report_path(self.artifacts, p, stage) for p in self.runs.values() for stage in STAGES if stage != FIGURES
+        ]
 
     def _check_out(self) -> dict[str, Any]:
         """The manifest that is in ``out``, empty where there is none."""
@@ -332,10 +330,9 @@ class Pipeline:
     def _used(self, job: Job) -> dict[str, Any]:
         """The artifacts that a job's notebook reported in its last cell."""
         used: dict[str, Any] = {}
-        for run in self.runs:
-            path = self._record(run, job.stage)
+        for run, params in self.runs.items():
             if job.run in (run, None):
-                used |= _reported(path) or {}
+                used |= reported(report_path(self.artifacts, params, job.stage)) or {}
         return used
 
     def _manifest(self) -> dict[str, Any]:
@@ -392,14 +389,6 @@ class Pipeline:
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
         self._earlier = {}
-
-
-def _reported(record: Path) -> dict[str, Any] | None:
-    """The artifacts that a stage reported; None where it did not, or where its report is damaged."""
-    try:
-        return json.loads(record.read_text())["artifacts"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def read_manifest(out: Path) -> dict[str, Any]:

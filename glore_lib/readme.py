@@ -1,9 +1,10 @@
 """Tables that a page quotes, between marks such as ``<!-- table3 -->`` and ``<!-- /table3 -->``.
 
-``python -m glore_lib.readme README.md results/NAME`` puts the scoreboard and Table 3 of these results into the README.
+``python -m glore_lib.readme PAGE.md results/NAME`` puts into the page those of :data:`TABLES` that it has marks for.
 """
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -11,6 +12,8 @@ import typer
 
 from glore_lib import scoreboard
 from glore_lib import statistics as st
+
+PEOPLE = {"step_accuracy_human": "steps judged as people do", "first_error_accuracy_human": "first errors found"}
 
 
 def quoted(page: str, name: str) -> str:
@@ -26,24 +29,64 @@ def filled(page: str, name: str, table: str) -> str:
     return page.replace(old, new)
 
 
-def tables(results: Path) -> dict[str, str]:
-    """Name of the marks -> Markdown table: the scoreboard, a column a run, and of Table 3 the shares that are fixed."""
-    shares = pd.read_csv(results / "tables" / "table3.csv").query("metric == 'fixed_fraction'")
-    shares = shares.assign(cell=[f"{st.estimate(row).percent()} (n={row.n})" for row in shares.itertuples()])
-    wide = shares.pivot(index="method", columns="task", values="cell")
-    wide = wide.reindex(index=shares["method"].unique(), columns=shares["task"].unique()).fillna("")
-    wide.index = pd.Index([f"`{method}`" for method in wide.index], name="refinement")
-    verdicts = scoreboard.to_read(scoreboard.read(results / "scoreboard.csv"))
-    both = {"scoreboard": verdicts, "table3": wide}
-    return {name: frame.reset_index().to_markdown(index=False) for name, frame in both.items()}
+def _scoreboard(results: Path) -> pd.DataFrame:
+    return scoreboard.to_read(scoreboard.read(results / "scoreboard.csv"))
 
 
-def fill(readme: Path, results: Path) -> None:
-    """Put the tables of a results folder between their marks in README."""
-    page = readme.read_text()
-    for name, table in tables(results).items():
+def _by_run(file: str, metric: str, index: str) -> Callable[[Path], pd.DataFrame]:
+    """A column a run, of one metric in one of the CSV files of some results."""
+
+    def made(results: Path) -> pd.DataFrame:
+        numbers = pd.read_csv(results / file)
+        return _wide(numbers[numbers["metric"] == metric], "task", index)
+
+    return made
+
+
+def _people(results: Path) -> pd.DataFrame:
+    """What people's labels say of the reward models of those runs that were held against them."""
+    files = sorted(results.glob("*/appendix/g_label_quality.csv"))
+    numbers = pd.concat([pd.read_csv(file) for file in files])
+    shown = numbers[numbers["metric"].isin(PEOPLE)]
+    named = shown.assign(column=shown["task"] + ": " + shown["metric"].map(PEOPLE))
+    return _wide(named, "column", "who judges")
+
+
+def _wide(numbers: pd.DataFrame, columns: str, index: str) -> pd.DataFrame:
+    cells = numbers.assign(cell=[_cell(row) for row in numbers.itertuples()])
+    wide = cells.pivot(index="method", columns=columns, values="cell")
+    wide = wide.reindex(index=cells["method"].unique(), columns=cells[columns].unique()).fillna("")
+    wide.index = pd.Index([f"`{method}`" for method in wide.index], name=index)
+    return wide
+
+
+def _cell(row: tuple) -> str:
+    estimate = st.estimate(row)
+    return f"{estimate.percent()} (n={estimate.n})" if estimate.n else "n = 0"
+
+
+# Name of the marks -> the table, from a folder that glore run left; per cent, 95 % intervals.
+TABLES: dict[str, Callable[[Path], pd.DataFrame]] = {
+    "scoreboard": _scoreboard,
+    "table1": _by_run("tables/table1.csv", "step_accuracy", "reward model"),
+    "table3": _by_run("tables/table3.csv", "fixed_fraction", "refinement"),
+    "figure6": _by_run("figures/figure6.csv", "accuracy", "answer"),
+    "people": _people,
+}
+
+
+def tables(page: str, results: Path) -> dict[str, str]:
+    """Name -> Markdown of those :data:`TABLES` that a page has marks for."""
+    asked = {name: make for name, make in TABLES.items() if f"<!-- {name} -->" in page}
+    return {name: make(results).reset_index().to_markdown(index=False) for name, make in asked.items()}
+
+
+def fill(path: Path, results: Path) -> None:
+    """Put the tables of a results folder between their marks in a page."""
+    page = path.read_text()
+    for name, table in tables(page, results).items():
         page = filled(page, name, table)
-    readme.write_text(page)
+    path.write_text(page)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import pandas as pd
 from glore_lib import training
 from glore_lib.fitting import fit
 from glore_lib.models import encode
+from glore_lib.params import Refiner
 from glore_lib.reward_models import StepData
 from glore_lib.run import Run
 from glore_lib.sampling import Request
@@ -94,6 +95,12 @@ def locate_first_error(step_scores: pd.DataFrame, threshold: float) -> pd.Series
     return below.reindex(step_scores["sample_id"].unique(), fill_value=0)
 
 
+def marked_step(first_error: int, steps: int, refiner: Refiner) -> int:
+    """The step, of so many, that a draft's ``[BAD]`` is put before: its first error, or, where none was found (0), what
+    ``refiner.no_error_found`` says. 0: the draft is kept as it is."""
+    return first_error or (steps if refiner.no_error_found == "last_step" else 0)
+
+
 @dataclass(frozen=True)
 class Guide:
     """How one kind of refinement is told where to begin: local where ``errors`` gives each draft's first error (index
@@ -127,7 +134,7 @@ def refine(
                     "text": draft.text,
                 }  # fmt: skip
                 rows.append(row)
-                at = found or (len(steps) if p.no_error_found == "last_step" else 0)
+                at = marked_step(found, len(steps), p)
                 if steps and at:
                     kept = steps[: at - 1] if forced[kind] else []
                     prompt = run.task.refine_prompt(questions[draft.question_id].question, mark_bad(steps, at))

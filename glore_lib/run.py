@@ -20,7 +20,7 @@ from glore_lib.sampling import Sampler, parts
 from glore_lib.sampling.parts import InParts
 from glore_lib.sampling.transformers import TransformersSampler
 from glore_lib.sampling.vllm import VLLMSampler
-from glore_lib.store import Artifact, Store, checksum, code_digest, write
+from glore_lib.store import Artifact, Store, checksum, code_digest, report_path, write
 from glore_lib.tasks import Question, Task, checked_task
 
 
@@ -51,7 +51,8 @@ class Run:
 
     def _key(self, make: Callable, params: Any, inputs: list[Artifact]) -> dict[str, Any]:
         return {
-            "task": self.params.task.model_dump(), "seed": self.params.seed, "code": code_digest(make.__module__),
+            "task": self.params.task.model_dump(), "seed": self.params.seed,
+            "code": code_digest(make.__module__, type(self.task).__module__),
             "params": json.loads(json.dumps(params, default=lambda section: section.model_dump())),
             "inputs": [artifact.id for artifact in inputs],
         }  # fmt: skip
@@ -136,9 +137,9 @@ class Run:
     def finish(self, stage: str) -> pd.DataFrame:
         """What this notebook made or read, with seconds and tokens; also kept beside the artifacts for the manifest."""
         records = {a.id: {"seconds": a.record["seconds"], "info": a.record["info"]} for a in self.store.used.values()}
-        folder = self.store.root / "stages" / f"{self.params.run}-{self.params.digest()}"
-        folder.mkdir(parents=True, exist_ok=True)
-        write(folder / f"{stage}.json", json.dumps({"artifacts": records}, indent=1))
+        path = report_path(self.store.root, self.params, stage)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(path, json.dumps({"artifacts": records}, indent=1))
         rows = [
             {"artifact": id, "seconds": r["seconds"]} | {k: v for k, v in r["info"].items() if isinstance(v, int)}
             for id, r in records.items()

@@ -23,7 +23,7 @@ from typing import Any
 import pandas as pd
 
 from glore_lib.locks import waited_for
-from glore_lib.params import digest
+from glore_lib.params import Params, digest
 
 RECORD, LOCK = "artifact.json", "lock"
 UNFINISHED = "unfinished"
@@ -255,6 +255,19 @@ def checksum(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def report_path(root: Path, params: Params, stage: str) -> Path:
+    """Where the last cell of a run's notebook leaves the list of its artifacts (:meth:`glore_lib.run.Run.finish`)."""
+    return root / "stages" / f"{params.run}-{params.digest()}" / f"{Path(stage).name}.json"
+
+
+def reported(path: Path) -> dict[str, Any] | None:
+    """The artifacts in such a list by their names; None where there is none, or where it is damaged."""
+    try:
+        return json.loads(path.read_text())["artifacts"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def source_digest(path: Path) -> str:
     """A hash of what a module does: its comments, docstrings and layout don't count."""
     tree = ast.parse(path.read_text())
@@ -267,11 +280,12 @@ def source_digest(path: Path) -> str:
 
 
 @cache
-def code_digest(module: str) -> str:
-    """A hash of a ``glore_lib`` module and of all modules it imports: part of an artifact's key, so that results of
-    other code are never taken for this code's."""
+def code_digest(*modules: str) -> str:
+    """A hash of ``glore_lib`` modules and of all that they import: part of an artifact's key, so that results of other
+    code are never taken for this code's. Of the tasks that :mod:`glore_lib.tasks` can load, those of ``modules`` alone
+    count."""
     seen: dict[str, str] = {}
-    todo = [module]
+    todo = [*modules]
     while todo:
         name = todo.pop()
         path = Path(__file__).parent.parent.joinpath(*name.split("."))
@@ -279,7 +293,8 @@ def code_digest(module: str) -> str:
         if source and name not in seen:
             tree = ast.parse(source.read_text())
             seen[name] = source_digest(source)
-            todo += [imported for node in ast.walk(tree) for imported in _imports(node)]
+            if name != "glore_lib.tasks":
+                todo += [imported for node in ast.walk(tree) for imported in _imports(node)]
     return digest(seen)
 
 

@@ -50,9 +50,12 @@ def test_the_report_is_that_of_the_results_beside_it(folder: Path):
     assert (folder / REPORT).read_text(encoding="utf-8") == report_page(folder)
 
 
-def test_the_readme_quotes_what_was_computed():
-    page = (ROOT / "README.md").read_text()
-    for name, table in tables(ROOT / "results" / "smollm2-svamp").items():
+@pytest.mark.parametrize("path", [ROOT / "README.md", ROOT / "results" / "README.md"], ids=_name)
+def test_pages_quote_what_was_computed(path: Path):
+    page = path.read_text()
+    made = tables(page, ROOT / "results" / "smollm2-svamp")
+    assert set(made) == set(re.findall(r"<!-- (\w+) -->", page))
+    for name, table in made.items():
         assert quoted(page, name) == table
 
 

@@ -306,25 +306,37 @@ def test_code_digest_follows_imports_of_the_library_and_ignores_comments(tmp_pat
     sources = {
         "a": "from glore_lib import b\nimport json\nx = 1",
         "b": "from glore_lib.c import f",
-        "c": "def f(): pass",
+        "c": "import glore_lib.tasks\ndef f(): pass",
+        "tasks": "from glore_lib import one_task",
+        "one_task": "from glore_lib import shared",
+        "shared": "x = 1",
         "unrelated": "x = 1",
     }
 
-    def digest_of_a(**changed: str) -> str:
+    def digest_of_a(*tasks: str, **changed: str) -> str:
         for name, source in (sources | changed).items():
             (package / f"{name}.py").write_text(source)
         code_digest.cache_clear()
-        return code_digest("glore_lib.a")
+        return code_digest("glore_lib.a", *tasks)
 
     try:
         base = digest_of_a()
         assert digest_of_a(unrelated="x = 2") == base
         assert digest_of_a(a="# why\n" + sources["a"] + "  # one") == base
-        assert digest_of_a(c="def f():\n    pass") == base
+        assert digest_of_a(c="import glore_lib.tasks\ndef f():\n    pass") == base
+        assert digest_of_a(one_task="x = 2", shared="x = 2") == base
+        assert digest_of_a("glore_lib.one_task", shared="x = 2") != digest_of_a("glore_lib.one_task") != base
         assert digest_of_a(a="from glore_lib import b\nx = 2") != base
         assert digest_of_a(c="def f(): return 1") != base  # two imports away
     finally:
         code_digest.cache_clear()
+
+
+def test_of_the_published_tasks_the_one_in_use_counts():
+    """(The generated one always does, for a base model may be pre-trained on it.)"""
+    alone = code_digest("glore_lib.students")
+    assert code_digest("glore_lib.students", "glore_lib.tasks.arithmetic") == alone
+    assert len({alone, *(code_digest("glore_lib.students", f"glore_lib.tasks.{t}") for t in ("gsm8k", "svamp"))}) == 3
 
 
 def test_code_digests_of_the_real_modules_differ():

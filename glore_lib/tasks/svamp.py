@@ -20,14 +20,9 @@ _PLACEHOLDER = re.compile(r"number(\d+)")
 class SVAMP(Benchmark):
     """SVAMP as the stages see it; see :class:`glore_lib.tasks.Task`. It has no reference solutions."""
 
-    example = (
-        "A shop had 24 lamps. It sold 9 of them and then got 3 boxes with 5 lamps in each. "
-        "How many lamps does the shop have now?",
-        "After the sale the shop had 24 - 9 = 15 lamps.\n"
-        "The boxes hold 3 * 5 = 15 lamps.\n"
-        "Now the shop has 15 + 15 = 30 lamps.\n"
-        "#### 30",
-    )
+    # Most of the questions take one operation, and a small base answers as long-windedly as it is shown: of SmolLM2's
+    # answers to training questions 40 to 60 % came to an end after longer examples, 90 % after this one.
+    example = ("Tom had 24 lamps. He sold 9 of them. How many lamps does Tom have now?", "24 - 9 = 15\n#### 15")
 
     def __init__(self, split: str) -> None:
         """``split`` is "hub_700_300" or "mawps_asdiv_1000"."""

@@ -122,7 +122,7 @@ def test_the_worked_example_is_right_and_not_of_the_data_set(data_dir: Path):
     assert task.one_shot_prompt("Q?") == f"{task.prompt(question)}{solution}\n\n{task.prompt('Q?')}"
     for a, op, b, c in re.findall(r"(\d+) ([-+*]) (\d+) = (\d+)", solution):
         assert {"+": int(a) + int(b), "-": int(a) - int(b), "*": int(a) * int(b)}[op] == int(c)
-    assert task.final_answer(solution) == c == "30"
+    assert task.final_answer(solution) == c
     texts = {key(q.question) for split in BOTH for name in SPLITS for q in SVAMP(split).splits[name]}
     assert key(question) not in texts
 
