@@ -262,10 +262,10 @@ def label_quality(numbers: pd.DataFrame) -> Figure:
 
 
 def scores_by_step_rows(step_scores: pd.DataFrame) -> pd.DataFrame:
-    """The mean score of exactly right steps: columns task, model, step, value, ci_low, ci_high, n.
+    """The mean score of right steps: columns task, model, step, value, ci_low, ci_high, n.
 
     ``step_scores`` has the columns task, question_id, step, model (orm, balanced_orm or sorm), score and label (the
-    exact one). Intervals are by bootstrap over questions.
+    exact one, or where none is known that by rollouts). Intervals are by bootstrap over questions.
     """
     right = step_scores[(step_scores.label == 1) & step_scores.model.isin(STEP_SCORERS)]
     columns = ["task", "model", "step", "value", "ci_low", "ci_high", "n"]
@@ -278,7 +278,7 @@ def scores_by_step_rows(step_scores: pd.DataFrame) -> pd.DataFrame:
 
 @plt.rc_context(STYLE)
 def scores_by_step(step_scores: pd.DataFrame) -> Figure:
-    """What each reward model says of steps that are exactly right: the ORM's pessimism about early ones.
+    """What each reward model says of steps that are right: the ORM's pessimism about early ones.
 
     ``step_scores`` is as for :func:`scores_by_step_rows`. Steps that few drafts reach are not drawn.
     """
@@ -287,9 +287,9 @@ def scores_by_step(step_scores: pd.DataFrame) -> Figure:
     figure, panels = _panels(len(tasks), width=4.7, height=3.2, sharey=True)
     for axes, task in zip(panels, tasks, strict=True):
         axes.set_ylim(0, 1)
-        _by_step(axes, _often_reached(rows[rows.task == task]), "Step (number of exactly right ones)")
+        _by_step(axes, _often_reached(rows[rows.task == task]), "Step (number of right ones)")
         axes.set_title(task)
-        _outer_label(axes, "Mean score of exactly right steps")
+        _outer_label(axes, "Mean score of right steps")
     return figure
 
 

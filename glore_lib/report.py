@@ -101,7 +101,8 @@ FIGURES = {
     ),
     "scores_by_step": (
         "What reward models say of right steps",
-        "Mean score of the steps that are exactly right, by number; the paper finds ORMs pessimistic of early ones.",
+        "Mean score of the right steps (of SVAMP's and GSM8K's: right by rollouts), by number; the paper finds ORMs "
+        "pessimistic of early ones.",
         "Line charts, one a run: mean score against step number, a line for each reward model.",
     ),
     "calibration": (
