@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from glore_lib import display, examples, figures, findings, training
-from glore_lib.evaluation import written_tokens
+from glore_lib.evaluation import wide, written_tokens
 from glore_lib.replication import KINDS, Replication
 from glore_lib.run import Run
 from glore_lib.store import check_schema
@@ -263,7 +263,7 @@ def show(lab: Replication) -> None:
     display.pair_counts(lab)
     display.reward_model_table(lab, "test", *kinds)
     display.pessimism(lab, "test", *kinds)
-    display.table(lab.numbers, ["accuracy"])
+    wide(lab.numbers, ["accuracy"])
     for show in examples.SHOW:
         examples.worked_example(lab, "test", show, ["exact", "right", *kinds], ["reference", *examples.REFINEMENTS])
         examples.rollouts_of(lab, "test", show)

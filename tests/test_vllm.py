@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from collections.abc import Iterator
 from importlib.util import find_spec
 from itertools import chain
@@ -278,8 +279,10 @@ def test_engines_in_ray_workers_give_the_same_and_end_with_them(run, tmp_path, m
         for answers, temperature in zip(expected, (0.0, 1.0), strict=True):
             sampler = on_ray.sampler(None)  # a new one, whose workers take the place of the last one's
             assert sampler.sample(requests, temperature, 60, "test") == answers
-            processes = engines()
-            assert len(processes) == 4  # in two workers
+            until = time.monotonic() + 60
+            while len(processes := engines()) != 4 and time.monotonic() < until:
+                time.sleep(0.5)
+            assert len(processes) == 4, [p.info for p in psutil.process_iter(["pid", "ppid", "name", "status"])]
         del sampler  # as when a stage has its samples
         assert not psutil.wait_procs(processes, timeout=60)[1]
     finally:
