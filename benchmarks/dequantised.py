@@ -2,7 +2,7 @@
 
 The original weights are not at hand. What can be seen is the loss a token on solutions (a) of the base as it is
 unpacked, (b) with its linear layers put into four bits once more (NF4, as QLoRA does): how much one such rounding
-costs, and (c) after the first fine-tuning of params/smollm2-svamp.yaml, whose artifacts are read: whether fine-tuning
+costs, and (c) after the first fine-tuning of params/smollm2-svamp.yaml, found in the artifacts or made: whether it
 gains more than that. On the base's own right answers to SVAMP, which this fine-tuning learned from, and on GSM8K's
 first reference solutions, which it never saw; differences to (a) are paired by solution.
 """
@@ -19,9 +19,9 @@ from transformers import PreTrainedModel
 
 from glore_lib import models
 from glore_lib.packing import IGNORE
-from glore_lib.params import ParamsError
 from glore_lib.run import open_run
 from glore_lib.solutions import split_steps
+from glore_lib.students import expert_iteration
 from glore_lib.training import collate, solution_example
 
 ROOT = Path(__file__).parents[1]
@@ -48,7 +48,7 @@ def interval(values: np.ndarray) -> str:
 
 
 def main(
-    artifacts: Annotated[Path, typer.Option(help="Where the run of params/smollm2-svamp.yaml left its artifacts.")] = (
+    artifacts: Annotated[Path, typer.Option(help="Those of the run of params/smollm2-svamp.yaml.")] = (
         ROOT / "artifacts"
     ),
     solutions: Annotated[int, typer.Option(help="How many of each kind.")] = 100,
@@ -56,10 +56,10 @@ def main(
     """Print the table."""
     run = open_run(str(ROOT / "params" / "smollm2-svamp.yaml"), {}, str(artifacts))
     gsm8k = open_run(str(ROOT / "params" / "smollm2-gsm8k.yaml"), {}, str(artifacts))
-    fitted, data = (sorted(artifacts.glob(f"{name}-*")) for name in ("student-ei1", "ei1-data"))
-    if len(fitted) != 1 or len(data) != 1:
-        raise ParamsError(f"--artifacts {artifacts}: must hold one run of params/smollm2-svamp.yaml, and nothing else")
-    svamp = pd.read_parquet(data[0] / "data.parquet").head(solutions)
+    expert_iteration(run)
+    made = {artifact.record["name"]: artifact for artifact in run.store.used.values()}
+    fitted, data = made["student-ei1"], made["ei1-data"]
+    svamp = data.read().head(solutions)
     questions = run.questions("train")
     pairs = {
         "SVAMP, learned from": [
@@ -79,7 +79,7 @@ def main(
     models._round(rounded, double_quantisation=True)
     variants = {
         "as unpacked": models.load_model(run.base, "float32"), "rounded to 4 bits once more": rounded,
-        "after the first fine-tuning": models.load_model(str(fitted[0]), "float32"),
+        "after the first fine-tuning": models.load_model(run.path(fitted), "float32"),
     }  # fmt: skip
     rows = []
     for name, of_kind in examples.items():
