@@ -4,14 +4,14 @@
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pandas as pd
 import typer
 
 from glore_lib import scoreboard
-from glore_lib import statistics as st
+from glore_lib.evaluation import wide
 
 PEOPLE = {"step_accuracy_human": "steps judged as people do", "first_error_accuracy_human": "first errors found"}
 
@@ -35,34 +35,25 @@ def _scoreboard(results: Path) -> pd.DataFrame:
 
 def _by_run(file: str, metric: str, index: str) -> Callable[[Path], pd.DataFrame]:
     """A column a run, of one metric in one of the CSV files of some results."""
-
-    def made(results: Path) -> pd.DataFrame:
-        numbers = pd.read_csv(results / file)
-        return _wide(numbers[numbers["metric"] == metric], "task", index)
-
-    return made
+    return lambda results: _turned(pd.read_csv(results / file), {metric: ""}, index)
 
 
 def _people(results: Path) -> pd.DataFrame:
     """What people's labels say of the reward models of those runs that were held against them."""
     files = sorted(results.glob("*/appendix/g_label_quality.csv"))
-    numbers = pd.concat([pd.read_csv(file) for file in files])
-    shown = numbers[numbers["metric"].isin(PEOPLE)]
-    named = shown.assign(column=shown["task"] + ": " + shown["metric"].map(PEOPLE))
-    return _wide(named, "column", "who judges")
+    return _turned(pd.concat([pd.read_csv(file) for file in files]), PEOPLE, "who judges")
 
 
-def _wide(numbers: pd.DataFrame, columns: str, index: str) -> pd.DataFrame:
-    cells = numbers.assign(cell=[_cell(row) for row in numbers.itertuples()])
-    wide = cells.pivot(index="method", columns=columns, values="cell")
-    wide = wide.reindex(index=cells["method"].unique(), columns=cells[columns].unique()).fillna("")
-    wide.index = pd.Index([f"`{method}`" for method in wide.index], name=index)
-    return wide
-
-
-def _cell(row: tuple) -> str:
-    estimate = st.estimate(row)
-    return f"{estimate.percent()} (n={estimate.n})" if estimate.n else "n = 0"
+def _turned(numbers: pd.DataFrame, metrics: Mapping[str, str], index: str) -> pd.DataFrame:
+    """The cells of :func:`glore_lib.evaluation.wide`, a row a method; ``metrics`` says what to call a run's columns."""
+    table = wide(numbers, list(metrics))
+    methods, runs = (table.index.unique(level) for level in ("method", "task"))
+    columns = {
+        f"{run}: {name}" if name else run: table[metric].xs(run).reindex(methods)
+        for run in runs for metric, name in metrics.items()
+    }  # fmt: skip
+    turned = pd.DataFrame(columns).fillna("")
+    return turned.set_axis(pd.Index([f"`{method}`" for method in methods], name=index))
 
 
 # Name of the marks -> the table, from a folder that glore run left; per cent, 95 % intervals.
