@@ -173,6 +173,8 @@ def test_a_second_run_on_a_folder_is_refused_and_an_interrupted_one_ends_clean(r
 
 
 def test_a_kernel_that_is_killed_is_told_with_its_stage_and_what_to_lower(runs, reliability):
+    for left in runs.artifacts.glob(TRAINING):  # by the interrupted run, where it came so far
+        shutil.rmtree(left)
     process = runs.start()
     processes = runs.until(process, lambda: runs.matches(TRAINING))
     _, original, kernel = processes[:3]

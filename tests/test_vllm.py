@@ -1,9 +1,10 @@
 """The vLLM backend with the real engine, against the transformers backend. ``make test-vllm`` runs these."""
 
 import json
+import os
 import re
-import time
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
@@ -67,16 +68,15 @@ def greedy_of_transformers(source: Path, requests: list[Request] = GREEDY, limit
     return TransformersSampler(load_model(str(source), "float32"), TOKENIZER, 64).sample(requests, 0.0, limit, "test")
 
 
-def engines() -> list[psutil.Process]:
-    """The engines' processes on this machine that are younger than this one and have not ended. Not those below this
-    process: Ray's need not stay there."""
-    born = psutil.Process().create_time()
-    every = psutil.process_iter(["name", "status", "create_time"])
-    return [
-        p for p in every
-        if p.info["name"].startswith("VLLM") and p.info["status"] != psutil.STATUS_ZOMBIE
-        and p.info["create_time"] > born
-    ]  # fmt: skip
+def engines(pid: int | None = None) -> list[psutil.Process]:
+    """The processes of the engines below a process, this one by default, that have not ended: each engine before its
+    worker. Known by who started them: vLLM names them, but not where the environment's first variable was changed."""
+    living = []
+    for process in psutil.Process(pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # it has ended, if only as a zombie
+            if "multiprocessing.resource_tracker" not in " ".join(process.cmdline()):
+                living.append(process)
+    return living
 
 
 def save_adapter(start: Path, folder: Path, seed: int, rank: int, alpha: int, targets: list[str]) -> Path:
@@ -180,11 +180,12 @@ def test_samples_of_the_backends_are_artifacts_of_their_own(run):
 @engine
 @slow
 @pytest.mark.parametrize("when", ["between two calls", "at work"])
-@pytest.mark.parametrize("name", ["EngineCore", "Worker"])
-def test_an_engine_that_is_killed_is_told_and_the_next_call_starts_another(run, monkeypatch, name, when):
+@pytest.mark.parametrize("number", [0, 1], ids=["engine", "worker"])
+def test_an_engine_that_is_killed_is_told_and_the_next_call_starts_another(run, monkeypatch, number, when):
     expected = sample(run, GREEDY, 0.0)
     sampler, processes = run.sampler(None), engines()
-    (victim,) = [process for process in processes if name in process.name()]
+    assert len(processes) == 2
+    victim = processes[number]
 
     class Bar(tqdm):
         def update(self, n=1):  # the first sample has ended
@@ -275,14 +276,15 @@ def test_engines_in_ray_workers_give_the_same_and_end_with_them(run, tmp_path, m
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("RAY_worker_niceness", "0")  # Ray's 15 starves workers where the machine does something else
     on_ray = open_vllm(tmp_path, sampling__ray__workers=2)
+    processes: list[psutil.Process] = []
     try:
         for answers, temperature in zip(expected, (0.0, 1.0), strict=True):
-            sampler = on_ray.sampler(None)  # a new one, whose workers take the place of the last one's
+            sampler = on_ray.backend(None)  # a new one, whose workers take the place of the last one's
             assert sampler.sample(requests, temperature, 60, "test") == answers
-            until = time.monotonic() + 60
-            while len(processes := engines()) != 4 and time.monotonic() < until:
-                time.sleep(0.5)
-            assert len(processes) == 4, [p.info for p in psutil.process_iter(["pid", "ppid", "name", "status"])]
+            assert not psutil.wait_procs(processes, timeout=60)[1]
+            pids = ray.get([worker.__ray_call__.remote(lambda _: os.getpid()) for worker in sampler._free])
+            assert [len(engines(pid)) for pid in pids] == [2, 2]
+            processes = list(chain.from_iterable(map(engines, pids)))
         del sampler  # as when a stage has its samples
         assert not psutil.wait_procs(processes, timeout=60)[1]
     finally:
