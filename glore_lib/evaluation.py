@@ -157,7 +157,8 @@ class Tables:
 
     def table3(self, drafts: Artifact, refined: Mapping[str, Artifact]) -> Numbers:
         """Of the wrong drafts: the share that each refinement fixes, and that global and local fix between them."""
-        fixed = self.right(drafts, refined)[~self.right(drafts, {})["greedy"]]
+        right = self.right(drafts, refined)
+        fixed = right[~right["greedy"]]
         for locator in ("orm", "sorm"):
             fixed[f"global+local+{locator}"] = fixed["global"] | fixed[f"local+{locator}"]
         numbers = [

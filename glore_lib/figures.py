@@ -743,9 +743,7 @@ VERIFYING = (5, 2, 0, 0)  # of eight rollouts from each of its prefixes
 def pipeline_diagram() -> Figure:
     """What each model is trained on, and how a question is answered; a model has one colour throughout."""
     figure, axes = _canvas(6.16)
-    _band(axes, 3.06, 3.05, "Training")
     _draw_training(axes)
-    _band(axes, 0.05, 2.86, "Test time")
     _draw_test_time(axes)
     return figure
 
@@ -767,7 +765,6 @@ def figure1_diagram() -> Figure:
 def figure3_diagram() -> Figure:
     """How a question is answered: draft, global and local refinement, reranked by the ORM (paper, Figure 3)."""
     figure, axes = _canvas(2.96)
-    _band(axes, 0.05, 2.86, "Test time")
     _draw_test_time(axes)
     return figure
 
@@ -855,6 +852,7 @@ def _cell(axes: Axes, x: float, y: float, step: str, width: float = 0.75, own: b
 
 
 def _draw_training(axes: Axes) -> None:
+    _band(axes, 3.06, 3.05, "Training")
     top, middle, bottom = 5.585, 4.585, 3.585
     questions = _box(axes, 0.95, middle, 1.35, "Training\nquestions")
     student = _box(axes, 2.85, middle, 1.55, "Student", "greedy")
@@ -877,6 +875,7 @@ def _draw_training(axes: Axes) -> None:
 
 
 def _draw_test_time(axes: Axes) -> None:
+    _band(axes, 0.05, 2.86, "Test time")
     top, middle, bottom = 2.38, 1.48, 0.58
     question = _box(axes, 0.95, middle, 1.35, "Question")
     student = _box(axes, 2.5, middle, 1.15, "Student", "greedy")

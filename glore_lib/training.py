@@ -101,6 +101,7 @@ def train(
     trainable = (parameter for parameter in model.parameters() if parameter.requires_grad)
     if not all(getattr(parameter, "_local_tensor", parameter).isfinite().all() for parameter in trainable):
         raise _diverged(training.learning_rate, f"weights are not finite after step {steps}, the last")
+    trainer.accelerator.wait_for_everyone()  # the others may still be looking for checkpoints
     if trainer.is_world_process_zero():
         shutil.rmtree(checkpoints, ignore_errors=True)
     losses = [{"step": log["step"], "loss": log["loss"]} for log in trainer.state.log_history if "loss" in log]

@@ -12,6 +12,7 @@ from glore_lib import packing
 from glore_lib.fitting import _failure, fit
 from glore_lib.models import RewardModel, load_model
 from glore_lib.params import ParamsError, Training
+from glore_lib.store import UNFINISHED
 from glore_lib.tasks.arithmetic import Arithmetic
 from glore_lib.training import IGNORE, SharedOrder, solution_example
 from tiny import labelled_rows, open_tiny
@@ -77,6 +78,28 @@ def test_two_processes_train_the_student_of_one(method, parallel, tiny_base, sol
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_two_processes_train_the_reward_model_of_one(parallel, tiny_base, labelled, tmp_path):
     assert_two_learn_what_one_does(tiny_base, tmp_path, labelled, 0.3, method="full", parallel=parallel)
+
+
+LATE = """import os
+if os.environ.get("RANK") == "1":
+    import time
+    import transformers.trainer as trainer
+    look = trainer.sort_checkpoints
+    def look_late(output_dir, **options):
+        time.sleep(3)
+        assert os.path.isdir(output_dir), "removed before all had ended"
+        return look(output_dir, **options)
+    trainer.sort_checkpoints = look_late
+"""
+
+
+@pytest.mark.slow
+def test_checkpoints_are_there_until_the_last_process_has_looked_for_them(tiny_base, solutions, tmp_path, monkeypatch):
+    (tmp_path / "sitecustomize.py").write_text(LATE)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    info, _ = trained(tiny_base, tmp_path, solutions, processes=2)
+    assert info["steps"] == 6
+    assert not (tmp_path / "out" / UNFINISHED / "training").exists()
 
 
 def test_the_processes_take_the_examples_in_the_order_of_one(solutions):
