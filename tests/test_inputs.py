@@ -142,12 +142,18 @@ def test_yaml_that_pyyaml_stumbles_over(params_file, reliability, text: str):
 
 @given(st.data())
 def test_a_params_file_that_was_damaged_is_refused_in_one_line_or_valid(params_file, reliability, data: st.DataObject):
+    import yaml
+
     start = data.draw(st.integers(0, len(PARAMS)))
     end = data.draw(st.integers(start, min(start + 40, len(PARAMS))) | st.just(len(PARAMS)))
     put_in = data.draw(st.text(max_size=5) | st.sampled_from([*PIECES, *ODD_YAML, "\t", ": ", "- ", "'", '"', "{"]))
     text = PARAMS[:start] + put_in + PARAMS[end:]
     params_file.write_text(text, encoding="utf-8", errors="surrogatepass", newline="")
-    outcome = "refused in one line" if refused_in_one_line(params_file) else "valid parameters"
+    outcome = "refused in one line"
+    if not refused_in_one_line(params_file):
+        read, outcome = load_params(params_file), "valid parameters"
+        params_file.write_text(yaml.safe_dump(read.model_dump(mode="json")), encoding="utf-8")
+        assert load_params(params_file).digest() == read.digest()  # what was read can be written and read again
     reliability("params file: cut, or characters put in at random", outcome)
 
 

@@ -279,12 +279,13 @@ def test_engines_in_ray_workers_give_the_same_and_end_with_them(run, tmp_path, m
     processes: list[psutil.Process] = []
     try:
         for answers, temperature in zip(expected, (0.0, 1.0), strict=True):
-            sampler = on_ray.backend(None)  # a new one, whose workers take the place of the last one's
+            sampler = on_ray.sampler(None)  # a new one, whose workers take the place of the last one's
             assert sampler.sample(requests, temperature, 60, "test") == answers
             assert not psutil.wait_procs(processes, timeout=60)[1]
-            pids = ray.get([worker.__ray_call__.remote(lambda _: os.getpid()) for worker in sampler._free])
-            assert [len(engines(pid)) for pid in pids] == [2, 2]
-            processes = list(chain.from_iterable(map(engines, pids)))
+            pids = ray.get([w.__ray_call__.remote(lambda _: os.getpid()) for w in sampler.sampler._free])
+            below = [engines(pid) for pid in pids]
+            assert [len(each) for each in below] == [2, 2]
+            processes = list(chain(*below))
         del sampler  # as when a stage has its samples
         assert not psutil.wait_procs(processes, timeout=60)[1]
     finally:
