@@ -17,12 +17,12 @@ import typer
 from scipy.stats import bootstrap
 from transformers import PreTrainedModel
 
-from glore_lib import models
-from glore_lib.packing import IGNORE
+from glore_lib.method.expert_iteration import expert_iteration
+from glore_lib.models import loading
+from glore_lib.models.prefix_tree import IGNORE
+from glore_lib.models.training import collate, solution_example
 from glore_lib.run import open_run
 from glore_lib.solutions import split_steps
-from glore_lib.students import expert_iteration
-from glore_lib.training import collate, solution_example
 
 ROOT = Path(__file__).parents[1]
 TOGETHER = 8
@@ -75,11 +75,11 @@ def main(
         name: [solution_example(tokenizer, prompt, split_steps(text)) for prompt, text in of_kind]
         for name, of_kind in pairs.items()
     }
-    rounded = models.load_model(run.base, "float32")
-    models._round(rounded, double_quantisation=True)
+    rounded = loading.load_model(run.base, "float32")
+    loading._round(rounded, double_quantisation=True)
     variants = {
-        "as unpacked": models.load_model(run.base, "float32"), "rounded to 4 bits once more": rounded,
-        "after the first fine-tuning": models.load_model(run.path(fitted), "float32"),
+        "as unpacked": loading.load_model(run.base, "float32"), "rounded to 4 bits once more": rounded,
+        "after the first fine-tuning": loading.load_model(run.path(fitted), "float32"),
     }  # fmt: skip
     rows = []
     for name, of_kind in examples.items():

@@ -14,10 +14,10 @@ import pandas as pd
 import torch
 import typer
 
+from glore_lib.method.replication import Replication
+from glore_lib.method.students import Student, accuracy, sample_solutions
 from glore_lib.params import ParamsError
-from glore_lib.replication import Replication
 from glore_lib.run import open_run
-from glore_lib.students import Student, accuracy, sample_solutions
 
 PARAMS = Path(__file__).parents[1] / "params" / "smollm2-smoke.yaml"
 # As in the paper's runs (params/llama2-*.yaml), and what their comment says for a smaller GPU.

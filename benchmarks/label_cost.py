@@ -25,13 +25,13 @@ import typer
 from measure import Alone, Work, keep
 
 import glore_lib.run
-from glore_lib import step_labels
+from glore_lib.artifacts.store import Store
+from glore_lib.method import rollouts, step_labels
+from glore_lib.method.replication import Replication
+from glore_lib.method.students import Student
 from glore_lib.params import load_params
-from glore_lib.replication import Replication
 from glore_lib.run import Run, open_run
 from glore_lib.sampling.transformers import TransformersSampler
-from glore_lib.store import Store
-from glore_lib.students import Student
 
 PARAMS = str(Path(__file__).parents[1] / "params" / "mini-hard.yaml")
 # By name: early_stop, rollouts_at_first, each completion decoded alone, and prefixes of two samples never shared.
@@ -46,8 +46,8 @@ WAYS = {
 KEYS = ["question_id", "sample_id", "step"]
 
 
-def prefixes_apart(run: Run, sample: Any, split: str, known: dict, of_sample=step_labels._prefixes) -> list:
-    """``step_labels._prefixes``, none of them another sample's."""
+def prefixes_apart(run: Run, sample: Any, split: str, known: dict, of_sample=rollouts._prefixes) -> list:
+    """``rollouts._prefixes``, none of them another sample's."""
     mine: dict = {}
     found = of_sample(run, sample, split, mine)
     known |= {(sample.sample_id, *key): prefix for key, prefix in mine.items()}
@@ -67,7 +67,7 @@ def labelled(
     patched = patch.object(step_labels, "_prefixes", prefixes_apart) if apart else nullcontext()
     with patched, patch.object(glore_lib.run, "TransformersSampler", build):
         start = time.perf_counter()
-        made = step_labels.rollouts(run, student, drafts, "train", purpose, inputs)
+        made = rollouts.rollouts(run, student, drafts, "train", purpose, inputs)
         seconds = time.perf_counter() - start
     info = made.record["info"]
     return made.read(), {

@@ -18,7 +18,7 @@ import psutil
 import typer
 
 from glore_lib.params import load_params
-from glore_lib.pipeline import ROOT
+from glore_lib.workflow.pipeline import ROOT
 
 FACTORS = (1, 2, 4)
 

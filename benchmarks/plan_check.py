@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from glore_lib.cost.plan import plan
 from glore_lib.params import Params
-from glore_lib.plan import plan
 
 
 def planned_and_actual(folder: Path) -> pd.DataFrame:

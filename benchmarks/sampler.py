@@ -27,7 +27,7 @@ import torch
 import typer
 from measure import Alone, Sample, Work, generating, keep, multiplied
 
-from glore_lib import models
+from glore_lib.models import tokens
 from glore_lib.run import Run, open_run
 from glore_lib.sampling import Request
 from glore_lib.sampling.transformers import TransformersSampler
@@ -161,7 +161,7 @@ def main(
 
 
 def encoded(run: Run, prompt: str) -> tuple[int, ...]:
-    return tuple(models.encode(run.tokenizer, prompt).ids)
+    return tuple(tokens.encode(run.tokenizer, prompt).ids)
 
 
 if __name__ == "__main__":

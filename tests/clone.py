@@ -6,8 +6,8 @@ from pathlib import Path
 
 import nbformat
 
-from glore_lib import pipeline
-from glore_lib.pipeline import Pipeline
+from glore_lib.workflow import pipeline
+from glore_lib.workflow.pipeline import Pipeline
 
 TINY = Path(__file__).parent / "params" / "tiny.yaml"
 PARAMETERS = {

@@ -53,7 +53,7 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def wide_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same with rows of 64 weights: bitsandbytes rounds in blocks of 64, and on a CPU unpacks only whole ones."""
-    from glore_lib.pretrain import build_tokenizer
+    from glore_lib.pretraining.pretrain import build_tokenizer
     from tiny import save_random_llama
 
     return save_random_llama(build_tokenizer(), tmp_path_factory.mktemp("tiny") / "wide", width=64)
@@ -61,7 +61,7 @@ def wide_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tokenizer(tiny_base: Path) -> "PreTrainedTokenizerBase":
-    from glore_lib.models import load_tokenizer
+    from glore_lib.models.tokens import load_tokenizer
 
     return load_tokenizer(str(tiny_base))
 
@@ -76,7 +76,7 @@ def llama2_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def llama2_tokenizer(llama2_base: Path) -> "PreTrainedTokenizerBase":
-    from glore_lib.models import load_tokenizer
+    from glore_lib.models.tokens import load_tokenizer
 
     return load_tokenizer(str(llama2_base))
 

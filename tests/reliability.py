@@ -11,7 +11,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from glore_lib.readme import filled
+from glore_lib.reporting.quoted_tables import filled
 
 PAGE = Path(__file__).parents[1] / "docs" / "reliability.md"
 COLUMNS = ("fault or bad input", "tried", "outcome", "lost")

@@ -8,9 +8,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from clone import TINY, Clone, write_stage
-from glore_lib import kernels, pipeline
 from glore_lib.cli import app
 from glore_lib.params import load_params, read_yaml
+from glore_lib.workflow import kernels, pipeline
 
 
 def glore(*arguments: str | Path) -> Result:

@@ -18,7 +18,7 @@ import yaml
 from examples import apply, blocks
 from glore_lib.cli import _parse, app
 from glore_lib.params import Params, _names, load_params
-from glore_lib.pipeline import ROOT
+from glore_lib.workflow.pipeline import ROOT
 
 DOCS = sorted((ROOT / "docs").rglob("*.md"))
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *DOCS]

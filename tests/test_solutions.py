@@ -4,16 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from glore_lib.solutions import (
-    BAD,
-    is_consistent,
-    join_steps,
-    mark_bad,
-    normalise,
-    prefix_text,
-    results,
-    split_steps,
-)
+from glore_lib.solutions import BAD, is_consistent, join_steps, mark_bad, normalise, prefix_text, results, split_steps
 
 STEP = st.text(st.characters(exclude_characters="\n", exclude_categories=["Cs"]), min_size=1).map(str.strip)
 STEPS = st.lists(STEP.filter(bool), min_size=1, max_size=8)

@@ -14,14 +14,14 @@ from tokenizers import Tokenizer, decoders, models, normalizers, processors, tra
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from clone import TINY
-from glore_lib.models import encode
-from glore_lib.packing import Labelled, Row, pack
-from glore_lib.pretrain import build_tokenizer
+from glore_lib.artifacts.store import Artifact
+from glore_lib.method.students import Student
+from glore_lib.models.prefix_tree import Labelled, Row, pack
+from glore_lib.models.tokens import encode
+from glore_lib.pretraining.pretrain import build_tokenizer
 from glore_lib.run import Run, open_run
 from glore_lib.sampling import Completion, Request
 from glore_lib.solutions import join_steps, split_steps
-from glore_lib.store import Artifact
-from glore_lib.students import Student
 from glore_lib.tasks import Question
 from glore_lib.tasks.arithmetic import Arithmetic
 

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from glore_lib.params import ParamsError, Sampling
 from glore_lib.sampling import Completion, Request, Sampler
-from glore_lib.sampling.parts import parts
+from glore_lib.sampling.resumable import parts
 
 SHARDS = 4  # a worker, where they fill its batches: the last to finish is then not waited for long
 TRIES = 3  # with a shard that its worker is lost with

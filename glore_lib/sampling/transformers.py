@@ -16,7 +16,7 @@ from tqdm import tqdm
 from transformers import Cache, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicLayer
 
-from glore_lib.models import memory_for
+from glore_lib.models.loading import memory_for
 from glore_lib.params import ParamsError
 from glore_lib.sampling import Completion, Request, attention, newline_tokens
 from glore_lib.sampling.attention import SharedPrefix

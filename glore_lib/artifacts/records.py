@@ -1,0 +1,112 @@
+"""Schemas of the stored frames, and folders whose files are verified by checksum."""
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from glore_lib.params import digest
+
+RECORD, LOCK = "artifact.json", "lock"
+UNFINISHED = "unfinished"
+NOTE = "glore: "  # begins each line on stderr that tells what was found damaged
+
+# Columns and types of the records that stages hand on; checked on write and on read.
+SCHEMAS: dict[str, dict[str, str]] = {
+    "questions": {
+        "question_id": "str", "split": "str", "question": "str", "reference_answer": "str", "reference_solution": "str",
+    },
+    "samples": {
+        "question_id": "str", "sample_id": "str", "policy": "str", "temperature": "float64", "seed": "int64",
+        "text": "str", "final_answer": "str", "is_correct": "bool", "finished": "bool",
+    },
+    "solutions": {"question_id": "str", "text": "str", "source": "str"},
+    "rollouts": {
+        "question_id": "str", "sample_id": "str", "step": "int64", "rollout": "int64", "text": "str",
+        "is_correct": "bool", "is_consistent": "bool",
+    },
+    "step_labels": {
+        "question_id": "str", "sample_id": "str", "step": "int64", "label_raw": "int64", "label": "int64",
+        "source": "str",
+    },
+    "step_scores": {
+        "question_id": "str", "sample_id": "str", "step": "int64", "model": "str", "score": "float64",
+    },
+    "pairs": {"question_id": "str", "kind": "str", "draft": "str", "first_error": "int64", "target": "str"},
+    "refinements": {
+        "question_id": "str", "sample_id": "str", "kind": "str", "first_error": "int64", "text": "str",
+        "final_answer": "str", "is_correct": "bool",
+    },
+    "numbers": {
+        "task": "str", "model": "str", "method": "str", "metric": "str", "value": "float64", "ci_low": "float64",
+        "ci_high": "float64", "n": "int64",
+    },
+}  # fmt: skip
+
+
+class StoreError(RuntimeError):
+    """An artifact that is not what its record says it is."""
+
+
+def check_schema(frame: pd.DataFrame, schema: str) -> pd.DataFrame:
+    """``frame`` with the schema's columns, in their order and types; raises StoreError where it does not have them."""
+    columns = SCHEMAS[schema]
+    if set(frame.columns) != set(columns):
+        raise StoreError(f"{schema}: columns {sorted(frame.columns)} where {sorted(columns)} are due")
+    checked = frame[list(columns)].astype(columns)
+    for name, dtype in columns.items():
+        if dtype != "float64" and (checked[name] != frame[name]).any():
+            raise StoreError(f"{schema}: column {name} holds {frame[name].dtype} values that are not all {dtype}")
+    return checked
+
+
+def tell(damage: str) -> None:
+    """Says on stderr what was found damaged; a pipeline keeps such lines out of what it renders."""
+    print(f"{NOTE}{damage}", file=sys.stderr, flush=True)
+
+
+def seal(folder: Path, record: dict[str, Any]) -> None:
+    """Writes a folder's record, with the checksums of its files and of the record itself: it is whole now."""
+    record = json.loads(json.dumps(record | {"files": _checksums(folder)}, default=str))
+    write(folder / RECORD, json.dumps(record | {"checksum": digest(record)}, indent=1, sort_keys=True))
+
+
+def unsealed(folder: Path) -> dict[str, Any]:
+    """The record of a folder; raises StoreError where that, or a file that it names, is missing or changed."""
+    try:
+        record = json.loads((folder / RECORD).read_text())
+        if record.pop("checksum") != digest(record):
+            raise ValueError
+    except FileNotFoundError:
+        raise StoreError(f"{folder.name}: {RECORD} is missing") from None
+    except (ValueError, KeyError, AttributeError, TypeError):
+        raise StoreError(f"{folder.name}: {RECORD} is changed since it was written") from None
+    found = _checksums(folder)
+    for name, expected in record["files"].items():
+        if found.get(name) != expected:
+            state = "changed since it was written" if name in found else "missing"
+            raise StoreError(f"{folder.name}: {name} is {state}")
+    return record
+
+
+def write(path: Path, text: str) -> None:
+    """Writes a file that is there whole or not at all."""
+    temporary = path.with_name(f".{path.name}")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def _checksums(folder: Path) -> dict[str, str]:
+    names = {path: str(path.relative_to(folder)) for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        name: checksum(path) for path, name in names.items() if name != RECORD and not name.startswith(f"{UNFINISHED}/")
+    }
+
+
+def checksum(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,164 @@
+"""Ablations of the refinement: thresholds, repeated refinement, gates and votes."""
+
+from collections.abc import Mapping, Sequence
+from itertools import repeat
+
+import numpy as np
+import pandas as pd
+
+from glore_lib.artifacts.store import Artifact
+from glore_lib.method import statistics as st
+from glore_lib.method import step_labels
+from glore_lib.method.appendix.g_label_quality import LOCATORS, _true_errors
+from glore_lib.method.evaluation import Numbers, pick
+from glore_lib.method.refinement import Guide, locate_first_error, marked_step, refine
+from glore_lib.method.replication import Evaluated, Replication
+from glore_lib.method.reward_models import answer_scores
+from glore_lib.method.students import sample_solutions
+from glore_lib.params import ParamsError
+
+TWICE = {"global_twice": "global", "local+sorm_twice": "local+sorm", "global_then_local+sorm": "global"}
+REFINED = ["draft", "global", "local"]
+SAMPLED = [f"sample{i}" for i in range(5)]
+POOLS = {"refined": [*REFINED, *SAMPLED[:3]], "sampled": ["draft", *SAMPLED]}
+CHOICE_PAIRS = (
+    ("gated_global", "greedy"), ("gated_local+sorm", "greedy"), ("reranked", "gated_global"),
+    ("reranked", "gated_local+sorm"), ("refined_weighted", "reranked"), ("refined_weighted", "refined_orm"),
+    ("refined_weighted", "refined_vote"), ("refined_weighted", "sampled_weighted"), ("refined_orm", "sampled_orm"),
+)  # fmt: skip
+
+
+# Ablations of the refinement
+
+
+def thresholds(lab: Replication, ts: Sequence[float]) -> pd.DataFrame:
+    """On the validation split, for each threshold T and locator: the share of first errors found (against the exact
+    labels, else those by rollouts), and of wrong drafts those in which none is seen, those refined from their first
+    step on (as globally), and those fixed. Every draft is refined once from every step; what T chooses is looked up."""
+    for t in ts:
+        if not 0 < t < 1:
+            raise ParamsError(f"thresholds = {t}: must be between 0 and 1 (0 and 1 excluded)")
+    validation = lab.validation
+    drafts = validation.drafts.read().set_index("sample_id")
+    steps = drafts["text"].map(lambda text: len(step_labels.split_steps(text)))
+    guides = {f"from-{i}": Guide(pd.Series(i, steps.index).where(steps >= i, 0)) for i in range(1, steps.max() + 1)}
+    refined = refine(lab.run, lab.refiner, validation.drafts, "validation", guides)
+    right = lab.tables.right(validation.drafts, refined)
+    wrong = ~right["greedy"].to_numpy()
+    labels = validation.draft_set.labels if validation.draft_set.exact is None else validation.draft_set.exact
+    truth = _true_errors(validation.drafts, labels)
+    numbers = []
+    for t in ts:
+        for locator in LOCATORS:
+            found = locate_first_error(validation.scores[locator].read(), t).reindex(steps.index, fill_value=0)
+            at = pd.Series(map(marked_step, found, steps, repeat(lab.run.params.refiner)), steps.index)
+            column = right.columns.get_indexer(["greedy" if i == 0 else f"from-{i}" for i in at])
+            fixed = right.to_numpy()[np.arange(len(right)), column]
+            values = {
+                "first_error_accuracy": st.proportion(found[truth.index] == truth),
+                "no_error_found": st.proportion(found[wrong] == 0),
+                "begun_at_first_step": st.proportion(at[wrong] == 1), "fixed_fraction": st.proportion(fixed[wrong]),
+            }  # fmt: skip
+            numbers += [lab.tables.row(f"local+{locator}", f"{m}@{t:g}", e) for m, e in values.items()]
+    return pd.DataFrame(numbers)
+
+
+def chosen_thresholds(swept: pd.DataFrame, usual: float) -> dict[str, float]:
+    """For each locator the T of :func:`thresholds` that fixes most wrong drafts, of equals the one nearest to the
+    ``usual`` one; that one where there was no wrong draft."""
+    shares = swept[swept["metric"].str.startswith("fixed_fraction@") & (swept["n"] > 0)]
+    shares = shares.assign(t=shares["metric"].str.extract(r"@(.+)", expand=False).astype(float))
+    best = shares.assign(far=(shares["t"] - usual).abs()).sort_values(["value", "far"], ascending=[False, True])
+    found = best.groupby("method")["t"].first()
+    return {locator: float(found.get(f"local+{locator}", usual)) for locator in LOCATORS}
+
+
+def refined_otherwise(lab: Replication, ts: Mapping[str, float]) -> pd.DataFrame:
+    """On the test split, the share of wrong drafts that is fixed, and the accuracy with all drafts refined: local
+    refinements at the thresholds ``ts`` of each locator, chosen elsewhere, and refinements refined again."""
+    run, test = lab.run, lab.test
+    once = {kind: test.refined[kind] for kind in ("global", *(f"local+{locator}" for locator in LOCATORS))}
+    tuned = {
+        f"local+{locator}_tuned": Guide(_located(test, test.scores[locator], t)) for locator, t in ts.items()
+    }  # fmt: skip
+    refined = once | refine(run, lab.refiner, test.drafts, "test", tuned)
+    refined |= refine(run, lab.refiner, once["global"], "test", {"global_twice": Guide()})
+    threshold = run.params.reward_models.threshold
+    for kind in ("local+sorm_twice", "global_then_local+sorm"):
+        first = once[TWICE[kind]]
+        guide = Guide(_located(test, test.score("sorm", first, f"-{TWICE[kind]}"), threshold))
+        refined |= refine(run, lab.refiner, first, "test", {kind: guide})
+    right = lab.tables.right(test.drafts, refined)
+    wrong = right[~right["greedy"]]
+    numbers: Numbers = []
+    for kind in refined:
+        numbers.append(lab.tables.row(kind, "fixed_fraction", st.proportion(wrong[kind])))
+        numbers.append(lab.tables.row(kind, "accuracy_all_drafts", st.proportion(right[kind])))
+    pairs = [*((f"local+{locator}_tuned", f"local+{locator}") for locator in ts), *TWICE.items()]
+    for a, b in pairs:
+        numbers += lab.tables.compared(a, b, wrong, "fixed_fraction")
+    return pd.DataFrame(numbers)
+
+
+def _located(split: Evaluated, scores: Artifact, threshold: float) -> pd.Series:
+    found = locate_first_error(scores.read(), threshold)
+    return found.reindex(split.drafts.read()["sample_id"], fill_value=0)
+
+
+def choices(lab: Replication) -> pd.DataFrame:
+    """Accuracy on the test split by how the answer is picked. ``gated_…``: the refinement (global, or local + SORM)
+    where the ORM gives the draft at most T, else the draft. Of six answers each, ``refined`` (the draft, both
+    refinements, the three samples of Bo3) and ``sampled`` (the draft and five samples), ``…_orm``: the one the ORM
+    scores highest, ``…_vote``: the most frequent, ``…_weighted``: the one whose scores by the ORM sum to most."""
+    right, scores, answers = _answers(lab)
+    doubted = scores["draft"] <= lab.run.params.reward_models.threshold
+
+    def picked(names: list[str]) -> np.ndarray:
+        return pick(right[names].to_numpy(), scores[names].to_numpy())
+
+    hits = {"greedy": right["draft"], "reranked": picked(REFINED)}
+    for method, refinement in {"gated_global": "global", "gated_local+sorm": "local"}.items():
+        hits[method] = right["draft"].where(~doubted, right[refinement])
+    for pool, names in POOLS.items():
+        hits[f"{pool}_orm"] = picked(names)
+        equal = pd.DataFrame(1.0, scores.index, scores.columns)
+        for method, weights in {f"{pool}_vote": equal, f"{pool}_weighted": scores}.items():
+            rows = zip(*(frame[names].to_numpy().tolist() for frame in (answers, right, weights)), strict=True)
+            hits[method] = [is_right_vote(*row) for row in rows]
+    numbers = [lab.tables.row(method, "accuracy", st.proportion(outcomes)) for method, outcomes in hits.items()]
+    numbers.append(lab.tables.row("orm", "drafts_doubted", st.proportion(doubted)))
+    for a, b in CHOICE_PAIRS:
+        numbers += lab.tables.compared(a, b, hits, "accuracy")
+    return pd.DataFrame(numbers)
+
+
+def _answers(lab: Replication) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Of every answer to a test question, a column each: whether it is right, its score by the ORM, and the answer."""
+    test, p = lab.test, lab.run.params.evaluation
+    sources = {"draft": test.drafts, "global": test.refined["global"], "local": test.refined["local+sorm"]}
+    scores = {"draft": test.scores["orm"]} | {k: test.score("orm", sources[k], f"-{k}") for k in REFINED[1:]}
+    more = sample_solutions(lab.run, lab.student, "test", len(SAMPLED) - 3, p.temperature, "bo3-more")
+    parts = [sources[k].read().assign(source=k, score=_of_answers(scores[k], sources[k])) for k in REFINED]
+    for samples, name, first in ((test.samples, "bo3", 0), (more, "bo3-more", 3)):
+        frame = samples.read().assign(score=_of_answers(test.score("orm", samples, f"-{name}"), samples))
+        place = frame.groupby("question_id").cumcount() + first
+        parts.append(frame.assign(source="sample" + place.astype(str)))
+    every = pd.concat(parts)
+    columns = ("is_correct", "score", "final_answer")
+    right, score, answer = (every.pivot(index="question_id", columns="source", values=c) for c in columns)
+    return right.astype(bool), score, answer
+
+
+def _of_answers(scores: Artifact, answers: Artifact) -> np.ndarray:
+    return answer_scores(scores.read()).reindex(answers.read()["sample_id"], fill_value=0.0).to_numpy()
+
+
+def is_right_vote(answers: Sequence[str], right: Sequence[bool], weights: Sequence[float]) -> bool:
+    """Whether the answer is right whose weights sum to most; of equals the first. Empty answers never vote, and where
+    none does nothing is right."""
+    votes: dict[str, float] = {}
+    for answer, weight in zip(answers, weights, strict=True):
+        if answer:
+            votes[answer] = votes.get(answer, 0.0) + weight
+    winner = max(votes, key=lambda answer: votes[answer], default="")
+    return any(r for a, r in zip(answers, right, strict=True) if a and a == winner)

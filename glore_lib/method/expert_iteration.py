@@ -1,0 +1,70 @@
+"""Expert iteration (paper, sections 3 and 4.1, step 1; appendix B)."""
+
+import pandas as pd
+
+from glore_lib.method.students import Student, _solutions, fine_tune, sample_solutions, sft_student, validation_accuracy
+from glore_lib.run import Run
+from glore_lib.solutions import normalise
+
+
+def merge_solutions(before: pd.DataFrame, samples: pd.DataFrame, source: str, cap: int) -> pd.DataFrame:
+    """D_i = R_i ∪ D_(i-1): right samples are added, duplicates by normalised text are not.
+
+    ``cap`` bounds how many distinct new solutions a question gets in this round, in the order they were sampled.
+    """
+    seen = {(q, normalise(text)) for q, text in zip(before["question_id"], before["text"], strict=True)}
+    rows, added = [], {}
+    for row in samples[samples["is_correct"]].itertuples():
+        key = (row.question_id, normalise(row.text))
+        if key not in seen and added.get(row.question_id, 0) < cap:
+            seen.add(key)
+            added[row.question_id] = added.get(row.question_id, 0) + 1
+            rows.append({"question_id": row.question_id, "text": row.text, "source": source})
+    return pd.concat([before, pd.DataFrame(rows, columns=before.columns)], ignore_index=True)
+
+
+def expert_iteration(run: Run) -> tuple[Student, pd.DataFrame]:
+    """The converged student, and a row a round: new and all distinct solutions, questions solved, validation maj@1.
+
+    Each round samples K solutions a training question from the last student, adds the right ones to the data, and
+    fine-tunes the base model on all of it. It stops after ``student.rounds``, or once validation maj@1 gains less than
+    ``student.convergence``; the student with the best validation maj@1 is returned, never the base model itself.
+    """
+    p = run.params.student
+    questions = run.questions("train")
+    if p.start == "sft":
+        student = sft_student(run)
+    else:
+        data = run.frame("sft-data", "solutions", lambda: _solutions([], "none"), {"n": 0}, [])
+        student = Student(None, "base", data)
+    best, best_accuracy, table = student, validation_accuracy(run, student), []
+    table.append(
+        {"round": 0, "student": student.policy, "new": 0, "solutions": len(student.data.read()), "maj@1": best_accuracy}
+    )
+    for i in range(1, p.rounds + 1):
+        samples = sample_solutions(
+            run, student, "train", p.samples_per_question, p.temperature, f"ei{i}", one_shot=student.model is None
+        )  # fmt: skip
+        before = student.data
+        merged = run.frame(
+            f"ei{i}-data", "solutions",
+            lambda: merge_solutions(before.read(), samples.read(), f"round {i}", p.max_kept_per_question),  # noqa: B023
+            {"cap": p.max_kept_per_question}, [before, samples],
+        )  # fmt: skip
+        pairs = [(questions[r.question_id], r.text) for r in merged.read().itertuples()]
+        student = Student(fine_tune(run, f"ei{i}", pairs, p.training, [merged]), f"ei{i}", merged)
+        reached = validation_accuracy(run, student)
+        drawn = samples.read()
+        table.append(
+            {
+                "round": i, "student": student.policy, "new": len(merged.read()) - len(before.read()),
+                "solutions": len(merged.read()), "maj@1": reached, "sampled right": drawn["is_correct"].mean(),
+                "questions solved": drawn.groupby("question_id")["is_correct"].any().mean(),
+            }
+        )  # fmt: skip
+        gain = reached - best_accuracy
+        if gain > 0 or best.model is None:
+            best, best_accuracy = student, reached
+        if gain < p.convergence:
+            break
+    return best, pd.DataFrame(table)

@@ -1,0 +1,197 @@
+"""Refiners: local and global pairs, one model for both, first errors, refined drafts (paper, section 4.1, step 3)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from glore_lib.artifacts.store import Artifact
+from glore_lib.method.reward_models import StepData
+from glore_lib.method.step_labels import first_errors, rollout_labels
+from glore_lib.method.students import Student
+from glore_lib.models import training
+from glore_lib.models.launch import fit
+from glore_lib.models.tokens import encode
+from glore_lib.params import Refiner
+from glore_lib.run import Run
+from glore_lib.sampling import Request
+from glore_lib.solutions import mark_bad, normalise, prefix_text, split_steps
+
+
+def local_pairs(samples: pd.DataFrame, rollouts: pd.DataFrame, monotone: bool, consistent: bool) -> pd.DataFrame:
+    """Wrong samples with their first error and a right verifying trace from the step before it (record ``pairs``).
+
+    The target repeats the prefix P_(i-1) and goes on with a rollout that verified it. Where the first step is the
+    first error, P_0 is the question, and any right sample of it verifies.
+    """
+    wrong = samples[~samples["is_correct"]].set_index("sample_id")
+    errors = first_errors(rollout_labels(rollouts, monotone, consistent))
+    verifying = rollouts[rollouts["is_correct"] & (rollouts["is_consistent"] | (not consistent))]
+    traces = verifying.groupby(["sample_id", "step"])["text"].unique()
+    right = samples[samples["is_correct"]].groupby("question_id")["text"].unique()
+    rows = []
+    for sample_id, i in errors[errors.index.isin(wrong.index)].items():
+        draft = wrong.loc[sample_id]
+        prefix = prefix_text(split_steps(draft["text"]), i - 1)
+        ends = traces.get((sample_id, i - 1), []) if i > 1 else right.get(draft["question_id"], [])
+        rows += [
+            {"question_id": draft["question_id"], "kind": "local", "draft": draft["text"], "first_error": i,
+             "target": prefix + end}
+            for end in ends
+        ]  # fmt: skip
+    return pd.DataFrame(rows, columns=["question_id", "kind", "draft", "first_error", "target"])
+
+
+def global_pairs(samples: pd.DataFrame) -> pd.DataFrame:
+    """Wrong samples paired with right samples of the same question, ``[BAD]`` at the very start (record ``pairs``)."""
+    distinct = samples[samples["text"].map(lambda text: bool(split_steps(text)))].drop_duplicates(
+        ["question_id", "text"]
+    )
+    wrong, right = distinct[~distinct["is_correct"]], distinct[distinct["is_correct"]]
+    pairs = wrong.merge(right, on="question_id", suffixes=("", "_right"))
+    pairs = pairs.assign(kind="global", first_error=1).rename(columns={"text": "draft", "text_right": "target"})
+    return pairs[["question_id", "kind", "draft", "first_error", "target"]]
+
+
+def refiner_pairs(run: Run, data: StepData) -> pd.DataFrame:
+    """The refiner's training set: distinct pairs of both kinds, at most ``pairs_per_question`` of each a question."""
+    p, cap = run.params.reward_models, run.params.refiner.pairs_per_question
+    samples = data.samples.read()
+    pairs = pd.concat([local_pairs(samples, data.rollouts.read(), p.monotone, p.consistent), global_pairs(samples)])
+    keys = pairs.assign(draft=pairs["draft"].map(normalise), target=pairs["target"].map(normalise))
+    pairs = pairs[~keys.duplicated().to_numpy()].sample(frac=1, random_state=run.seed("pairs"))
+    return pairs[pairs.groupby(["question_id", "kind"]).cumcount() < cap].reset_index(drop=True)
+
+
+def train_refiner(run: Run, student: Student, data: StepData) -> Artifact:
+    """One model for local and global refinements."""
+    p = run.params.refiner
+    start = student.model if p.start == "student" else None
+    rm = run.params.reward_models
+    switches = {"pairs_per_question": p.pairs_per_question, "monotone": rm.monotone, "consistent": rm.consistent}
+    pairs = run.frame(
+        "refiner-pairs", "pairs", lambda: refiner_pairs(run, data), switches, [data.samples, data.rollouts]
+    )
+
+    def make(folder: Path) -> dict:
+        questions = run.questions("train")
+        examples = []
+        for pair in pairs.read().itertuples():
+            marked = mark_bad(split_steps(pair.draft), pair.first_error)
+            prompt = run.task.refine_prompt(questions[pair.question_id].question, marked)
+            # A prefix that is forced at test time need not be learned.
+            learn_from = pair.first_error if p.force_prefix else 1
+            examples.append(training.solution_example(run.tokenizer, prompt, split_steps(pair.target), learn_from))
+        return fit(run, start, "refiner", examples, p.training, folder)
+
+    params = {"refiner": p, "base": run.base_key, "finetuning": run.params.finetuning}
+    return run.folder("refiner", make, params, [pairs, *([start] if start else [])])
+
+
+def locate_first_error(step_scores: pd.DataFrame, threshold: float) -> pd.Series:
+    """The first step of every sample whose predicted correctness is at most ``threshold``; 0 where there is none."""
+    below = step_scores[step_scores["score"] <= threshold].groupby("sample_id")["step"].min()
+    return below.reindex(step_scores["sample_id"].unique(), fill_value=0)
+
+
+def marked_step(first_error: int, steps: int, refiner: Refiner) -> int:
+    """The step, of so many, that a draft's ``[BAD]`` is put before: its first error, or, where none was found (0), what
+    ``refiner.no_error_found`` says. 0: the draft is kept as it is."""
+    return first_error or (steps if refiner.no_error_found == "last_step" else 0)
+
+
+@dataclass(frozen=True)
+class Guide:
+    """How one kind of refinement is told where to begin: local where ``errors`` gives each draft's first error (index
+    ``sample_id``; 0: none was found, and ``refiner.no_error_found`` says what happens), global without. With
+    ``force_prefix`` the refiner writes on after the steps before the error instead of repeating them itself; the
+    default is the parameter of that name."""
+
+    errors: pd.Series | None = None
+    force_prefix: bool | None = None
+
+
+def refine(
+    run: Run, refiner: Artifact, drafts: Artifact, split: str, guides: Mapping[str, Guide]
+) -> dict[str, Artifact]:  # fmt: skip
+    """Greedy refinements of all drafts, of each kind that ``guides`` names (records ``refinements``).
+
+    Where several kinds see the error of a draft in the same place, the refiner is asked once.
+    """
+    p = run.params.refiner
+    forced = {kind: p.force_prefix if g.force_prefix is None else g.force_prefix for kind, g in guides.items()}
+    questions = run.questions(split)
+
+    def make() -> pd.DataFrame:
+        rows, asked = [], []
+        for kind, guide in guides.items():
+            for draft in drafts.read().itertuples():
+                steps = split_steps(draft.text)
+                found = 0 if not steps else 1 if guide.errors is None else int(guide.errors[draft.sample_id])
+                row = {
+                    "question_id": draft.question_id, "sample_id": draft.sample_id, "kind": kind, "first_error": found,
+                    "text": draft.text,
+                }  # fmt: skip
+                rows.append(row)
+                at = marked_step(found, len(steps), p)
+                if steps and at:
+                    kept = steps[: at - 1] if forced[kind] else []
+                    prompt = run.task.refine_prompt(questions[draft.question_id].question, mark_bad(steps, at))
+                    ids = tuple(encode(run.tokenizer, prompt, kept).ids)
+                    asked.append((row, prefix_text(kept, len(kept)), ids))
+        prompts = list(dict.fromkeys(ids for *_, ids in asked))
+        requests = [Request(ids, 1, seed=0) for ids in prompts]  # greedy: no random numbers
+        answers = run.sampler(refiner).sample(requests, 0.0, run.params.sampling.max_new_tokens, "refinements")
+        written = {ids: completion for ids, (completion,) in zip(prompts, answers, strict=True)}
+        for row, prefix, ids in asked:
+            row["text"] = prefix + written[ids].text
+        for row in rows:
+            row["final_answer"] = run.task.final_answer(row["text"])
+            row["is_correct"] = run.task.is_correct(row["text"], questions[row["question_id"]].reference_answer)
+        frame = pd.DataFrame(rows)
+        frame.attrs["tokens_generated"] = sum(completion.tokens for completion in written.values())
+        return frame
+
+    params = {
+        "guides": {
+            kind: [None if g.errors is None else g.errors.sort_index().astype(int).tolist(), forced[kind]]
+            for kind, g in guides.items()
+        },
+        "no_error_found": p.no_error_found, "sampling": run.params.sampling,
+    }  # fmt: skip
+    every = run.frame(f"refined-{split}", "refinements", make, params, [refiner, drafts])
+
+    def of(kind: str) -> Artifact:
+        def make() -> pd.DataFrame:
+            frame = every.read()
+            frame.attrs.clear()  # its tokens are counted with all kinds
+            return frame[frame["kind"] == kind]
+
+        return run.frame(f"refined-{kind}-{split}", "refinements", make, kind, [every])
+
+    return {kind: of(kind) for kind in guides}
+
+
+def solve_without_draft(run: Run, refiner: Artifact, drafts: Artifact, split: str) -> Artifact:
+    """A control: the refiner given the question alone, as a student would be (record ``refinements``)."""
+    questions = run.questions(split)
+
+    def make() -> pd.DataFrame:
+        frame = drafts.read()[["question_id", "sample_id"]].copy()
+        requests = [
+            Request(tuple(encode(run.tokenizer, run.task.prompt(questions[q].question)).ids), 1,
+            run.seed("no-draft", q))
+            for q in frame["question_id"]
+        ]  # fmt: skip
+        answers = run.sampler(refiner).sample(requests, 0.0, run.params.sampling.max_new_tokens, "no draft")
+        frame["text"] = [completion.text for (completion,) in answers]
+        frame["final_answer"] = frame["text"].map(run.task.final_answer)
+        frame["is_correct"] = [
+            run.task.is_correct(text, questions[q].reference_answer)
+            for q, text in zip(frame["question_id"], frame["text"], strict=True)
+        ]
+        frame.attrs["tokens_generated"] = sum(c.tokens for cs in answers for c in cs)
+        return frame.assign(kind="refiner_no_draft", first_error=0)
+
+    return run.frame(f"no-draft-{split}", "refinements", make, {"sampling": run.params.sampling}, [refiner, drafts])

@@ -1,0 +1,337 @@
+"""The whole method on one run, each part made when it is first asked for. Every notebook starts from here, so that each
+can be run alone: what an earlier notebook made is found in the artifacts."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+from math import isnan
+
+import pandas as pd
+
+from glore_lib.artifacts.store import Artifact
+from glore_lib.method import expert_iteration, refinement, reward_models, step_labels, students
+from glore_lib.method.evaluation import DraftSet, Tables, draft_set, written_tokens
+from glore_lib.method.refinement import Guide
+from glore_lib.method.reward_models import StepData, score_steps
+from glore_lib.method.students import Student, sample_solutions
+from glore_lib.run import Run
+
+KINDS = ("orm", "balanced_orm", "sorm", "sorm_raw")
+
+
+class OnDemand(Mapping[str, Artifact]):
+    """A mapping with fixed keys, each value made when it is first asked for."""
+
+    def __init__(self, keys: Sequence[str], make: Callable[[str], Artifact]):
+        self._keys, self._make, self._made = keys, make, {}
+
+    def __getitem__(self, key: str) -> Artifact:
+        if key not in self._made:
+            if key not in self._keys:
+                raise KeyError(key)
+            self._made[key] = self._make(key)
+        return self._made[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+
+class Replication:
+    """Students, reward models, refiner and evaluation of one :class:`glore_lib.run.Run`."""
+
+    def __init__(self, run: Run):
+        self.run, self.tables = run, Tables(run)
+
+    # Students (notebook 01)
+
+    @cached_property
+    def sft_student(self) -> Student:
+        """The student of supervised fine-tuning, which expert iteration begins with where there are SFT data."""
+        return students.sft_student(self.run)
+
+    @cached_property
+    def _expert_iteration(self) -> tuple[Student, pd.DataFrame]:
+        return expert_iteration.expert_iteration(self.run)
+
+    @property
+    def student(self) -> Student:
+        """The student of expert iteration: the policy of all that follows."""
+        return self._expert_iteration[0]
+
+    @property
+    def rounds(self) -> pd.DataFrame:
+        """Expert iteration, a row a round."""
+        return self._expert_iteration[1]
+
+    @cached_property
+    def sft_control(self) -> Student:
+        """The base trained for as many steps as the last round of expert iteration, on the SFT data alone."""
+        return students.sft_control(self.run, self.student)
+
+    # Reward models (notebooks 02 and 03)
+
+    @cached_property
+    def data(self) -> StepData:
+        """Samples and rollouts of the student, which its reward models and the refiner learn from."""
+        return reward_models.step_data(self.run, self.student)
+
+    @cached_property
+    def reward_models(self) -> Mapping[str, Artifact]:
+        """ORM, balanced ORM, SORM and raw SORM of the student."""
+        training = self.run.params.reward_models.training
+        return OnDemand(
+            KINDS, lambda k: reward_models.train_reward_model(self.run, k, self.student, self.data, training)
+        )
+
+    @cached_property
+    def sft_data(self) -> StepData:
+        """The same of the SFT student, for Figure 4."""
+        return reward_models.step_data(self.run, self.sft_student)
+
+    @cached_property
+    def sft_reward_models(self) -> dict[str, Artifact]:
+        """The same four of the SFT student, for Figure 4; empty where ``reward_models.figure4`` is off."""
+        p = self.run.params.reward_models
+        if not p.figure4:
+            return {}
+        return {
+            k: reward_models.train_reward_model(self.run, k, self.sft_student, self.sft_data, p.figure4_training)
+            for k in KINDS
+        }  # fmt: skip
+
+    # Refiner (notebook 04)
+
+    @cached_property
+    def refiner(self) -> Artifact:
+        """The one model for local and global refinements."""
+        return refinement.train_refiner(self.run, self.student, self.data)
+
+    # Evaluation (notebook 05; the validation split serves the choices made in 01-04)
+
+    @cached_property
+    def validation(self) -> "Evaluated":
+        """The validation split, evaluated."""
+        return Evaluated(self, "validation")
+
+    @cached_property
+    def test(self) -> "Evaluated":
+        """The test split, evaluated."""
+        return Evaluated(self, "test")
+
+    def gate(self) -> pd.DataFrame:
+        """On the validation split: does the ORM's best of three beat a random sample, and does the SORM find errors?
+
+        Below the gate, refining can't be expected to work: work on the base model, not on the test split.
+        """
+        numbers = self.validation.numbers.read()
+        value = numbers.set_index(["method", "metric"])["value"]
+        exact = "_exact" if ("sorm", "first_error_accuracy_exact") in value.index else ""
+        rows = [
+            (
+                "best of 3 by the ORM − random sample",
+                value["bo3", "accuracy"] - value["random_sample", "accuracy"],
+                0.05,
+            ),
+            ("first error found by the SORM", value["sorm", f"first_error_accuracy{exact}"], 0.5),
+        ]
+        holds = ["n = 0" if isnan(v) else bool(v >= w) for _, v, w in rows]
+        return pd.DataFrame(rows, columns=["gate", "value", "wanted"]).assign(holds=holds)
+
+    @cached_property
+    def figure4_numbers(self) -> Artifact | None:
+        """Figure 4's curves: the SFT student's samples on the test split, reranked by reward models of that student."""
+        if not self.run.params.reward_models.figure4:
+            return None
+        p = self.run.params.evaluation
+        samples = sample_solutions(self.run, self.sft_student, "test", p.rerank_samples, p.temperature, "figure4")
+        greedy = sample_solutions(self.run, self.sft_student, "test", 1, 0.0, "greedy-sft")
+        scores = {
+            k: score_steps(self.run, m, f"{k}-figure4", samples.read(), "test", samples)
+            for k, m in self.sft_reward_models.items()
+        }  # fmt: skip
+
+        def make() -> pd.DataFrame:
+            curves = {k: a.read() for k, a in scores.items()}
+            return pd.DataFrame(self.tables.figure4(samples.read(), curves, greedy.read()))
+
+        return self.run.frame("numbers-figure4", "numbers", make, self._statistics, [samples, greedy, *scores.values()])
+
+    @property
+    def _statistics(self) -> dict:
+        p = self.run.params
+        rm = p.reward_models
+        return {
+            "run": p.run,
+            "model": p.base_model.source,
+            "t": rm.threshold,
+            "monotone": rm.monotone,
+            "consistent": rm.consistent,
+        }
+
+    @cached_property
+    def numbers(self) -> pd.DataFrame:
+        """Every number of the test split behind Tables 1-3 and Figures 4-6."""
+        parts = [self.test.numbers, *([self.figure4_numbers] if self.figure4_numbers else [])]
+        return pd.concat([part.read() for part in parts], ignore_index=True)
+
+
+class Evaluated:
+    """A split's drafts, scores, refinements and numbers."""
+
+    def __init__(self, replication: Replication, split: str):
+        self.replication, self.run, self.split = replication, replication.run, split
+
+    @cached_property
+    def draft_set(self) -> DraftSet:
+        """The split's (Q, D) set."""
+        return draft_set(self.run, self.replication.student, self.split)
+
+    @cached_property
+    def drafts(self) -> Artifact:
+        """The student's greedy answer to every question (record ``samples``)."""
+        return self.draft_set.drafts
+
+    @cached_property
+    def scores(self) -> Mapping[str, Artifact]:
+        """Step scores of the drafts by every reward model."""
+        return OnDemand(KINDS, lambda k: self.score(k, self.drafts))
+
+    def score(self, kind: str, answers: Artifact, name: str = "") -> Artifact:
+        """Step scores by a reward model of answers to the split's questions; ``name`` tells them from the drafts'."""
+        model = self.replication.reward_models[kind]
+        return score_steps(self.run, model, f"{kind}{name}", answers.read(), self.split, answers)
+
+    @cached_property
+    def first_errors(self) -> dict[str, pd.Series]:
+        """Where each locator puts the first error of every draft (0: nowhere): ``orm``, ``sorm`` and, where the truth
+        is known, ``oracle``."""
+        threshold = self.run.params.reward_models.threshold
+        found = {k: refinement.locate_first_error(self.scores[k].read(), threshold) for k in ("orm", "sorm")}
+        if self.draft_set.exact is not None:
+            true = step_labels.first_errors(self.draft_set.exact)
+            found["oracle"] = true.reindex(self.drafts.read()["sample_id"], fill_value=0)
+        # A draft without a single step has no step to score.
+        return {k: errors.reindex(self.drafts.read()["sample_id"], fill_value=0) for k, errors in found.items()}
+
+    @cached_property
+    def refined(self) -> dict[str, Artifact]:
+        """Every refinement of the drafts, and three controls: a fresh sample of the student, the refiner shown no
+        draft, and local refinements that decode the prefix themselves (or are forced, if the parameter says not to)."""
+        refiner, force = self.replication.refiner, self.run.params.refiner.force_prefix
+        guides = {"global": Guide()}
+        guides |= {f"local+{locator}": Guide(errors) for locator, errors in self.first_errors.items()}
+        guides["local+sorm_free" if force else "local+sorm_forced"] = Guide(self.first_errors["sorm"], not force)
+        refined = refinement.refine(self.run, refiner, self.drafts, self.split, guides)
+        refined["refiner_no_draft"] = refinement.solve_without_draft(self.run, refiner, self.drafts, self.split)
+        refined["resample"] = self._resampled
+        return refined
+
+    @cached_property
+    def _resampled(self) -> Artifact:
+        """The first of the three fresh samples, under the drafts' ids."""
+
+        def make() -> pd.DataFrame:
+            first = self.samples.read().groupby("question_id").head(1).set_index("question_id")
+            drafts = self.drafts.read()[["question_id", "sample_id"]]
+            answers = first.loc[drafts["question_id"], ["text", "final_answer", "is_correct"]].reset_index(drop=True)
+            return pd.concat([drafts, answers], axis=1).assign(kind="resample", first_error=0)
+
+        return self.run.frame(f"resampled-{self.split}", "refinements", make, {}, [self.samples, self.drafts])
+
+    @cached_property
+    def samples(self) -> Artifact:
+        """Three fresh samples a question, for Bo3."""
+        p, student = self.run.params.evaluation, self.replication.student
+        return sample_solutions(self.run, student, self.split, 3, p.temperature, "bo3")
+
+    @cached_property
+    def _candidates(self) -> dict[str, tuple[Artifact, Artifact]]:
+        """What is reranked, and its scores by the ORM."""
+        answers = {"draft": self.drafts, "global": self.refined["global"], "local": self.refined["local+sorm"]}
+        return {
+            name: (artifact, self.scores["orm"] if name == "draft" else self.score("orm", artifact, f"-{name}"))
+            for name, artifact in answers.items()
+        }  # fmt: skip
+
+    @cached_property
+    def _bo3_scores(self) -> Artifact:
+        return self.score("orm", self.samples, "-bo3")
+
+    @property
+    def choices(self) -> pd.DataFrame:
+        """Which of the ways to choose an answer are right on each question: :meth:`Tables.choices`."""
+        candidates = {name: (a.read(), scores.read()) for name, (a, scores) in self._candidates.items()}
+        return self.replication.tables.choices(candidates, self.samples.read(), self._bo3_scores.read())
+
+    @cached_property
+    def numbers(self) -> Artifact:
+        """Tables 1-3, Figures 5 and 6 and the label quality as numbers."""
+        tables = self.replication.tables
+
+        def make() -> pd.DataFrame:
+            return pd.DataFrame(
+                tables.label_quality(self.draft_set) + tables.table1(self.draft_set, self.scores)
+                + tables.table2(self.draft_set, self.scores) + tables.table3(self.drafts, self.refined)
+                + tables.figure5(self.drafts, self.refined) + tables.figure6(self.choices, self.samples.read())
+            )  # fmt: skip
+
+        inputs = [
+            self.draft_set.rollouts,
+            self.drafts,
+            self._bo3_scores,
+            self.samples,
+            *self.scores.values(),
+            *self.refined.values(),
+            *(scores for _, scores in self._candidates.values()),
+        ]
+        return self.run.frame(f"numbers-{self.split}", "numbers", make, self.replication._statistics, inputs)
+
+    def outcomes(self) -> pd.DataFrame:
+        """Tokens and gain of each way to solve more problems than the greedy drafts: columns task, setting, method,
+        tokens, gain, as :func:`glore_lib.reporting.figures.cost_rows` takes them; a row a draft.
+
+        Of wrong drafts (``wrong drafts``) what each refinement or a fresh sample fixes; of ``all questions`` what the
+        ORM's pick among three samples, or among draft and refinements, gains over the draft. Tokens are those
+        generated beyond the draft; of three samples, all less the draft's, which they do without.
+        """
+        drafts, kinds = self.drafts.read().set_index("sample_id"), ("global", "local+orm", "local+sorm", "resample")
+        refined = {k: self.refined[k].read() for k in kinds}
+        tokens = pd.DataFrame({k: written_tokens(self.run, frame) for k, frame in refined.items()}).loc[drafts.index]
+        fixed = pd.DataFrame({k: frame.set_index("sample_id")["is_correct"] for k, frame in refined.items()})
+        both = ["global", "local+sorm"]
+        tokens["global+local+sorm"], fixed["global+local+sorm"] = tokens[both].sum(axis=1), fixed[both].any(axis=1)
+        samples = self.samples.read()
+        by_question = written_tokens(self.run, samples).groupby(samples["question_id"].to_numpy()).sum()
+        spent = written_tokens(self.run, drafts.reset_index())
+        choices = self.choices
+        gain = choices.loc[drafts.index].astype(int).sub(choices["greedy"].astype(int), axis=0)
+        wrong = drafts.index[~drafts["is_correct"]]
+        parts = {
+            ("wrong drafts", k): (tokens.loc[wrong, k], fixed.loc[wrong, k].astype(int)) for k in tokens
+        } | {
+            ("all questions", "bo3"): (by_question.loc[drafts["question_id"]].to_numpy() - spent, gain["bo3"]),
+            ("all questions", "reranked"): (tokens["global+local+sorm"], gain["reranked"]),
+        }  # fmt: skip
+        return pd.concat(
+            [
+                pd.DataFrame({"setting": setting, "method": method, "tokens": t.to_numpy(), "gain": g.to_numpy()})
+                for (setting, method), (t, g) in parts.items()
+            ]
+        ).assign(task=self.run.params.run)  # fmt: skip
+
+    def no_error_found(self) -> pd.DataFrame:
+        """For how many drafts each locator sees no error; ``refiner.no_error_found`` says what happens to them."""
+        right = self.drafts.read().set_index("sample_id")["is_correct"]
+        rows = []
+        for locator, errors in self.first_errors.items():
+            none = errors.reindex(right.index) == 0
+            rows.append(
+                {
+                    "locator": locator,
+                    "right drafts": int((none & right).sum()),
+                    "wrong drafts": int((none & ~right).sum()),
+                }
+            )
+        return pd.DataFrame(rows).set_index("locator")

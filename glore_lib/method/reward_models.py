@@ -1,0 +1,168 @@
+"""ORM, balanced ORM and SORM: training, scoring steps, scoring answers (paper, section 4.1, steps 1 and 2)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from glore_lib.artifacts.store import Artifact
+from glore_lib.method import rollouts, step_labels
+from glore_lib.method.students import Student, sample_solutions
+from glore_lib.models.launch import fit
+from glore_lib.models.loading import device
+from glore_lib.models.prefix_tree import Labelled, Row, collate, pack
+from glore_lib.models.reward_head import RewardModel, load_reward_model
+from glore_lib.models.tokens import encode
+from glore_lib.params import Training
+from glore_lib.run import Run
+from glore_lib.solutions import split_steps
+from glore_lib.tasks import Question
+
+SCORING_TOKENS = 4096  # padded tokens scored at a time: many for a GPU, and few enough for a CPU's caches
+SCORED = ("input_ids", "position_ids", "visible", "label_at")
+
+
+@dataclass
+class StepData:
+    """What reward models of one student are trained on. The rollouts are made when they are first asked for: the ORM
+    does without."""
+
+    samples: Artifact
+    roll_out: Callable[[], Artifact]
+
+    @cached_property
+    def rollouts(self) -> Artifact:
+        """Rollouts from every step of the samples that are labelled by them (record ``rollouts``)."""
+        return self.roll_out()
+
+
+def step_data(run: Run, student: Student) -> StepData:
+    """K samples a training question, and rollouts from every step of some of them."""
+    p = run.params.reward_models
+    purpose = f"rm-{student.policy}"
+    samples = sample_solutions(run, student, "train", p.samples_per_question, p.temperature, purpose)
+
+    def roll_out() -> Artifact:
+        drafts = step_labels.choose_drafts(samples.read(), p.sorm_samples_per_question)
+        return rollouts.rollouts(run, student, drafts, "train", purpose, [samples])
+
+    return StepData(samples, roll_out)
+
+
+def labels_for(run: Run, kind: str, data: StepData) -> pd.DataFrame:
+    """The training labels of one kind of reward model (record ``step_labels``).
+
+    ``orm``, ``balanced_orm``; ``sorm`` as the parameters' switches say, ``sorm_raw`` with none of the three steps,
+    ``sorm_consistent`` without balancing, ``sorm_balanced`` without the consistency rule.
+    """
+    p = run.params.reward_models
+    seed = run.seed("labels", kind, data.samples.record["name"])
+    if kind == "orm":
+        return step_labels.orm_labels(data.samples.read())
+    if kind == "balanced_orm":
+        return step_labels.orm_labels(step_labels.balance_samples(data.samples.read(), seed))
+    monotone, consistent, balance = {
+        "sorm": (p.monotone, p.consistent, p.balance_steps), "sorm_raw": (False, False, False),
+        "sorm_consistent": (p.monotone, True, False), "sorm_balanced": (p.monotone, False, True),
+    }[kind]  # fmt: skip
+    labels = step_labels.rollout_labels(data.rollouts.read(), monotone, consistent)
+    return step_labels.balance_steps(labels, seed) if balance else labels
+
+
+def labelled_solution(run: Run, question: Question, text: str, labels: dict[int, int]) -> Labelled:
+    """A solution with labels, given by step, at the last token of each labelled step."""
+    encoded = encode(run.tokenizer, run.task.prompt(question.question), split_steps(text))
+    at_tokens = {encoded.step_ends[step - 1]: label for step, label in labels.items()}
+    return Labelled(encoded.ids, encoded.prompt_length, at_tokens)
+
+
+def train_reward_model(run: Run, kind: str, student: Student, data: StepData, training_params: Training) -> Artifact:
+    """A reward model of one kind, trained on the student's samples."""
+    p = run.params.reward_models
+    name = f"{kind}-{student.policy}"
+    start = student.model if p.start == "student" else None
+
+    def labels() -> pd.DataFrame:
+        return labels_for(run, kind, data)
+
+    switches = {"kind": kind, "monotone": p.monotone, "consistent": p.consistent, "balance_steps": p.balance_steps}
+    inputs = [data.samples] if kind in ("orm", "balanced_orm") else [data.samples, data.rollouts]
+    labelled = run.frame(f"labels-{name}", "step_labels", labels, switches, inputs)
+
+    def make(folder: Path) -> dict:
+        questions, texts = run.questions("train"), data.samples.read().set_index("sample_id")["text"]
+        examples = []
+        for question_id, rows in labelled.read().groupby("question_id", sort=False):
+            by_sample = {
+                s: dict(zip(r["step"], r["label"], strict=True)) for s, r in rows.groupby("sample_id", sort=False)
+            }
+            solutions = [labelled_solution(run, questions[question_id], texts[s], y) for s, y in by_sample.items()]
+            examples += pack(solutions, p.solutions_per_row, run.params.finetuning.max_length)
+        info = fit(run, start, name, examples, training_params, folder, p.language_model_loss)
+        return info | {"positive_labels": float(labelled.read()["label"].mean())}
+
+    params = {
+        "start": p.start, "language_model_loss": p.language_model_loss, "base": run.base_key,
+        "finetuning": run.params.finetuning, "training": training_params, "solutions_per_row": p.solutions_per_row,
+    }  # fmt: skip
+    return run.folder(f"reward-model-{name}", make, params, [labelled, *([start] if start else [])])
+
+
+def score_steps(
+    run: Run, reward_model: Artifact, method: str, samples: pd.DataFrame, split: str, source: Artifact
+) -> Artifact:
+    """p(correct | Q, P_i) for every step of every sample (record ``step_scores``), all steps in one forward pass.
+
+    ``samples`` are (some of) the rows of the artifact ``source``, with columns question_id, sample_id and text.
+    """
+
+    def make() -> pd.DataFrame:
+        run.free()
+        model = load_reward_model(str(reward_model.folder), run.params.base_model.dtype).eval()
+        questions = run.questions(split)
+        rows_of = []
+        for question_id, texts in samples.groupby("question_id", sort=False)["text"]:
+            steps = {text: len(split_steps(text)) for text in texts}
+            every = [
+                labelled_solution(run, questions[question_id], text, dict.fromkeys(range(1, count + 1), 1))
+                for text, count in steps.items()
+            ]
+            rows_of.append((question_id, steps, pack(every, len(every), run.params.finetuning.max_length)))
+        # As it was trained: in bfloat16, the products that training made in it.
+        with torch.autocast(device().type, torch.bfloat16, enabled=run.params.finetuning.mixed_precision):
+            scored = iter(_score(model, [row for *_, rows in rows_of for row in rows], run.tokenizer.pad_token_id))
+        scores = {
+            (q, text): [next(scored) for _ in range(count)] for q, steps, _ in rows_of for text, count in steps.items()
+        }
+        rows = [
+            {"question_id": s.question_id, "sample_id": s.sample_id, "step": i, "model": method, "score": score}
+            for s in samples.itertuples()
+            for i, score in enumerate(scores[s.question_id, s.text], start=1)
+        ]  # fmt: skip
+        return pd.DataFrame(rows, columns=["question_id", "sample_id", "step", "model", "score"])
+
+    rows = int(pd.util.hash_pandas_object(samples[["sample_id", "text"]], index=False).sum())
+    return run.frame(f"scores-{method}", "step_scores", make, {"rows": rows, "split": split}, [reward_model, source])
+
+
+@torch.inference_mode()
+def _score(model: RewardModel, rows: list[Row], pad: int) -> list[float]:
+    """The probabilities at all labels of the rows, in their order."""
+    scores: list[list[float]] = [[] for _ in rows]
+    order = sorted(range(len(rows)), key=lambda i: -len(rows[i]["input_ids"]))
+    while order:
+        size = max(1, SCORING_TOKENS // len(rows[order[0]]["input_ids"]))
+        some, order = order[:size], order[size:]
+        batch = collate([rows[i] for i in some], pad)
+        inputs = {name: batch[name].to(model.head.weight.device) for name in SCORED}
+        for i, probabilities in zip(some, model(**inputs)["logits"].sigmoid().tolist(), strict=True):
+            scores[i] = probabilities[: len(rows[i]["labels"])]
+    return [score for row in scores for score in row]
+
+
+def answer_scores(step_scores: pd.DataFrame) -> pd.Series:
+    """The score of a whole answer: the one after its last step (index ``sample_id``)."""
+    return step_scores.sort_values("step").groupby("sample_id")["score"].last()

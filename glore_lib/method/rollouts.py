@@ -1,0 +1,181 @@
+"""Rollouts: K completions of every prefix of a sample (paper, section 4.1, step 2)."""
+
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+
+import pandas as pd
+
+from glore_lib.artifacts.records import SCHEMAS
+from glore_lib.artifacts.store import Artifact
+from glore_lib.method.students import Student
+from glore_lib.models.tokens import Encoded, encode
+from glore_lib.params import RewardModels, digest
+from glore_lib.run import Run
+from glore_lib.sampling import Request
+from glore_lib.solutions import is_consistent, join_steps, split_steps
+from glore_lib.tasks import Question
+
+
+def rollouts(
+    run: Run, student: Student, samples: pd.DataFrame, split: str, purpose: str, inputs: list[Artifact]
+) -> Artifact:
+    """Up to K completions of every prefix P_i of every sample (record ``rollouts``).
+
+    ``is_correct``: the right final answer is reached; ``is_consistent``: the rollout also uses what the prefix
+    computed. After the last step there is nothing to complete: one row says whether the sample itself is right.
+
+    Prefixes that samples of a question have in common share their rollouts. With ``reward_models.early_stop`` fewer are
+    made, and the labels are the same, raw and after any post-processing, because a rollout depends on its prefix, its
+    number and the run's seed alone: a prefix gets no more of them once one is right and consistent, and a rollout that
+    writes the sample's next step itself is, from there on, the rollout of that number of the longer prefix. (vLLM draws
+    its random numbers by the place in the completion: there such a rollout is another one than the longer prefix's own
+    would have been, and the labels are the same in distribution only.)
+    """
+    p = run.params.reward_models
+
+    def make() -> pd.DataFrame:
+        prefixes: dict[tuple[str, str], Prefix] = {}
+        of_samples = [(s, _prefixes(run, s, split, prefixes)) for s in samples.itertuples()]
+        counts = _roll_out(run, student, purpose, list(prefixes.values()))
+        rows = [
+            {"question_id": s.question_id, "sample_id": s.sample_id, "step": i, "rollout": j, "text": r.text,
+             "is_correct": r.is_correct, "is_consistent": r.is_consistent}
+            for s, steps in of_samples
+            for i, prefix in enumerate(steps, start=1)
+            for j, r in sorted(prefix.rollouts.items())
+        ]  # fmt: skip
+        frame = pd.DataFrame(rows, columns=list(SCHEMAS["rollouts"]))
+        frame.attrs |= counts | {"prefixes": sum(len(p) for _, p in of_samples), "distinct_prefixes": len(prefixes)}
+        return frame
+
+    params = {
+        "k": p.rollouts_per_step, "waves": waves(p), "early_stop": p.early_stop, "temperature": p.rollout_temperature,
+        "sampling": run.params.sampling, "purpose": purpose, "samples": digest(samples["sample_id"].tolist()),
+    }  # fmt: skip
+    return run.frame(f"rollouts-{purpose}", "rollouts", make, params, [student.model, *inputs])
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """A completion of a prefix and its grades."""
+
+    text: str
+    is_correct: bool
+    is_consistent: bool
+
+    @property
+    def verifies(self) -> bool:
+        """Whether it counts under the consistency rule: right, and the prefix's results are used."""
+        return self.is_correct and self.is_consistent
+
+
+@dataclass
+class Prefix:
+    """The first steps of some samples of a question, and the rollouts from there by their numbers."""
+
+    question: Question
+    text: str
+    encoded: Encoded
+    rollouts: dict[int, Rollout] = field(default_factory=dict)
+    longer: list["Prefix"] = field(default_factory=list)  # by one step
+    waves: int = 0  # that it was asked for in
+
+    @property
+    def steps(self) -> int:
+        """How many steps it has."""
+        return len(self.encoded.step_ends)
+
+    @property
+    def verified(self) -> bool:
+        """Whether more rollouts could no longer change a label: one verifies already."""
+        return any(r.verifies for r in self.rollouts.values())
+
+
+def _prefixes(run: Run, sample: Any, split: str, known: dict[tuple[str, str], Prefix]) -> list[Prefix]:
+    """P_1, P_2, ... of a sample; those that are not ``known`` by question and text are added there. One that ends with
+    an answer is its own and only rollout."""
+    question, steps, found = run.questions(split)[sample.question_id], split_steps(sample.text), []
+    for i in range(1, len(steps) + 1):
+        text = join_steps(steps[:i])
+        if (question.question_id, text) not in known:
+            new = Prefix(question, text, encode(run.tokenizer, run.task.prompt(question.question), steps[:i]))
+            if run.task.final_answer(text):
+                new.rollouts[0] = _graded(run, new, "")
+            elif found:
+                found[-1].longer.append(new)
+            known[question.question_id, text] = new
+        found.append(known[question.question_id, text])
+    return found
+
+
+def _roll_out(run: Run, student: Student, purpose: str, prefixes: list[Prefix]) -> dict[str, int]:
+    """Adds the rollouts to the prefixes that have none; returns how many were made and how many tokens they took."""
+    p = run.params.reward_models
+    sampler, made, tokens = run.sampler(student.model), 0, 0
+    plan = waves(p)
+    open_ended = [prefix for prefix in prefixes if not prefix.rollouts]
+    while open_ended := [x for x in open_ended if x.waves < len(plan) and not (p.early_stop and x.verified)]:
+        asked = _next_wave(open_ended, plan, run.params.sampling.rows, p.early_stop)
+        requests = [
+            Request(tuple(prefix.encoded.ids), count, run.seed(purpose, prefix.question.question_id), first,
+            prefix.encoded.prompt_length)
+            for prefix, first, count in asked
+        ]  # fmt: skip
+        answers = sampler.sample(requests, p.rollout_temperature, run.params.sampling.max_new_tokens, purpose)
+        for (prefix, first, _), completions in zip(asked, answers, strict=True):
+            for j, completion in enumerate(completions, start=first):
+                prefix.rollouts[j] = _graded(run, prefix, completion.text)
+                made, tokens = made + 1, tokens + completion.tokens
+                if p.early_stop and completion.finished:  # what is cut off would have gone on further from there
+                    _pass_on(run, prefix, j, completion.ids)
+    return {"rollouts_made": made, "tokens_generated": tokens}
+
+
+def waves(p: RewardModels) -> list[tuple[int, int]]:
+    """(first rollout, how many) of each wave in which the K rollouts of a prefix are asked for."""
+    k, first = p.rollouts_per_step, p.rollouts_at_first
+    return [(0, first), (first, k - first)] if p.early_stop and first < k else [(0, k)]
+
+
+def _next_wave(
+    open_ended: list[Prefix], plan: list[tuple[int, int]], rows: int, early_stop: bool
+) -> list[tuple[Prefix, int, int]]:
+    """What to ask for next: (prefix, first, how many). With ``early_stop`` the shortest prefixes come first, since
+    their rollouts may serve longer ones; and as many as fill a batch of ``rows``."""
+    by_turn: dict[tuple[int, int], list[Prefix]] = {}
+    for prefix in open_ended:
+        by_turn.setdefault((prefix.steps, prefix.waves) if early_stop else (0, 0), []).append(prefix)
+    asked: list[tuple[Prefix, int, int]] = []
+    for turn in sorted(by_turn):
+        if sum(count for *_, count in asked) >= rows:
+            break
+        for prefix in by_turn[turn]:
+            asked += [(prefix, *part) for part in _missing(prefix, *plan[prefix.waves])]
+            prefix.waves += 1
+    return asked
+
+
+def _missing(prefix: Prefix, first: int, count: int) -> list[tuple[int, int]]:
+    """(first, how many) of each run of numbers in a wave of which the prefix has no rollout yet."""
+    missing = [j for j in range(first, first + count) if j not in prefix.rollouts]
+    runs = [list(run) for _, run in groupby(missing, key=lambda j: j - missing.index(j))]
+    return [(run[0], len(run)) for run in runs]
+
+
+def _pass_on(run: Run, prefix: Prefix, j: int, ids: tuple[int, ...]) -> None:
+    """Gives a rollout to the longer prefixes that it has passed through, token by token. One that ended where such a
+    prefix ends did so with a line that has the mark and no answer; after that prefix it would have gone on."""
+    whole = (*prefix.encoded.ids, *ids)
+    for longer in prefix.longer:
+        length = len(longer.encoded.ids)
+        rest = whole[length:]
+        if rest and j not in longer.rollouts and whole[:length] == tuple(longer.encoded.ids):
+            longer.rollouts[j] = _graded(run, longer, run.tokenizer.decode(rest, skip_special_tokens=True))
+            _pass_on(run, longer, j, rest)
+
+
+def _graded(run: Run, prefix: Prefix, text: str) -> Rollout:
+    whole = f"{prefix.text}\n{text}"
+    right = run.task.is_correct(whole, prefix.question.reference_answer)
+    return Rollout(text, right, is_consistent(prefix.text, text))

@@ -1,0 +1,248 @@
+"""transformers.Trainer glue shared by students, reward models and refiners."""
+
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import broadcast_object_list
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.utils.data import Sampler
+from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers.trainer_pt_utils import LengthGroupedSampler
+
+from glore_lib import params
+from glore_lib.artifacts.records import UNFINISHED, StoreError, seal, tell, unsealed
+from glore_lib.models import prefix_tree
+from glore_lib.models.loading import memory_for
+from glore_lib.models.prefix_tree import IGNORE
+from glore_lib.models.reward_head import ScalarHead
+from glore_lib.models.tokens import encode
+
+SAVE_EVERY = 5  # logs: a loss is the mean since the last one, and so a training goes on only from where it logged
+WEIGHTS = "trained.safetensors"
+
+
+def solution_example(
+    tokenizer: PreTrainedTokenizerBase, prompt: str, steps: Sequence[str], learn_from: int = 1
+) -> dict[str, list[int]]:
+    """Token ids and labels of a prompt and the solution to be written after it, end-of-sequence token included.
+
+    The loss is taken on the solution from step ``learn_from`` (1-based) on.
+    """
+    encoded = encode(tokenizer, prompt, steps)
+    start = encoded.step_ends[learn_from - 2] + 1 if learn_from > 1 else encoded.prompt_length
+    ids = [*encoded.ids, tokenizer.eos_token_id]
+    return {"input_ids": ids, "labels": [IGNORE] * start + ids[start:]}
+
+
+def collate(rows: list[dict[str, list[int]]], pad: int) -> dict[str, torch.Tensor]:
+    """Right-padded tensors [batch, longest row]; the attention mask, not the pad token, says what is padding."""
+    width = max(len(row["input_ids"]) for row in rows)
+    fill = {"input_ids": pad, "attention_mask": 0}
+    rows = [row | {"attention_mask": [1] * len(row["input_ids"])} for row in rows]
+    return {
+        key: torch.tensor([row[key] + [fill.get(key, IGNORE)] * (width - len(row[key])) for row in rows])
+        for key in rows[0]
+    }  # fmt: skip
+
+
+def train(
+    model: nn.Module, examples: list[dict[str, list[int]]], finetuning: params.Finetuning, training: params.Training,
+    pad: int, seed: int, folder: Path,
+) -> dict[str, Any]:  # fmt: skip
+    """Trains ``model`` in place and returns what it took: steps, sequences, tokens, the share of the batches that was
+    padding, the loss at each log.
+
+    A reward model's sequences are rows of :func:`glore_lib.models.prefix_tree.pack`. Those longer than ``max_length`` are left
+    out and counted. Where none is left, the model stays as it was.
+    Where ``finetuning.processes`` > 1, all of these call it at once, with the same arguments; by FSDP each is left with
+    its part of the model (:func:`glore_lib.models.launch.whole`).
+    Where a checkpoint in ``folder`` is left from an interruption, it goes on from there, to the same model. (By FSDP it
+    writes none.)
+    Raises ParamsError where the GPU's memory does not suffice, or where the loss or a weight is no finite number.
+    """
+    kept = [e for e in examples if len(e["input_ids"]) <= finetuning.max_length]
+    if not kept:
+        nothing = {"steps": 0, "sequences": 0, "tokens_trained": 0, "padding": 0.0, "losses": []}
+        return nothing | {"too_long": len(examples)}
+    epoch_steps = -(-len(kept) // finetuning.batch_size)
+    steps = min(training.max_steps, training.epochs * epoch_steps)
+    log_every = max(1, steps // 40)
+    checkpoints = folder / UNFINISHED / "training"
+    sharded = finetuning.parallel == "fsdp"
+    arguments = TrainingArguments(
+        output_dir=str(checkpoints), max_steps=steps, learning_rate=training.learning_rate,
+        per_device_train_batch_size=finetuning.micro_batch_size,
+        gradient_accumulation_steps=finetuning.batch_size // (finetuning.micro_batch_size * finetuning.processes),
+        optim=finetuning.optimiser, bf16=finetuning.mixed_precision and not sharded,
+        lr_scheduler_type="cosine", warmup_steps=steps // 20, weight_decay=0.01, max_grad_norm=1.0,
+        train_sampling_strategy="group_by_length", logging_steps=log_every,
+        save_strategy="no" if sharded else "steps", save_steps=SAVE_EVERY * log_every, save_total_limit=2,
+        report_to="none", logging_nan_inf_filter=False,
+        disable_tqdm=True, seed=seed, data_seed=seed, use_cpu=not torch.cuda.is_available(),
+        remove_unused_columns=False,
+        dataloader_pin_memory=torch.cuda.is_available(), label_names=["labels"],
+        fsdp=sharded, fsdp_config={"transformer_layer_cls_to_wrap": _divided(model)} if sharded else None,
+    )  # fmt: skip
+
+    def batch(rows: list[dict[str, list[int]]]) -> dict[str, Any]:
+        made = (prefix_tree.collate if "parents" in rows[0] else collate)(rows, pad)
+        return made | {"read": (sum(len(row["input_ids"]) for row in rows), made["input_ids"].numel())}
+
+    trainer = QuietTrainer(model, arguments, train_dataset=kept, data_collator=batch)
+    if finetuning.processes > 1:
+        trainer.train_dataset = [*kept, {key: [IGNORE] for key in kept[0]} | {"input_ids": [pad]}]
+    trainer.autocasts = finetuning.mixed_precision and sharded
+    remedy = "lower it or finetuning.max_length, or set finetuning.gradient_checkpointing: true or method: qlora"
+    with memory_for("finetuning.micro_batch_size", finetuning.micro_batch_size, remedy):
+        trainer.train(resume_from_checkpoint=_latest(checkpoints))
+    trainable = (parameter for parameter in model.parameters() if parameter.requires_grad)
+    if not all(getattr(parameter, "_local_tensor", parameter).isfinite().all() for parameter in trainable):
+        raise _diverged(training.learning_rate, f"weights are not finite after step {steps}, the last")
+    trainer.accelerator.wait_for_everyone()  # the others may still be looking for checkpoints
+    if trainer.is_world_process_zero():
+        shutil.rmtree(checkpoints, ignore_errors=True)
+    losses = [{"step": log["step"], "loss": log["loss"]} for log in trainer.state.log_history if "loss" in log]
+    per_epoch = sum(len(e["input_ids"]) for e in kept)
+    return {
+        "steps": steps, "sequences": len(kept), "too_long": len(examples) - len(kept),
+        "tokens_trained": round(per_epoch * steps / epoch_steps),
+        "padding": round(1 - trainer.progress["tokens"] / trainer.progress["padded"], 4), "losses": losses,
+        "seconds_before": trainer.seconds_before,
+    }  # fmt: skip
+
+
+def _diverged(learning_rate: float, how: str) -> params.ParamsError:
+    return params.ParamsError(f"learning_rate = {learning_rate}: {how}; lower it in the parameters of this training")
+
+
+def _latest(checkpoints: Path) -> str | None:
+    """The last checkpoint that is whole: one that was cut short, or changed since, is told and not used."""
+    for path in sorted(checkpoints.glob("checkpoint-*"), key=lambda path: -int(path.name.rpartition("-")[2])):
+        try:
+            unsealed(path)
+            return str(path)
+        except StoreError as damage:
+            tell(f"{checkpoints.parent.parent.name[1:]}: {damage}; an earlier one is used, or none")
+    return None
+
+
+def _divided(model: nn.Module) -> list[str]:
+    """The classes of the modules that FSDP gathers one at a time: the model's layers, a reward model's head."""
+    names = {name for module in model.modules() for name in getattr(module, "_no_split_modules", None) or ()}
+    classes = {type(module).__name__ for module in model.modules()}
+    return sorted(names & classes | {ScalarHead.__name__} & classes)
+
+
+class QuietTrainer(Trainer):
+    """Keeps its losses to itself: they go into the artifact's record and from there into a plot."""
+
+    autocasts = False
+    seconds_before, draw_from = 0.0, None  # of the checkpoint that it goes on from
+
+    def __init__(self, *arguments: Any, **options: Any):
+        super().__init__(*arguments, **options)
+        self.progress, self.started = {"tokens": 0, "padded": 0}, time.perf_counter()
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Keeps the losses, with their step."""
+        self.state.log_history.append({**logs, "step": self.state.global_step})
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], *arguments: Any) -> torch.Tensor:
+        """The loss of a micro-batch. Raises ParamsError where it is no number."""
+        # Counted here, for the loader reads ahead, and would read the same again after an interruption.
+        tokens, padded = inputs.pop("read")
+        self.progress["tokens"] += tokens
+        self.progress["padded"] += padded
+        loss = super().training_step(model, inputs, *arguments)
+        if not loss.isfinite():  # and the model is lost: by the next step its weights are no numbers either
+            raise _diverged(self.args.learning_rate, f"the loss is {loss.item()} in step {self.state.global_step + 1}")
+        return loss
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler:
+        if self.args.world_size == 1:
+            order = super()._get_train_sampler(train_dataset)
+        else:
+            lengths = [len(example["input_ids"]) for example in self.train_dataset[:-1]]
+            together = self.args.train_batch_size * self.args.world_size
+            order = SharedOrder(together * self.args.gradient_accumulation_steps, lengths, together)
+        self.order = SameAgain(order, self.draw_from)
+        return self.order
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        if self.state.global_step == self.state.max_steps:
+            return  # the model itself is saved next
+        super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()  # every process has a file in it
+        if self.is_world_process_zero():
+            seconds = self.seconds_before + time.perf_counter() - self.started
+            record = {"progress": self.progress, "seconds": seconds, "order": self.order.drawn_from.numpy().tolist()}
+            seal(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}", record)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        # What is learned, and no more: under an adapter the model stays as it was.
+        Path(output_dir).mkdir(parents=True, exist_ok=True)
+        learned = {name: p.data for name, p in self.model.named_parameters() if p.requires_grad}
+        save_file(learned, f"{output_dir}/{WEIGHTS}")
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        self.model.load_state_dict(load_file(f"{resume_from_checkpoint}/{WEIGHTS}"), strict=False)
+        record = unsealed(Path(resume_from_checkpoint))
+        self.progress, self.seconds_before = record["progress"], record["seconds"]
+        self.draw_from = torch.tensor(record["order"], dtype=torch.uint8)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        # The order of the epoch is drawn by now, or, before its first step, to be drawn from the state that is loaded.
+        self.order.draw_from = None
+        super()._load_rng_state(checkpoint)
+
+    def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> AbstractContextManager:
+        """Under what a forward pass runs: autocast in bfloat16 where FSDP trains with mixed precision."""
+        # With FSDP, accelerate's own mixed precision would train a float32 copy of the weights: another model than one
+        # process trains. Without the cache, what FSDP gathers is let go after each layer.
+        if self.autocasts:
+            return torch.autocast(self.args.device.type, torch.bfloat16, cache_enabled=False)
+        return super().autocast_smart_context_manager(cache_enabled)
+
+
+class SameAgain(Sampler[int]):
+    """An order that is drawn from the random state ``draw_from``, where that is set: a training goes on in the midst
+    of an epoch with the order that the epoch began with."""
+
+    def __init__(self, order: Sampler, draw_from: torch.Tensor | None):
+        self.order, self.draw_from, self.drawn_from = order, draw_from, draw_from
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __iter__(self) -> Iterator[int]:
+        if self.draw_from is not None:
+            torch.set_rng_state(self.draw_from)
+        self.drawn_from = torch.get_rng_state()
+        return iter(self.order)
+
+
+class SharedOrder(LengthGroupedSampler):
+    """The order in which one process would take the examples, for several, which take the micro-batches in turn.
+
+    The first process draws it for all: what they drew alone would differ once dropout has used up random numbers. The
+    last examples of an epoch are filled up to ``together``, a micro-batch for each process, with one that nothing is
+    learned from, ``len(lengths)``: accelerate would fill up with other examples, and learn those twice.
+    """
+
+    def __init__(self, batch_size: int, lengths: list[int], together: int):
+        super().__init__(batch_size, lengths=lengths)
+        self.together = together
+
+    def __len__(self) -> int:
+        return -(-len(self.lengths) // self.together) * self.together
+
+    def __iter__(self) -> Iterator[int]:
+        drawn = list(super().__iter__())
+        (order,) = broadcast_object_list([drawn + [len(drawn)] * (len(self) - len(drawn))])
+        return iter(order)

@@ -1,0 +1,278 @@
+"""What a run found, in sentences with numbers: computed, so that they are true of any run. What lies on the other side
+of what the paper says, or of what one would expect, is a surprise."""
+
+import textwrap
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import inf
+
+import pandas as pd
+
+from glore_lib.method import statistics as st
+from glore_lib.method.replication import Replication
+from glore_lib.method.step_labels import POSTPROCESSING, exact_labels, rollout_labels
+from glore_lib.method.students import Student, sample_solutions
+from glore_lib.reporting.examples import Outcomes
+from glore_lib.reporting.scoreboard import ABOVE, BELOW, MARGIN, SAME, verdict
+from glore_lib.solutions import split_steps
+from glore_lib.tasks.arithmetic import OPERATORS, parse_step
+
+PAPER, EXPECTED = "The paper", "Expected"
+SIDES = {
+    "more": ABOVE, "less": BELOW, "about the same": SAME, "no less": (-MARGIN, inf), "no more": (-inf, MARGIN),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A sentence about a run, and whether the paper, or anyone, would have expected another."""
+
+    text: str
+    surprising: bool = False
+
+
+def stated(what: str, estimate: st.Estimate) -> Finding:
+    """A share, with its interval."""
+    return Finding(f"{what}: {_share(estimate)}.")
+
+
+def compared(what: str, difference: st.Estimate, side: str, by: str) -> Finding:
+    """A difference against what ``by`` (the paper, or common sense) says that it is, a word of :data:`SIDES`; the
+    scoreboard's rule decides. It is surprising where its whole interval lies on another side."""
+    if not difference.n:
+        return Finding(f"{what}: nothing to compare (n = 0).")
+    found = verdict(difference.ci_low, difference.ci_high, SIDES[side])
+    told = {"replicated": "So it is", "not replicated": "Here it is not", "inconclusive": "Undecided here"}[found]
+    points = f"{difference.percent(' points', '+')} (n = {difference.n:,})"
+    return Finding(f"{what}: {points}. {by}: {side}. {told}.", found == "not replicated")
+
+
+def _share(estimate: st.Estimate) -> str:
+    return f"{estimate.percent(' %')} (n = {estimate.n:,})" if estimate.n else "n = 0"
+
+
+def tell(found: Iterable[Finding]) -> None:
+    """Prints what was found and then, once more, what of it is surprising."""
+    every = list(found)
+    surprising = [finding for finding in every if finding.surprising]
+    for finding in every:
+        print(_bullet(finding))
+    if not surprising:
+        print("\nNo surprise: nothing lies on the other side of what the paper says or one would expect.")
+        return
+    print("\nWhat surprised:")
+    for finding in surprising:
+        print(_bullet(finding))
+
+
+def _bullet(finding: Finding) -> str:
+    return textwrap.fill(finding.text, 110, initial_indent="- ", subsequent_indent="  ")
+
+
+# What each notebook found
+
+
+def students(lab: Replication) -> list[Finding]:
+    """Notebook 01, on the validation split."""
+    right = _greedy(lab, lab.student)
+    found = [stated(f"The student of expert iteration ({lab.student.policy}) answers rightly", st.proportion(right))]
+    others = {}
+    if lab.run.params.student.start == "sft":
+        others["the SFT student"] = lab.sft_student, PAPER
+    if lab.run.params.student.sft_control:
+        others["as many steps on the SFT data alone"] = lab.sft_control, EXPECTED
+    for name, (other, by) in others.items():
+        if other.policy != lab.student.policy:
+            difference = st.paired_difference(right, _greedy(lab, other), seed=lab.tables.seed)
+            found.append(compared(f"Expert iteration over {name}", difference, "more", by))
+    last = lab.rounds.iloc[-1]
+    text = (
+        f"The last round made {last['student']}, of {last['solutions']:,} solutions; the best is {lab.student.policy}."
+    )
+    return [*found, Finding(text, lab.student.policy != last["student"]), *_kinds_of_error(Outcomes(lab, "validation"))]
+
+
+def _greedy(lab: Replication, student: Student) -> pd.Series:
+    return sample_solutions(lab.run, student, "validation", 1, 0.0, f"greedy-{student.policy}").read()["is_correct"]
+
+
+def _kinds_of_error(drafts: Outcomes) -> list[Finding]:
+    """Where the first errors of the drafts lie and of what kind they are, where the truth is known."""
+    if drafts.exact is None:
+        return []
+    texts = {i: split_steps(text) for i, text in drafts.drafts["text"].items()}
+    errors = drafts.true_errors[drafts.true_errors > 0]
+    equations = [parse_step(texts[i][step - 1]) for i, step in errors.items()]
+    sums = [OPERATORS[e.op](e.a, e.b) == e.c for e in equations if e]
+    return [
+        stated("Of the drafts with an error, the first step already is one in", st.proportion(errors == 1)),
+        stated("Of the first errors that are sums, the sum itself comes out in", st.proportion(sums)),
+    ]
+
+
+def orm(lab: Replication) -> list[Finding]:
+    """Notebook 02, on the validation split."""
+    drafts = Outcomes(lab, "validation")
+    numbers = _reward_model_numbers(lab, "orm", "balanced_orm")
+    says_right = (drafts.orm_says_right == drafts.right).astype(int)
+    over_always = st.paired_difference(says_right, drafts.right, seed=lab.tables.seed)
+    wrong, right = (numbers["orm", f"step_false_{kind}_rate"] for kind in ("positive", "negative"))
+    errors = f"the ORM doubts {_share(right)} of the right steps and believes {_share(wrong)} of the wrong ones"
+    if right.n and wrong.n:
+        errors += ". The paper: it errs more by doubt"
+    return [
+        stated("Of the drafts' answers, the ORM judges rightly", numbers["orm", "final_accuracy"]),
+        compared("That over calling every answer right", over_always, "more", EXPECTED),
+        Finding(f"Of steps, {errors}.", right.ci_high < wrong.ci_low),
+        compared(
+            "Steps judged rightly, the balanced ORM over the ORM",
+            numbers["balanced_orm-orm", "step_accuracy_difference"], "about the same", PAPER,
+        ),
+    ]  # fmt: skip
+
+
+def sorm(lab: Replication) -> list[Finding]:
+    """Notebook 03, on the training samples (labels) and the validation split."""
+    numbers = _reward_model_numbers(lab, "orm", "balanced_orm", "sorm", "sorm_raw")
+    drafts = Outcomes(lab, "validation")
+    return [
+        *_label_quality(lab),
+        *_sorm_over_orm(numbers, drafts, lab.tables.seed),
+        compared(
+            "Steps judged rightly, post-processed labels over raw ones",
+            _paired_steps(drafts, "sorm", "sorm_raw", lab.tables.seed), "more", EXPECTED,
+        ),
+    ]  # fmt: skip
+
+
+def _label_quality(lab: Replication) -> list[Finding]:
+    rollouts = lab.data.rollouts.read()
+    samples = lab.data.samples.read()
+    exact = exact_labels(lab.run, samples[samples["sample_id"].isin(rollouts["sample_id"])], "train")
+    if exact is None:
+        return []
+    truth = exact.set_index(["sample_id", "step"])
+    made = {
+        rule: rollout_labels(rollouts, *switches).set_index(["sample_id", "step"])["label"].reindex(truth.index)
+        for rule, switches in POSTPROCESSING.items()
+    }
+    hits = {rule: labels == truth["label"] for rule, labels in made.items()}
+    gain = st.paired_difference(hits["consistent"], hits["monotone"], truth["question_id"], lab.tables.seed)
+    quality = st.confusion(truth["label"], made["consistent"], truth["question_id"], lab.tables.seed)
+    return [
+        stated("Of the training labels that rollouts make positive, right are", quality.precision),
+        stated("Of the steps that are right, rollouts find", quality.recall),
+        compared("Labels that are right, with the consistency rule over without", gain, "more", EXPECTED),
+    ]
+
+
+def _sorm_over_orm(numbers: "Values", drafts: Outcomes, seed: int) -> list[Finding]:
+    wrong = ~drafts.right & (drafts.true_errors > 0)  # as in Table 1: a wrong draft may show no error
+    found = {kind: (drafts.found_errors(kind) == drafts.true_errors)[wrong] for kind in ("orm", "sorm")}
+    located = st.paired_difference(found["sorm"], found["orm"], seed=seed)
+    exact = numbers["sorm-orm", "step_accuracy_difference_exact"]
+    return [
+        compared("Steps judged rightly, the SORM over the ORM (labels by rollouts)",
+                 numbers["sorm-orm", "step_accuracy_difference"], "no less", PAPER),
+        *([compared("The same by the exact labels", exact, "no less", PAPER)] if exact.n else []),
+        stated("Of the wrong drafts' first errors, the SORM finds", st.proportion(found["sorm"])),
+        compared("First errors found, the SORM over the ORM", located, "more", PAPER),
+        compared("Answers judged rightly, the SORM over the ORM", numbers["sorm-orm", "final_accuracy_difference"],
+                 "no more", PAPER),
+    ]  # fmt: skip
+
+
+def _paired_steps(drafts: Outcomes, a: str, b: str, seed: int) -> st.Estimate:
+    """The difference of the steps that two reward models judge rightly."""
+    truth = (drafts.evaluated.draft_set.labels if drafts.exact is None else drafts.exact).set_index(
+        ["sample_id", "step"]
+    )
+    limit = drafts.run.params.reward_models.threshold
+    scores = [drafts.scores(kind).set_index(["sample_id", "step"])["score"].reindex(truth.index) for kind in (a, b)]
+    hits = [(score > limit) == truth["label"].astype(bool) for score in scores]
+    return st.paired_difference(*hits, truth["question_id"], seed)
+
+
+def refiners(lab: Replication) -> list[Finding]:
+    """Notebook 04, on the validation split."""
+    numbers, drafts = Values(lab.validation.numbers.read()), Outcomes(lab, "validation")
+    gates = [
+        Finding(f"The gate: {row.gate}: {100 * row.value:.1f} (wanted: {100 * row.wanted:.0f}).", not row.holds)
+        for row in lab.gate().itertuples()
+        if row.holds != "n = 0"
+    ]
+    return _fixed(numbers, drafts, lab.tables.seed) + gates
+
+
+def _fixed(numbers: "Values", drafts: Outcomes, seed: int) -> list[Finding]:
+    """What of the wrong drafts each refinement mends."""
+    kinds = {"global refinement": "global", "local refinement where the SORM says": "local+sorm",
+             "either of the two": "global+local+sorm", "sampling once more": "resample"}  # fmt: skip
+    found = [
+        stated(f"Of the wrong drafts, fixed by {name}", numbers[kind, "fixed_fraction"]) for name, kind in kinds.items()
+    ]
+
+    def difference(a: str, b: str) -> st.Estimate:
+        return numbers[f"{a}-{b}", "fixed_fraction_difference"]
+
+    either = "global+local+sorm"
+    found += [
+        compared("Drafts fixed, either over sampling once more", difference(either, "resample"), "more", EXPECTED),
+        compared("Either over the global one alone", difference(either, "global"), "more", PAPER),
+        compared("Either over the local one alone", difference(either, "local+sorm"), "more", PAPER),
+        compared("Local, the SORM as guide over the ORM", difference("local+sorm", "local+orm"), "more", PAPER),
+    ]
+    evaluated, wrong = drafts.evaluated, ~drafts.right
+    controls = {"told the true first error": "local+oracle", "with the steps before it forced": "local+sorm_forced",
+                "with the steps before it written freely": "local+sorm_free"}  # fmt: skip
+    for name, kind in controls.items():
+        if kind in evaluated.refined:
+            gain = st.paired_difference(drafts.refined(kind)[wrong], drafts.refined("local+sorm")[wrong], seed=seed)
+            found.append(compared(f"Local {name} over local as it is", gain, "no less", EXPECTED))
+    if "local+oracle" in evaluated.refined:
+        gain = st.paired_difference(drafts.refined("local+oracle")[wrong], drafts.refined("global")[wrong], seed=seed)
+        found.append(compared("Local told the true first error over global", gain, "more", EXPECTED))
+    return found
+
+
+def evaluation(lab: Replication) -> list[Finding]:
+    """Notebook 05, on the test split."""
+    numbers, drafts, seed = Values(lab.numbers), Outcomes(lab, "test"), lab.tables.seed
+    found = [stated("Of the test questions, the greedy draft answers", numbers["greedy", "accuracy"])]
+    for what, a, b in (
+        ("The ORM's pick of draft, global and local over the draft", "reranked", "greedy"),
+        ("That pick over the ORM's pick of three samples", "reranked", "bo3"),
+        ("The same two with a perfect pick", "oracle_reranked", "oracle_bo3"),
+    ):
+        found.append(compared(what, numbers[f"{a}-{b}", "accuracy_difference"], "more", PAPER))
+    all_refined = st.paired_difference(drafts.refined("global"), drafts.right, seed=seed)
+    found.append(compared("Every draft refined globally, over the drafts", all_refined, "about the same", PAPER))
+    found += _sorm_over_orm(numbers, drafts, seed) + _fixed(numbers, drafts, seed)
+    k = lab.run.params.evaluation.rerank_samples
+    largest = 2 ** (k.bit_length() - 1)
+    for kind, side in (("sorm_raw", "less"), ("sorm", "about the same")):
+        gain = numbers[f"{kind}-orm", f"rerank_accuracy_difference@{largest}"]
+        if gain.n:
+            name = "the raw SORM's" if kind == "sorm_raw" else "the SORM's"
+            found.append(compared(f"{name.capitalize()} pick of {largest} samples over the ORM's", gain, side, PAPER))
+    return found
+
+
+class Values:
+    """``numbers`` by method and metric; no data where there is none."""
+
+    def __init__(self, numbers: pd.DataFrame):
+        self._rows: Mapping[tuple[str, str], st.Estimate] = {
+            (row.method, row.metric): st.estimate(row) for row in numbers.itertuples()
+        }
+
+    def __getitem__(self, key: tuple[str, str]) -> st.Estimate:
+        return self._rows.get(key, st.NO_DATA)
+
+
+def _reward_model_numbers(lab: Replication, *kinds: str) -> Values:
+    """Tables 1 and 2 of the validation split."""
+    evaluated = lab.validation
+    scores = {kind: evaluated.scores[kind] for kind in kinds}
+    rows = lab.tables.table1(evaluated.draft_set, scores) + lab.tables.table2(evaluated.draft_set, scores)
+    return Values(pd.DataFrame(rows))

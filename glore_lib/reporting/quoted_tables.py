@@ -1,0 +1,84 @@
+"""Tables that a page quotes, between marks such as ``<!-- table3 -->`` and ``<!-- /table3 -->``.
+
+``python -m glore_lib.reporting.quoted_tables PAGE.md results/NAME`` puts into the page those of :data:`TABLES` that it has marks for.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pandas as pd
+import typer
+
+from glore_lib.reporting import scoreboard
+from glore_lib.reporting.tables import wide
+
+PEOPLE = {"step_accuracy_human": "steps judged as people do", "first_error_accuracy_human": "first errors found"}
+
+
+def quoted(page: str, name: str) -> str:
+    """What a page has between the marks of ``name``; raises ValueError where it has none."""
+    if not (found := re.search(rf"<!-- {name} -->\n(.*)\n<!-- /{name} -->", page, re.DOTALL)):
+        raise ValueError(f"has no lines <!-- {name} --> and <!-- /{name} -->")
+    return found[1]
+
+
+def filled(page: str, name: str, table: str) -> str:
+    """The page with ``table`` between the marks of ``name``; raises ValueError as :func:`quoted` does."""
+    old, new = (f"<!-- {name} -->\n{text}\n<!-- /{name} -->" for text in (quoted(page, name), table))
+    return page.replace(old, new)
+
+
+def _scoreboard(results: Path) -> pd.DataFrame:
+    return scoreboard.to_read(scoreboard.read(results / "scoreboard.csv"))
+
+
+def _by_run(file: str, metric: str, index: str) -> Callable[[Path], pd.DataFrame]:
+    """A column a run, of one metric in one of the CSV files of some results."""
+    return lambda results: _turned(pd.read_csv(results / file), {metric: ""}, index)
+
+
+def _people(results: Path) -> pd.DataFrame:
+    """What people's labels say of the reward models of those runs that were held against them."""
+    files = sorted(results.glob("*/appendix/g_label_quality.csv"))
+    return _turned(pd.concat([pd.read_csv(file) for file in files]), PEOPLE, "who judges")
+
+
+def _turned(numbers: pd.DataFrame, metrics: Mapping[str, str], index: str) -> pd.DataFrame:
+    """The cells of :func:`glore_lib.reporting.tables.wide`, a row a method; ``metrics`` says what to call a run's columns."""
+    table = wide(numbers, list(metrics))
+    methods, runs = (table.index.unique(level) for level in ("method", "task"))
+    columns = {
+        f"{run}: {name}" if name else run: table[metric].xs(run).reindex(methods)
+        for run in runs for metric, name in metrics.items()
+    }  # fmt: skip
+    turned = pd.DataFrame(columns).fillna("")
+    return turned.set_axis(pd.Index([f"`{method}`" for method in methods], name=index))
+
+
+# Name of the marks -> the table, from a folder that glore run left; per cent, 95 % intervals.
+TABLES: dict[str, Callable[[Path], pd.DataFrame]] = {
+    "scoreboard": _scoreboard,
+    "table1": _by_run("tables/table1.csv", "step_accuracy", "reward model"),
+    "table3": _by_run("tables/table3.csv", "fixed_fraction", "refinement"),
+    "figure6": _by_run("figures/figure6.csv", "accuracy", "answer"),
+    "people": _people,
+}
+
+
+def tables(page: str, results: Path) -> dict[str, str]:
+    """Name -> Markdown of those :data:`TABLES` that a page has marks for."""
+    asked = {name: make for name, make in TABLES.items() if f"<!-- {name} -->" in page}
+    return {name: make(results).reset_index().to_markdown(index=False) for name, make in asked.items()}
+
+
+def fill(path: Path, results: Path) -> None:
+    """Put the tables of a results folder between their marks in a page."""
+    page = path.read_text()
+    for name, table in tables(page, results).items():
+        page = filled(page, name, table)
+    path.write_text(page)
+
+
+if __name__ == "__main__":
+    typer.run(fill)

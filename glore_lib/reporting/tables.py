@@ -1,0 +1,342 @@
+"""What the notebooks show of a :class:`glore_lib.method.replication.Replication`: frames and figures to be looked at."""
+
+import textwrap
+from collections.abc import Callable, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from glore_lib.artifacts.store import Artifact
+from glore_lib.method import refinement, step_labels
+from glore_lib.method import statistics as st
+from glore_lib.method.replication import Replication
+from glore_lib.method.reward_models import StepData, labels_for
+from glore_lib.method.students import Student, sample_solutions
+from glore_lib.reporting import figures
+from glore_lib.reporting.scoreboard import scoreboard, stands_for, to_read
+from glore_lib.run import Run
+from glore_lib.solutions import mark_bad, split_steps
+
+DEAREST = 12  # artifacts whose costs are shown one by one
+TABLE_METRICS = {
+    "table1": (
+        "step_accuracy", "step_false_positive_rate", "step_false_negative_rate", "step_accuracy_difference",
+        "step_accuracy_exact", "step_false_positive_rate_exact", "step_false_negative_rate_exact",
+        "step_accuracy_difference_exact",
+    ),
+    "table2": (
+        "final_accuracy", "final_false_positive_rate", "final_false_negative_rate", "final_accuracy_difference",
+        "final_accuracy_difference_p",
+    ),
+    "table3": ("fixed_fraction", "fixed_fraction_difference", "fixed_fraction_difference_p"),
+}  # fmt: skip
+
+
+def parameters(run: Run, *sections: str) -> pd.DataFrame:
+    """The parameters of some sections, a row each."""
+    values = {
+        f"{section}.{name}": str(value)
+        for section in sections
+        for name, value in getattr(run.params, section).model_dump().items()
+    }
+    return pd.DataFrame({"value": values})
+
+
+def training(*models: Artifact) -> pd.DataFrame:
+    """What each model was trained on: sequences (and those too long), optimiser steps, tokens, the share of the batches
+    that was padding, seconds."""
+    rows = {m.record["name"]: m.record["info"] | {"seconds": m.record["seconds"]} for m in models}
+    columns = ["sequences", "too_long", "steps", "tokens_trained", "padding", "seconds"]
+    return pd.DataFrame.from_dict(rows, orient="index")[columns]
+
+
+def losses(*models: Artifact | None) -> Figure:
+    """The training loss of each model against its steps; models without anything to train on have none."""
+    trained = [model for model in models if model is not None and model.record["info"]["steps"]]
+    return figures.losses({model.record["name"]: pd.DataFrame(model.record["info"]["losses"]) for model in trained})
+
+
+def student_comparison(lab: Replication) -> pd.DataFrame:
+    """Validation accuracy of the SFT student, its longer-trained control and the student of expert iteration."""
+    compared = [lab.student]
+    if lab.run.params.student.start == "sft":
+        compared.insert(0, lab.sft_student)
+    if lab.run.params.student.sft_control:
+        compared.insert(1, lab.sft_control)
+    by_name = {student.policy: student for student in compared}  # expert iteration may end with the SFT student
+    return pd.DataFrame([_accuracy_row(lab.run, student) for student in by_name.values()]).set_index("student")
+
+
+def _accuracy_row(run: Run, student: Student) -> dict[str, str | float]:
+    greedy = sample_solutions(run, student, "validation", 1, 0.0, f"greedy-{student.policy}").read()
+    estimate = st.proportion(greedy["is_correct"])
+    return {"student": student.policy, "accuracy, %": estimate.percent(), "n": estimate.n}
+
+
+def questions(lab: Replication, count: int) -> None:
+    """Prints the first training questions with their reference solutions."""
+    for question in list(lab.run.questions("train").values())[:count]:
+        print(_wrapped(f"{question.question}\n{question.reference_solution}"), end="\n\n")
+
+
+def _wrapped(text: str) -> str:
+    return "\n".join(textwrap.fill(line, 110) for line in text.split("\n"))
+
+
+def costs(run: Run, stage: str) -> pd.DataFrame:
+    """What a notebook made or read, with seconds and tokens, the dearest first; reports it for the manifest."""
+    used = run.finish(stage).sort_values("seconds", ascending=False, kind="stable").set_index("artifact")
+    shown = used.head(DEAREST)
+    rest = used.iloc[DEAREST:].sum().to_frame(f"{len(used) - len(shown)} more").T if len(used) > DEAREST else None
+    return pd.concat([shown, rest, used.sum().to_frame("all").T]).round(1)
+
+
+def sample_counts(data: StepData) -> pd.DataFrame:
+    """How many samples, and for how many questions they are all right, mixed, or all wrong."""
+    samples = data.samples.read()
+    share = samples.groupby("question_id")["is_correct"].mean()
+    counts = {
+        "samples": len(samples), "right, %": round(100 * samples["is_correct"].mean(), 1), "questions": len(share),
+        "all right": int((share == 1).sum()), "mixed": int(share.between(0, 1, inclusive="neither").sum()),
+        "all wrong": int((share == 0).sum()),
+    }  # fmt: skip
+    return pd.DataFrame([counts]).T.rename(columns={0: "count"})
+
+
+def rollout_counts(data: StepData) -> pd.DataFrame:
+    """How many samples have rollouts, from how many prefixes (P_i), and how many of these were made."""
+    rollouts, info = data.rollouts.read(), data.rollouts.record["info"]
+    counts = {
+        "samples with rollouts": rollouts["sample_id"].nunique(), "prefixes": info["prefixes"],
+        "distinct prefixes": info["distinct_prefixes"], "rollouts, those of alike prefixes counted each": len(rollouts),
+        "tokens generated": info["tokens_generated"],
+    }  # fmt: skip
+    return pd.DataFrame([counts]).T.rename(columns={0: "count"})
+
+
+def label_counts(lab: Replication, *kinds: str) -> pd.DataFrame:
+    """Training labels by step number: how many there are, and the share of positive ones."""
+    frames = {k: labels_for(lab.run, k, lab.data).groupby("step")["label"].agg(["count", "mean"]) for k in kinds}
+    return pd.concat(frames, axis=1).round(2)
+
+
+def reward_model_table(lab: Replication, split: str, *kinds: str) -> pd.DataFrame:
+    """Step, final-answer and first-error accuracy of some reward models on a split."""
+    evaluated = getattr(lab, split)
+    scores = {k: evaluated.scores[k] for k in kinds}
+    tables, drafts = lab.tables, evaluated.draft_set
+    numbers = pd.DataFrame(tables.table1(drafts, scores) + tables.table2(drafts, scores))
+    metrics = ["step_accuracy", "step_accuracy_exact", "final_accuracy", "first_error_accuracy_exact"]
+    return wide(numbers, metrics)
+
+
+def _scored_steps(lab: Replication, split: str, kinds: Sequence[str]) -> pd.DataFrame:
+    evaluated = getattr(lab, split)
+    truth = evaluated.draft_set.exact if evaluated.draft_set.exact is not None else evaluated.draft_set.labels
+    scores = pd.concat([evaluated.scores[k].read() for k in kinds])
+    merged = scores.merge(truth[["sample_id", "step", "label"]], on=["sample_id", "step"])
+    return merged.assign(task=lab.run.params.run)
+
+
+def pessimism(lab: Replication, split: str, *kinds: str) -> Figure:
+    """Mean score of right steps by step number."""
+    return figures.scores_by_step(_scored_steps(lab, split, kinds))
+
+
+def rollout_example(lab: Replication) -> pd.DataFrame:
+    """The first wrong training sample with rollouts: a row a step, how many rollouts were right, and the labels.
+
+    Where no wrong one has a right rollout, another one; an empty frame where no sample has a step.
+    """
+    rollouts = lab.data.rollouts.read()
+    samples = lab.data.samples.read().set_index("sample_id")
+    mixed = rollouts[rollouts["step"] > 1].groupby("sample_id")["is_correct"].agg(["any", "all"])
+    candidates = [s for s in mixed[mixed["any"]].index if not samples.loc[s, "is_correct"]]
+    ranked = [*candidates, *mixed.index, *rollouts["sample_id"]]
+    if not ranked:
+        return pd.DataFrame(columns=["text", "rollouts", "right", *step_labels.POSTPROCESSING])
+    chosen = rollouts[rollouts["sample_id"] == ranked[0]]
+    question_id, sample_id = chosen.iloc[0][["question_id", "sample_id"]]
+    by_step = chosen.groupby("step")
+    frame = pd.DataFrame({"text": split_steps(samples.loc[sample_id, "text"])}, index=sorted(chosen["step"].unique()))
+    frame["rollouts"], frame["right"] = by_step.size(), by_step["is_correct"].sum()
+    for rule, switches in step_labels.POSTPROCESSING.items():
+        frame[rule] = step_labels.rollout_labels(chosen, *switches).set_index("step")["label"]
+    drafts = samples.loc[[sample_id]].reset_index()
+    exact = step_labels.exact_labels(lab.run, drafts, "train")
+    if exact is not None:
+        frame["exact"] = exact.set_index("step")["label"]
+    frame.index.name = "step"
+    print(_wrapped(lab.run.questions("train")[question_id].question))
+    return frame
+
+
+def training_label_quality(lab: Replication) -> pd.DataFrame:
+    """Precision and recall of the training labels by rollouts against the exact ones, after each rule."""
+    rollouts = lab.data.rollouts.read()
+    samples = lab.data.samples.read()
+    exact = step_labels.exact_labels(lab.run, samples[samples["sample_id"].isin(rollouts["sample_id"])], "train")
+    if exact is None:
+        return pd.DataFrame({"exact labels": ["not known for this task"]})
+    truth = exact.set_index(["sample_id", "step"])
+    rows = []
+    for rule, switches in step_labels.POSTPROCESSING.items():
+        made = step_labels.rollout_labels(rollouts, *switches).set_index(["sample_id", "step"])["label"]
+        c = st.confusion(truth["label"], made.reindex(truth.index), truth["question_id"], lab.tables.seed)
+        rows.append(
+            {
+                "labels": rule,
+                "precision, %": c.precision.percent(),
+                "recall, %": c.recall.percent(),
+                "accuracy, %": c.accuracy.percent(),
+                "n": c.accuracy.n,
+            }
+        )
+    return pd.DataFrame(rows).set_index("labels")
+
+
+def stepwise(lab: Replication) -> pd.DataFrame:
+    """The SORM's training data in TRL's stepwise-supervision format, kept beside the artifacts; the first rows."""
+    frame = step_labels.stepwise_supervision(
+        lab.run, lab.data.samples.read(), labels_for(lab.run, "sorm_consistent", lab.data), "train"
+    )
+    path = lab.run.store.root / "stepwise" / f"{lab.run.params.run}.parquet"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    frame.to_parquet(path, index=False)
+    return frame.head(3)
+
+
+def pair_examples(lab: Replication) -> pd.DataFrame:
+    """A local and a global pair, as the refiner reads and writes them."""
+    pairs = refinement.refiner_pairs(lab.run, lab.data)
+    shown = pairs[(pairs["kind"] == "global") | (pairs["first_error"] > 1)].groupby("kind").head(1)
+    for pair in shown.itertuples():
+        draft = mark_bad(split_steps(pair.draft), pair.first_error)
+        question = lab.run.questions("train")[pair.question_id].question
+        print(_wrapped(f"--- {pair.kind}\n{question}\n{draft}\n-> {pair.target}"))
+    return shown[["kind", "first_error"]]
+
+
+def pair_counts(lab: Replication) -> pd.DataFrame:
+    """Distinct pairs of each kind by the step of the first error (global marks stand before step 1)."""
+    pairs = refinement.refiner_pairs(lab.run, lab.data)
+    return pairs.groupby(["kind", "first_error"]).size().unstack(fill_value=0)
+
+
+def all_numbers(labs: Sequence[Replication]) -> pd.DataFrame:
+    """The numbers of all runs; ``attrs["captions"]`` says of each which questions they are about, and
+    ``attrs["stands_for"]`` which of the paper's benchmarks it is or replaces."""
+    numbers = pd.concat([lab.numbers for lab in labs], ignore_index=True)
+    numbers.attrs["stands_for"] = {lab.run.params.run: stands_for(lab.run.params.task) for lab in labs}
+    numbers.attrs["captions"] = [f"{lab.run.params.run}: {lab.run.task.caption}." for lab in labs]
+    return numbers
+
+
+def save_table(numbers: pd.DataFrame, name: str, out: str) -> pd.DataFrame:
+    """Writes Table 1, 2 or 3 of :func:`all_numbers` as long CSV and, with its paired differences below and a caption
+    that names data sets and splits, as Markdown under ``out``/tables.
+
+    Returns the table to read; :func:`differences` returns the differences.
+    """
+    folder = Path(out) / "tables"
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = numbers[numbers["metric"].isin(TABLE_METRICS[name])]
+    rows.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
+    shown = _values(rows, name)
+    parts = [frame.reset_index().to_markdown(index=False) for frame in (shown, differences(numbers, name))]
+    caption = " ".join(["Per cent [95 % interval] (n).", *numbers.attrs["captions"]])
+    (folder / f"{name}.md").write_text(
+        "\n\n".join([f"{caption}\n\n{parts[0]}", f"Paired differences, in points.\n\n{parts[1]}"]) + "\n"
+    )
+    return shown
+
+
+def _values(numbers: pd.DataFrame, name: str) -> pd.DataFrame:
+    return wide(numbers, [m for m in TABLE_METRICS[name] if "_difference" not in m])
+
+
+def differences(numbers: pd.DataFrame, name: str) -> pd.DataFrame:
+    """The paired differences of Table 1, 2 or 3: the same steps or questions under both methods, in points, with
+    McNemar's p value where the pairs are independent. Where the interval lies on one side of 0, the methods differ at
+    the 5 % level."""
+    return wide(numbers, [m for m in TABLE_METRICS[name] if "_difference" in m])
+
+
+def scored_steps(labs: Sequence[Replication]) -> pd.DataFrame:
+    """The test drafts' steps of all runs with their scores and exact labels."""
+    return pd.concat([_scored_steps(lab, "test", ("orm", "balanced_orm", "sorm")) for lab in labs])
+
+
+def fixed_drafts(labs: Sequence[Replication]) -> pd.DataFrame:
+    """The wrong test drafts of all runs, and what fixes each."""
+    return pd.concat([_fixed(lab) for lab in labs])
+
+
+def _fixed(lab: Replication) -> pd.DataFrame:
+    drafts = lab.test.drafts.read().set_index("sample_id")
+    kinds = {k: lab.test.refined[k].read().set_index("sample_id")["is_correct"] for k in figures.FIXERS}
+    fixed = pd.DataFrame(kinds)
+    return fixed[~drafts["is_correct"].reindex(fixed.index)].assign(task=lab.run.params.run)
+
+
+def outcomes(labs: Sequence[Replication]) -> pd.DataFrame:
+    """What each way to solve more problems costs and gains, of all runs."""
+    return pd.concat([lab.test.outcomes() for lab in labs])
+
+
+# What each figure of :mod:`glore_lib.reporting.figures` is drawn from.
+FIGURES: dict[str, Callable[[Sequence[Replication]], pd.DataFrame]] = {
+    "figure4": all_numbers, "figure5": all_numbers, "figure6": all_numbers, "label_quality": all_numbers,
+    "scores_by_step": scored_steps, "calibration": scored_steps, "reliability": scored_steps,
+    "fixed_overlap": fixed_drafts, "cost": outcomes,
+}  # fmt: skip
+
+
+def figure_rows(name: str, labs: Sequence[Replication]) -> pd.DataFrame:
+    """The rows that a figure draws."""
+    return getattr(figures, f"{name}_rows")(FIGURES[name](labs))
+
+
+def save_figure(name: str, labs: Sequence[Replication], out: str) -> Figure:
+    """Draws a figure of all runs and writes it as PNG, SVG and CSV under ``out``/figures."""
+    data = FIGURES[name](labs)
+    drawn = getattr(figures, f"{name}_rows")(data)
+    # Runs without this figure's numbers have no panel in it.
+    figure = getattr(figures, name)(data[data["task"].isin(drawn["task"])])
+    figures.save(figure, drawn, Path(out) / "figures", name)
+    return figure
+
+
+def save_diagram(name: str, out: str) -> Figure:
+    """A diagram of the method: ``figure1``, ``figure3`` or both in one, ``pipeline``."""
+    figure = getattr(figures, f"{name}_diagram")()
+    figures.save(figure, None, Path(out) / "figures", name)
+    return figure
+
+
+def save_scoreboard(numbers: pd.DataFrame, out: str) -> pd.DataFrame:
+    """Writes ``out``/scoreboard.csv from :func:`all_numbers`; returns the table to read."""
+    scores = scoreboard(numbers)
+    Path(out).mkdir(parents=True, exist_ok=True)
+    scores.to_csv(Path(out) / "scoreboard.csv", index=False, lineterminator="\n")
+    return to_read(scores)
+
+
+def wide(numbers: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
+    """A table to read: a row a task and method, a column a metric, each cell "value [low, high] (n)" in per cent; p
+    values as they are; "n = 0" where there was nothing to count. Tasks and methods come in the order in which they
+    first appear."""
+    shown = numbers[numbers["metric"].isin(metrics)]
+    table = shown.assign(cell=[_cell(row) for row in shown.itertuples()])
+    table = table.pivot(index=["task", "method"], columns="metric", values="cell").fillna("")
+    order = [key for key in product(shown["task"].unique(), shown["method"].unique()) if key in table.index]
+    return table.loc[order, [m for m in metrics if m in table]]
+
+
+def _cell(row: Any) -> str:
+    if row.n == 0:
+        return "n = 0"
+    return f"{row.value:.2g}" if row.metric.endswith("_p") else f"{st.estimate(row).percent()} (n={row.n})"

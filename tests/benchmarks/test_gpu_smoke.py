@@ -1,0 +1,46 @@
+"""The smoke run of benchmarks/, at its smallest: a random model instead of SmolLM2."""
+
+import json
+import runpy
+
+import pandas as pd
+import pytest
+
+from glore_lib.workflow.pipeline import ROOT
+
+bench = runpy.run_path(str(ROOT / "benchmarks" / "gpu_smoke.py"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("path", "method", "task", "first"),
+    [("bf16", "lora", "gsm8k", "sft: "), ("qlora", "qlora", "svamp", "base, one example: ")],
+)
+def test_a_row_counts_what_the_records_hold(data_dir, wide_base, tmp_path, path, method, task, first):
+    overrides = bench["sizes"](2, 8) | {"base_model.source": str(wide_base)}
+    row = bench["smoke"](path, task, overrides, tmp_path)
+    records = [json.loads(file.read_text()) for file in tmp_path.glob("*/artifact.json")]
+    names = {record["name"] for record in records}
+    assert {"student-ei1", "refiner", "numbers-test"} <= names
+    # Of the student that is better on so few questions.
+    assert {"reward-model-orm", "reward-model-sorm"} <= {name.rpartition("-")[0] for name in names}
+    assert {r["key"]["params"]["finetuning"]["method"] for r in records if r["name"] == "student-ei1"} == {method}
+    for column, name in (("sampled tokens/s", "tokens_generated"), ("trained tokens/s", "tokens_trained")):
+        counted = [record for record in records if record["info"].get(name)]
+        seconds = sum(record["seconds"] for record in counted)
+        assert row[column] == pytest.approx(sum(record["info"][name] for record in counted) / seconds)
+    assert row["seconds"] == pytest.approx(sum(record["seconds"] for record in records))
+    assert (row["path"], row["task"], row["test questions"]) == (path, task, 2)
+    assert row["first policy"].startswith(first)
+    assert pd.DataFrame([row]).to_markdown(index=False).count("\n") == 2
+
+
+def test_the_table_has_a_row_for_every_path_and_task(monkeypatch, capsys):
+    def smoke(path, task, overrides, artifacts):
+        return {"path": path, "task": task, "tokens/s": 12345.6, "test questions": overrides["task.test_questions"]}
+
+    monkeypatch.setitem(bench["main"].__globals__, "smoke", smoke)
+    bench["main"](3, 8)
+    lines = capsys.readouterr().out.splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")][2:]
+    assert rows == [[path, task, "12,346", "3"] for path in ("bf16", "qlora") for task in ("gsm8k", "svamp")]

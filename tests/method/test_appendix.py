@@ -1,0 +1,329 @@
+"""The appendix's experiments: by hand where a case is small enough, else held against the other stages' numbers."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_replication import SETTINGS, assert_numbers_are_sound, forbid_work, script
+
+from glore_lib.method.appendix import ablation_labels, ablation_refinement, g_label_quality, j_value_refinement
+from glore_lib.method.replication import Replication
+from glore_lib.method.statistics import Estimate, row
+from glore_lib.params import ParamsError
+from glore_lib.reporting import appendix, figures
+from glore_lib.run import Run
+from tiny import Scripted, open_tiny, score_rows, solver
+
+SMALL = SETTINGS | {"reward_models__figure4": False, "task__validation_questions": 5}
+TS = [0.45, 0.5, 0.55]
+Q = "q0"
+
+
+@pytest.fixture(scope="module")
+def made(tiny_base, tmp_path_factory) -> tuple[Path, dict[str, pd.DataFrame]]:
+    """A store in which everything is made by a student that is right half the time, and what each experiment found."""
+    store = tmp_path_factory.mktemp("appendix") / "artifacts"
+    with pytest.MonkeyPatch.context() as patch:
+        run = open_tiny(tiny_base, store, **SMALL)
+        script(run, patch)
+        lab = Replication(run)
+        found = experiments(lab)
+        assert len(lab.numbers) and len(lab.validation.numbers.read())  # what they are held against
+        return store, found
+
+
+def experiments(lab: Replication) -> dict[str, pd.DataFrame]:
+    swept = ablation_refinement.thresholds(lab, TS)
+    return {
+        "label_quality": g_label_quality.label_quality(lab), "value_refinement": j_value_refinement.value_refinement(lab),
+        "label_rules": ablation_labels.label_rules(lab), "rollout_counts": ablation_labels.rollout_counts(lab, 3),
+        "thresholds": swept,
+        "refined_otherwise": ablation_refinement.refined_otherwise(lab, ablation_refinement.chosen_thresholds(swept, 0.5)),
+        "choices": ablation_refinement.choices(lab),
+    }  # fmt: skip
+
+
+@pytest.fixture
+def lab(made, tiny_base) -> Replication:
+    return Replication(open_tiny(tiny_base, made[0], **SMALL))
+
+
+def values(numbers: pd.DataFrame) -> dict[tuple[str, str], float]:
+    return {(r.method, r.metric): r.value for r in numbers.itertuples() if r.n}
+
+
+def assert_same(numbers: pd.DataFrame, others: pd.DataFrame, *keys: tuple[str, str]) -> None:
+    ours, theirs = (frame.set_index(["method", "metric"]).loc[list(keys)] for frame in (numbers, others))
+    pd.testing.assert_frame_equal(ours, theirs)
+
+
+def test_numbers_are_sound_and_are_made_once(made, lab, monkeypatch):
+    _, found = made
+    forbid_work(monkeypatch)
+    for name, numbers in experiments(lab).items():
+        assert_numbers_are_sound(numbers)
+        pd.testing.assert_frame_equal(numbers, found[name])
+
+
+# --- labels ---------------------------------------------------------------------------------------------------------
+
+
+def test_label_quality_of_a_task_with_exact_labels_is_that_of_the_tables(made, lab):
+    numbers = made[1]["label_quality"]
+    assert appendix.judge_suffix(numbers) == "_exact"
+    keys = [(rule, metric) for rule in ("raw", "monotone", "consistent") for metric in g_label_quality.QUALITY]
+    keys += [(k, f"step_accuracy{s}") for k in g_label_quality.KINDS for s in ("", "_exact")]
+    keys += [(k, "first_error_accuracy_exact") for k in g_label_quality.KINDS]
+    assert_same(numbers, lab.numbers, *keys)
+    value = values(numbers)
+    for method in ("raw", "monotone", "consistent", *g_label_quality.KINDS):
+        shares = [value[method, f"first_error_{place}_exact"] for place in ("accuracy", "early", "late", "missed")]
+        assert sum(shares) == pytest.approx(1)
+
+
+def test_first_errors_by_hand(lab):
+    truth = pd.Series({"a": 2, "b": 2, "c": 2, "d": 2})
+    found = {"orm": pd.Series({"a": 2, "b": 1, "c": 3, "e": 2}), "sorm": pd.Series({"a": 2, "b": 2, "c": 2, "d": 0})}
+    numbers = pd.DataFrame(g_label_quality._first_errors(lab.tables, truth, found, "_x", [("sorm", "orm")]))
+    value = values(numbers)
+    places = {name: value["orm", f"first_error_{name}_x"] for name in ("accuracy", "early", "late", "missed")}
+    assert places == {"accuracy": 0.25, "early": 0.25, "late": 0.25, "missed": 0.25}
+    assert value["sorm", "first_error_accuracy_x"] == 0.75
+    assert value["sorm-orm", "first_error_accuracy_difference_x"] == 0.5
+    assert value["sorm-orm", "first_error_accuracy_difference_x_p"] == 0.5  # 2 of 2 one way: 2 * (1/2)^2
+
+
+@pytest.mark.parametrize("run", ["llama2_base"], indirect=True)
+def test_on_gsm8k_people_are_the_judge(run, tmp_path, monkeypatch):
+    """Two solutions of one question; what is sampled is always right, so that every label by rollouts before the last
+    step is positive."""
+    monkeypatch.setenv("GLORE_DATA_DIR", str(tmp_path / "data"))
+    write_gsm8k(tmp_path / "data")
+    run = open_tiny(
+        Path(run.params.base_model.source), tmp_path / "gsm8k", **SMALL | {"task__name": "gsm8k"}, run="people"
+    )
+    monkeypatch.setattr(Run, "sampler", lambda self, source: Scripted(run.tokenizer, lambda *_: "so\n#### 5"))
+    found = experiments(Replication(run))  # all drafts are right: the other experiments have nothing to count
+    numbers = found["label_quality"]
+    value = values(numbers)
+    n = numbers.set_index(["method", "metric"])["n"]
+    assert appendix.judge_suffix(numbers) == "_human"
+    # Steps of the first: right, wrong, wrong; of the second: wrong, wrong. Positive by rollouts: 1 1 0 and 1 0.
+    assert value["labels", "positive_labels_human"] == 1 / 5
+    assert value["raw", "label_precision"] == 1 / 3 and value["raw", "label_recall"] == 1
+    assert (value["raw", "first_error_accuracy_human"], value["raw", "first_error_late_human"]) == (0, 1)
+    assert n["orm", "first_error_accuracy_human"] == 2 and n["orm", "step_accuracy_human"] == 5
+    assert "people" in appendix.found_label_quality(numbers)[0]
+    for name in ("value_refinement", "refined_otherwise"):
+        assert (found[name]["n"][found[name]["metric"] == "fixed_fraction"] == 0).all()
+    assert all("not known" in line for line in appendix.found_value_refinement(found["value_refinement"]))
+
+
+@pytest.mark.parametrize("run", ["llama2_base"], indirect=True)
+def test_of_a_student_of_other_questions_the_reward_models_alone_are_held_against_people(run, tmp_path, monkeypatch):
+    """As of SVAMP's: what it can go on from in solutions to GSM8K's would tell little of the labels."""
+    monkeypatch.setenv("GLORE_DATA_DIR", str(tmp_path / "data"))
+    write_gsm8k(tmp_path / "data")
+    rows = [{"ID": f"chal-{i}", "Body": f"Ann has {i} pens.", "Question": "How many?", "Answer": 5} for i in range(900)]
+    (tmp_path / "data" / "svamp").mkdir()
+    (tmp_path / "data" / "svamp" / "SVAMP.json").write_text(json.dumps(rows))
+    settings = SMALL | {"task__name": "svamp", "student__start": "one_shot"}
+    run = open_tiny(Path(run.params.base_model.source), tmp_path / "svamp", **settings, run="people")
+    monkeypatch.setattr(Run, "sampler", lambda self, source: Scripted(run.tokenizer, lambda *_: "so\n#### 5"))
+    numbers = g_label_quality.label_quality(Replication(run))
+    value, n = values(numbers), numbers.set_index(["method", "metric"])["n"]
+    assert appendix.judge_suffix(numbers) == "_human"
+    assert value["labels", "positive_labels_human"] == 1 / 5
+    assert n["sorm", "first_error_accuracy_human"] == 2 and n["sorm-orm", "step_accuracy_difference_human"] == 5
+    assert not numbers["metric"].str.startswith("label_").any()
+    assert not list(run.store.root.glob("rollouts-human*"))
+    words = " ".join(appendix.found_label_quality(numbers))
+    assert "people" in words and "post-processing" not in words
+
+
+def write_gsm8k(folder: Path) -> None:
+    rows = [{"question": f"Ann has {i} pens?", "answer": f"She has {i} = <<{i}={i}>>{i}.\n#### 5"} for i in range(200)]
+    judged = {"question": "Ann has 2 pens and 3?", "reference_answer": 5, "reference_solution": "#### 5"}
+    wrong = [
+        judged | {"uuid": "a", "steps": ["Step 1: Two.", "Step 2: Six.", "Step 3: #### 6"], "first_error_step": 2},
+        judged | {"uuid": "b", "steps": ["Step 1: Seven.", "Step 2: #### 7"], "first_error_step": 1},
+    ]
+    for name, records in {
+        "gsm8k/train": rows[:150], "gsm8k/test": rows[150:], "mr_gsm8k/human_first_error": wrong
+    }.items():  # fmt: skip
+        path = folder / f"{name}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+def test_rules_add_and_take_away_positives_and_balancing_makes_halves(made):
+    value = values(made[1]["label_rules"])
+    positive = {rule: value[rule, "positive_labels"] for rule in ablation_labels.RULES}
+    assert positive["consistent_alone"] <= positive["raw"] <= positive["monotone"]
+    assert positive["consistent_alone"] <= positive["consistent"] <= positive["monotone"]
+    balanced = [v for (method, metric), v in value.items() if "+balanced" in method and "positive" in metric]
+    assert balanced and set(balanced) == {0.5}
+    assert any(v != 0.5 for (method, metric), v in value.items() if method == "consistent" and "of_step" in metric)
+
+
+def test_every_rollout_is_drawn_and_more_of_them_make_no_label_negative(made, lab, monkeypatch):
+    sampler = Scripted(lab.run.tokenizer, solver(lab.run))
+    monkeypatch.setattr(Run, "sampler", lambda self, source: sampler)
+    ablation_labels.rollout_counts(lab, 2)  # of the three that were made before
+    drafts = lab.validation.drafts.read().head(2)
+    prefixes = sum(len(text.strip().split("\n")) - 1 for text in drafts["text"])  # the last step has the answer
+    assert (
+        sum(request.n for request in sampler.requests) == prefixes * 2 * lab.run.params.reward_models.rollouts_per_step
+    )
+    value = values(made[1]["rollout_counts"])
+    for rule in ("raw", "consistent"):
+        curve = [value[rule, f"positive_labels@{k}"] for k in (1, 2, 4)]
+        assert curve == sorted(curve)
+        assert curve[0] < curve[2]
+
+
+# --- refinement -----------------------------------------------------------------------------------------------------
+
+
+def test_value_based_refinement_begins_after_the_best_prefix():
+    scores = {
+        (Q, "first"): [0.9, 0.2, 0.8], (Q, "second"): [0.3, 0.7, 1.0], (Q, "equal"): [0.5, 0.5, 0.1], (Q, "one"): [0.9],
+    }  # fmt: skip
+    shuffled = score_rows(scores).sample(frac=1, random_state=1)
+    assert j_value_refinement.best_prefixes(shuffled).to_dict() == {"first": 2, "second": 3, "equal": 2, "one": 1}
+
+
+def test_value_based_refinements_are_asked_for_where_they_begin(made, lab):
+    numbers = made[1]["value_refinement"]
+    keys = [(f"local+{k}", "fixed_fraction") for k in ("orm", "sorm", "oracle", "sorm_forced")]
+    assert_same(numbers, lab.numbers, *keys)
+    assert {f"value+{k}{way}" for k in ("orm", "sorm") for way in ("", "_forced")} <= set(numbers["method"])
+    value = values(numbers)
+    assert value["local+oracle", "first_error_accuracy_exact"] == 1
+    assert value["value+orm", "first_error_missed_exact"] == 0
+
+
+def test_a_threshold_looks_up_what_refining_at_it_gives(made, lab):
+    swept, numbers = made[1]["thresholds"], lab.validation.numbers.read()
+    for name, metric in (("fixed_fraction", "fixed_fraction"), ("first_error_accuracy", "first_error_accuracy_exact")):
+        for locator in ("orm", "sorm"):
+            method = f"local+{locator}" if name == "fixed_fraction" else locator
+            (there,) = numbers[(numbers["method"] == method) & (numbers["metric"] == metric)].itertuples()
+            (here,) = swept[(swept["method"] == f"local+{locator}") & (swept["metric"] == f"{name}@0.5")].itertuples()
+            assert (here.value, here.n) == (there.value, there.n)
+    none = [values(swept)["local+orm", f"no_error_found@{t}"] for t in TS]
+    assert none == sorted(none, reverse=True)
+
+
+def test_the_chosen_threshold_fixes_most_and_is_near_the_usual():
+    shares = {0.3: 0.4, 0.4: 0.2, 0.6: 0.4, 0.7: 0.4}
+    rows = [row("t", "m", "local+orm", f"fixed_fraction@{t}", Estimate(v, v, v, 9)) for t, v in shares.items()]
+    rows.append(row("t", "m", "local+sorm", "fixed_fraction@0.3", Estimate(np.nan, np.nan, np.nan, 0)))
+    rows.append(row("t", "m", "local+orm", "no_error_found@0.4", Estimate(0.9, 0.9, 0.9, 9)))
+    assert ablation_refinement.chosen_thresholds(pd.DataFrame(rows), 0.55) == {"orm": 0.6, "sorm": 0.55}
+
+
+def test_refinements_at_the_usual_threshold_and_twice(made, lab, monkeypatch):
+    numbers = made[1]["refined_otherwise"]
+    assert_same(
+        numbers, lab.numbers, ("global", "fixed_fraction"), ("local+sorm", "accuracy_all_drafts"),
+        ("local+orm", "fixed_fraction"),
+    )  # fmt: skip
+    script(lab.run, monkeypatch)
+    usual = ablation_refinement.refined_otherwise(lab, {"orm": 0.5, "sorm": 0.5})
+    value = values(usual)
+    assert value["local+orm_tuned-local+orm", "fixed_fraction_difference"] == 0
+    assert set(ablation_refinement.TWICE) <= set(numbers["method"])
+
+
+@pytest.mark.parametrize(
+    ("answers", "right", "weights", "expected"),
+    [
+        (["5", "6", "6"], [True, False, False], [0.9, 0.5, 0.3], True),
+        (["5", "6", "6"], [True, False, False], [0.9, 0.5, 0.5], False),
+        (["6", "5"], [False, True], [0.5, 0.5], False),  # of equals the first
+        (["", "", "5"], [False, False, True], [0.9, 0.9, 0.1], True),
+        (["", ""], [False, False], [0.9, 0.9], False),
+    ],
+)
+def test_a_weighted_vote(answers, right, weights, expected):
+    assert ablation_refinement.is_right_vote(answers, right, weights) is expected
+
+
+def test_choices_among_known_answers(lab, monkeypatch):
+    columns = [*ablation_refinement.REFINED, *ablation_refinement.SAMPLED]
+    answers = pd.DataFrame([list("12345677"), list("11255555"), list("75511111")], ["q0", "q1", "q2"], columns)
+    right = answers == pd.Series(["7", "2", "1"], answers.index).to_numpy()[:, None]
+    scores = pd.DataFrame(
+        [[0.6, 0.1, 0.2, 0.3, 0.1, 0.1, 0.9, 0.9], [0.4, 0.2, 0.9, 0.1, 0.1, 0.1, 0.1, 0.1],
+         [0.5, 0.1, 0.4, 0.3, 0.3, 0.1, 0.2, 0.2]], answers.index, columns,
+    )  # fmt: skip
+    monkeypatch.setattr(appendix, "_answers", lambda lab: (right, scores, answers))
+    value = {
+        method: v for (method, metric), v in values(ablation_refinement.choices(lab)).items() if metric == "accuracy"
+    }
+    assert value == {
+        "greedy": 0, "reranked": pytest.approx(1 / 3), "gated_global": 0, "gated_local+sorm": pytest.approx(1 / 3),
+        # Sums: q0 six different answers; q1 1: 0.6, 2: 0.9, 5: 0.3; q2 7: 0.5, 5: 0.5, 1: 0.7.
+        "refined_orm": pytest.approx(1 / 3), "refined_vote": pytest.approx(1 / 3),
+        "refined_weighted": pytest.approx(2 / 3),
+        # q0 7: 1.8; q1 1: 0.4, 5: 0.5; q2 7: 0.5, 1: 1.1.
+        "sampled_orm": pytest.approx(1 / 3), "sampled_vote": pytest.approx(2 / 3),
+        "sampled_weighted": pytest.approx(2 / 3),
+    }  # fmt: skip
+
+
+def test_choices_are_of_the_same_answers_as_figure_6(made, lab):
+    assert_same(made[1]["choices"], lab.numbers, ("greedy", "accuracy"), ("reranked", "accuracy"))
+
+
+@pytest.mark.parametrize("bad", [0.0, 1.0, -1])
+def test_a_threshold_out_of_range(lab, bad):
+    with pytest.raises(ParamsError, match=rf"thresholds = {bad}: must be between 0 and 1"):
+        ablation_refinement.thresholds(lab, [0.5, bad])
+
+
+def test_no_drafts(lab):
+    with pytest.raises(ParamsError, match="drafts = 0: must be a whole number greater than 0"):
+        ablation_labels.rollout_counts(lab, 0)
+
+
+# --- words ------------------------------------------------------------------------------------------------------------
+
+
+def test_numbers_in_words():
+    def difference(low: float, high: float, n: int = 40) -> appendix.Told:
+        estimate = Estimate(0.05, low, high, n)
+        return appendix.Told(pd.DataFrame([row("t", "m", "a-b", "fixed_difference", estimate)]))
+
+    assert difference(0.01, 0.1).difference("a", "b", "fixed") == "+5.0 points [1.0, 10.0], more"
+    assert difference(-0.1, 0.1).difference("a", "b", "fixed") == "+5.0 points [-10.0, 10.0], no clear difference"
+    assert difference(-0.2, -0.1).difference("a", "b", "fixed").endswith("less")
+    assert difference(0.0, 0.0, 0).difference("a", "b", "fixed") == "not known"
+    assert difference(0.01, 0.1).value("a-b", "fixed_difference") == "5.0 % [1.0, 10.0] (n = 40)"
+
+
+def test_what_was_found_has_a_number_in_every_sentence_and_quotes_no_missing_method(made):
+    found = made[1]
+    ts = ablation_refinement.chosen_thresholds(found["thresholds"], 0.5)
+    lines = [
+        *appendix.found_label_quality(found["label_quality"])[1:],
+        *appendix.found_value_refinement(found["value_refinement"]),
+        *appendix.found_labels(found["label_rules"], found["rollout_counts"]),
+        *appendix.found_refinement(found["thresholds"], found["refined_otherwise"], found["choices"], ts),
+    ]
+    assert len(lines) > 20
+    for line in lines:
+        assert "[" in line and "not known" not in line, line
+
+
+def test_a_figure_is_kept_with_all_numbers_of_its_experiment(made, tmp_path):
+    rules, counts = made[1]["label_rules"], made[1]["rollout_counts"]
+    figure = figures.sweep(counts, {"label_recall": "Recall"}, "K", log=True)
+    assert appendix.save(figure, "labels", str(tmp_path / "run" / "appendix"), rules, counts) is figure
+    written = {path.suffix: path for path in (tmp_path / "run" / "appendix").iterdir()}
+    assert set(written) == {".png", ".svg", ".csv"}
+    table = pd.read_csv(written[".csv"])
+    assert list(table) == list(rules) and len(table) == len(rules) + len(counts)

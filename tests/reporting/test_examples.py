@@ -1,0 +1,144 @@
+"""Which drafts are shown, what is said of them, and how they are drawn."""
+
+import pandas as pd
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from test_replication import SETTINGS, forbid_work, scripted  # noqa: F401 a fixture
+
+from glore_lib.method.replication import Replication
+from glore_lib.reporting import examples
+from glore_lib.reporting.examples import Answer, Example, Outcomes, changed, draw, example, worked_example
+from glore_lib.solutions import split_steps
+from tiny import open_tiny
+
+
+def an_example(text: str = "a = 1", steps: int = 2, score: float = 0.9) -> Example:
+    frame = pd.DataFrame({"text": [text] * steps, "exact": 1, "right": "3/8", "orm": score}, index=range(1, steps + 1))
+    answers = [Answer("draft", "\n".join([text] * steps), "1", True), Answer("global", f"{text}\n{text} b", "", False)]
+    return Example("what is a ?", "1", frame, 0.5, answers)
+
+
+def words(figure: Figure) -> list[str]:
+    return [text.get_text() for text in figure.axes[0].texts]
+
+
+def test_first_errors_are_the_first_step_labelled_0_or_scored_at_most_the_threshold():
+    steps = pd.DataFrame(
+        {"text": "x", "exact": [1, 1, 0, 0], "orm": [0.9, 0.5, 0.2, 0.6], "sorm": 0.6}, index=[1, 2, 3, 4]
+    )
+    shown = Example("q", "", steps, 0.5, [])
+    assert [shown.first_error(column) for column in ("exact", "orm", "sorm")] == [3, 2, 0]
+    assert shown.scored == ["orm", "sorm"]
+
+
+def test_the_steps_that_a_refinement_changed_are_marked():
+    assert changed("a\nb\nc", "a\nx\nc\nd") == [("a", False), ("x", True), ("c", False), ("d", True)]
+    assert changed("a\nb", "b\na") == [("b", True), ("a", False)]  # a common order, not a common set
+    assert changed("", "a") == [("a", True)]
+
+
+@pytest.fixture
+def outcomes(scripted, tiny_base, monkeypatch) -> Outcomes:  # noqa: F811
+    """Of a run of which everything is made."""
+    forbid_work(monkeypatch)
+    return Outcomes(Replication(open_tiny(tiny_base, scripted[0], **SETTINGS)), "test")
+
+
+def test_drafts_are_chosen_by_what_came_of_them(outcomes):
+    right = outcomes.drafts["is_correct"]
+    local, whole = (outcomes.evaluated.refined[kind].read().set_index("sample_id") for kind in ("local+sorm", "global"))
+    exact = outcomes.evaluated.draft_set.exact
+    for show, expected in {
+        "all drafts": [True] * 6,
+        "wrong drafts": ~right,
+        "fixed by local only": ~right & local["is_correct"] & ~whole["is_correct"],
+        "made worse by refining": right & ~(local["is_correct"] & whole["is_correct"]),
+    }.items():
+        assert outcomes.chosen(show) == list(right.index[expected]), show
+    for sample_id in right.index:  # by hand, from the stored scores
+        scores = outcomes.scores("sorm").query("sample_id == @sample_id").sort_values("step")
+        found = next((r.step for r in scores.itertuples() if r.score <= 0.5), 0)
+        labels = exact.query("sample_id == @sample_id").sort_values("step")
+        true = next((r.step for r in labels.itertuples() if r.label == 0), 0)
+        assert (sample_id in outcomes.chosen("SORM wrong about the first error")) == (found != true)
+        says_right = outcomes.scores("orm").query("sample_id == @sample_id").sort_values("step")["score"].iloc[-1] > 0.5
+        assert (sample_id in outcomes.chosen("ORM wrong about the answer")) == (says_right != right[sample_id])
+    every = [set(outcomes.chosen(show)) for show in ("fixed by local only", "fixed by global only", "wrong drafts")]
+    assert not every[0] & every[1] and every[0] | every[1] <= every[2]
+
+
+def test_drafts_whose_first_step_is_wrong_come_last(outcomes):
+    telling = outcomes.telling("wrong drafts")
+    assert sorted(telling) == sorted(outcomes.chosen("wrong drafts"))
+    late = [outcomes.true_errors[sample_id] == 1 for sample_id in telling]
+    assert late == sorted(late)
+
+
+def test_an_example_holds_what_is_stored(outcomes):
+    sample_id = outcomes.telling("wrong drafts")[0]
+    shown = example(outcomes, sample_id, ["exact", "right", "orm"], ["reference", "local+sorm", "global"])
+    draft = outcomes.drafts.loc[sample_id]
+    question = outcomes.run.questions("test")[draft["question_id"]]
+    assert (shown.question, shown.reference_answer) == (question.question, question.reference_answer)
+    assert list(shown.steps["text"]) == split_steps(draft["text"])
+    scores = outcomes.scores("orm").set_index(["sample_id", "step"])["score"][sample_id]
+    assert shown.steps["orm"].tolist() == scores.sort_index().tolist()
+    rollouts = outcomes.evaluated.draft_set.rollouts.read().query("sample_id == @sample_id and step == 1")["is_correct"]
+    assert shown.steps.loc[1, "right"] == f"{rollouts.sum()}/{len(rollouts)}"
+    assert [answer.name for answer in shown.answers] == ["draft", "reference", "local+sorm", "global"]
+    assert [answer.is_correct for answer in shown.answers[:2]] == [False, True]
+    at = outcomes.found_errors("sorm")[sample_id] or len(shown.steps)  # as refiner.no_error_found says
+    assert shown.marked == at and shown.draft_steps[at - 1].startswith("[BAD] ")
+
+
+def test_a_figure_says_scores_labels_and_verdicts_in_words_too():
+    said = words(draw(an_example(score=0.37)))
+    assert said.count("0.37") == 2 and said.count("right") == 2 and said.count("3/8") == 2
+    assert "Draft: right, 1" in said and "Global: wrong, no answer" in said
+    assert "Right answer: 1" in said
+    assert "▸ a = 1 b" in said and "  a = 1" in said
+    assert any("scored at most T = 0.5" in text for text in said)
+
+
+def test_a_score_looks_darker_the_lower_it_is_and_can_be_read():
+    def luminance(colour: str) -> float:
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        return sum(w * (p / 12.92 if p <= 0.04 else ((p + 0.055) / 1.055) ** 2.4)
+                   for w, p in zip((0.2126, 0.7152, 0.0722), parts, strict=True))  # fmt: skip
+
+    lights = [luminance(examples.score_colour(score / 20)) for score in range(21)]
+    assert lights == sorted(lights) and lights[-1] - lights[0] > 0.5
+    for score, light in zip(range(21), lights, strict=True):
+        ink = 1.0 if examples.text_colour(score / 20) == "white" else 0.0
+        assert (max(ink, light) + 0.05) / (min(ink, light) + 0.05) >= 4.5, score  # WCAG AA
+
+
+@pytest.mark.parametrize("shown", [
+    an_example(), an_example("x " * 900, 40), an_example("y" * 4000, 30), an_example("z", 60),
+], ids=["short", "long", "unbroken", "many"])  # fmt: skip
+def test_no_figure_is_taller_than_a_screen_and_no_text_leaves_it(shown):
+    figure = draw(shown)
+    assert figure.get_size_inches()[1] <= 8.2
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    for text in figure.axes[0].texts:
+        box = text.get_window_extent(renderer).transformed(figure.dpi_scale_trans.inverted())
+        assert box.x0 >= -0.01 and box.x1 <= examples.WIDTH + 0.01, text.get_text()
+        assert box.y0 >= -0.01 and box.y1 <= figure.get_size_inches()[1], text.get_text()
+
+
+def test_no_draft_of_a_kind_is_said(outcomes, monkeypatch):
+    monkeypatch.setitem(examples.SHOW, "none", lambda o: o.right & ~o.right)
+    figure = worked_example(outcomes.evaluated.replication, "test", "none", ["exact"])
+    assert words(figure) == ["There are 0 drafts of this kind: none."]
+    assert examples.rollouts_of(outcomes.evaluated.replication, "test", "none").empty
+
+
+def test_rollouts_are_those_up_to_the_first_error_two_a_step(outcomes):
+    shown = examples.rollouts_of(outcomes.evaluated.replication, "test", "wrong drafts")
+    sample_id = outcomes.telling("wrong drafts")[0]
+    assert set(shown["step"]) == set(range(1, outcomes.true_errors[sample_id] + 1))
+    rollouts = outcomes.evaluated.draft_set.rollouts.read().query("sample_id == @sample_id")
+    for step, rows in shown.groupby("step"):
+        texts = rollouts.loc[rollouts["step"] == step, "text"].value_counts()
+        assert list(rows["times"]) == sorted(texts, reverse=True)[:2]

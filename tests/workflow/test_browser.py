@@ -1,0 +1,288 @@
+"""In a real browser: the report on a wide window and a phone's, and notebooks as ``make lab`` shows them.
+
+Screenshots go to the folder that GLORE_SCREENSHOTS names, or else to the test's own.
+"""
+
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from glore_lib.params import load_params
+from glore_lib.reporting.report import page as report_page
+from glore_lib.workflow.pipeline import ROOT
+
+# Few questions and short trainings: every cell for real, in a minute.
+TRAINING = {"epochs": 1, "max_steps": 4, "learning_rate": 1e-3}
+SMALL = {
+    "task.train_questions": 12, "task.validation_questions": 4, "task.test_questions": 12,
+    "student.sft_questions": 12, "student.sft": TRAINING, "student.training": TRAINING,
+    "reward_models.rollouts_per_step": 2, "reward_models.training": TRAINING, "reward_models.figure4": False,
+    "refiner.training": TRAINING, "evaluation.rerank_samples": 2, "sampling.max_new_tokens": 60,
+}  # fmt: skip
+
+CHROMIUM = shutil.which("chromium")
+ARGUMENTS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+).split()
+PATIENCE = 600  # seconds for what takes some on a quiet machine
+WIDE, PHONE = {"width": 1400, "height": 900}, {"width": 375, "height": 812}
+EXPLORER = ROOT / "notebooks" / "explorer.ipynb"
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no browser: apt-get install chromium")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Of this module alone: while Playwright is at work, no other test could run an event loop."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS, timeout=1000 * PATIENCE)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def shoot(tmp_path: Path) -> Callable[[Page, str], None]:
+    folder = Path(os.environ.get("GLORE_SCREENSHOTS") or tmp_path)
+
+    def shoot(page: Page, name: str, **options: bool) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=folder / f"{name}.png", timeout=1000 * PATIENCE, **options)
+
+    return shoot
+
+
+# --- the report ---------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Opened:
+    """A page, and all that it asked for and complained of."""
+
+    page: Page
+    requests: list[str]
+    complaints: list[str]
+
+
+@pytest.fixture(params=[(WIDE, "light"), (PHONE, "light"), (PHONE, "dark")], ids=["wide", "phone", "phone-dark"])
+def report(browser: Browser, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opened]:
+    """The report of results/mini, opened as a file that lies alone."""
+    window, scheme = request.param
+    path = tmp_path / "report.html"
+    path.write_text(report_page(ROOT / "results" / "mini"), encoding="utf-8")
+    context = browser.new_context(viewport=window, color_scheme=scheme)
+    page = context.new_page()
+    page.set_default_timeout(1000 * PATIENCE)
+    opened = Opened(page, [], [])
+    page.on("request", lambda asked: opened.requests.append(asked.url))
+    page.on("console", lambda message: opened.complaints.append(message.text))
+    page.on("pageerror", lambda error: opened.complaints.append(str(error)))
+    page.goto(path.as_uri())
+    yield opened
+    context.close()
+
+
+def overflow(page: Page) -> int:
+    """Pixels by which a page is wider than its window."""
+    return page.evaluate("document.documentElement.scrollWidth - innerWidth")
+
+
+def test_the_report_shows_all_figures_needs_nothing_else_and_fits_the_window(report, shoot, request):
+    page = report.page
+    sizes = page.evaluate("Array.from(document.images, image => image.complete * image.naturalWidth)")
+    assert len(sizes) >= len(list((ROOT / "results" / "mini" / "figures").glob("*.svg"))) > 0
+    assert all(size > 100 for size in sizes)
+    assert overflow(page) == 0
+    name = f"report-{request.node.callspec.id}"
+    shoot(page, name)
+    for image in ("figure5", "figure6"):
+        page.locator(f"#{image}").scroll_into_view_if_needed()
+    shoot(page, f"{name}-whole", full_page=True)
+    page.evaluate("document.querySelectorAll('details').forEach(part => part.open = true)")
+    assert overflow(page) == 0
+    assert [url for url in report.requests if not url.startswith("data:")] == [page.url]
+    assert report.complaints == []
+
+
+def test_the_report_is_read_by_keyboard_and_in_the_dark(report):
+    page = report.page
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "To the contents"
+    page.keyboard.press("Enter")
+    assert page.url.endswith("#main")
+    boxes = page.locator(".scroll")
+    cut = [i for i in range(boxes.count()) if boxes.nth(i).evaluate("box => box.scrollWidth > box.clientWidth")]
+    if page.viewport_size == PHONE:
+        assert cut
+    for i in cut[:3]:
+        box = boxes.nth(i)
+        box.focus()
+        page.keyboard.press("ArrowRight")
+        page.wait_for_function("() => document.activeElement.scrollLeft > 0")
+        expect(box).to_be_focused()
+    ink, ground = page.evaluate(
+        "['color', 'backgroundColor'].map(name => Number(getComputedStyle(document.body)[name].match(/\\d+/)[0]))"
+    )
+    dark = page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches")
+    assert (ground < 60 and ink > 200) if dark else (ground > 200 and ink < 60)
+
+
+# --- notebooks in JupyterLab --------------------------------------------------------------------------------------
+
+
+@dataclass
+class Lab:
+    """A JupyterLab over its own copy of the notebooks, with few questions and short trainings."""
+
+    folder: Path
+    address: str
+    token: str
+
+    def open(self, browser: Browser, notebook: str) -> Page:
+        page = browser.new_context(viewport=WIDE).new_page()
+        page.set_default_timeout(1000 * PATIENCE)
+        page.goto(f"{self.address}/lab/tree/{notebook}?token={self.token}")
+        page.locator(".jp-NotebookPanel .jp-Cell").first.wait_for()
+        deadline = time.monotonic() + PATIENCE
+        while not self._is_ready(page, notebook):  # what is run before that is not run at all
+            assert time.monotonic() < deadline
+            page.wait_for_timeout(200)
+        return page
+
+    def _is_ready(self, page: Page, notebook: str) -> bool:
+        """Whether the page is connected to the notebook's kernel, and it is idle."""
+        sessions = page.request.get(f"{self.address}/api/sessions?token={self.token}").json()
+        kernels = [session["kernel"] for session in sessions if session["path"] == notebook]
+        return any(kernel["connections"] and kernel["execution_state"] == "idle" for kernel in kernels)
+
+    def saved(self, page: Page, notebook: str) -> list[nbformat.NotebookNode]:
+        """The code cells of a notebook, saved as a user would."""
+        page.keyboard.press("Control+s")
+        page.wait_for_timeout(2000)
+        cells = nbformat.read(self.folder / "notebooks" / notebook, as_version=4).cells
+        return [cell for cell in cells if cell.cell_type == "code"]
+
+    def run_all(self, page: Page, notebook: str) -> list[nbformat.NotebookNode]:
+        """*Run > Run All Cells*; the code cells once they are run, or one has failed."""
+        page.get_by_role("menuitem", name="Run", exact=True).click()
+        page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            cells = self.saved(page, notebook)
+            if all(cell.execution_count for cell in cells) or failures(cells):
+                return cells
+            assert time.monotonic() < deadline, [cell.execution_count for cell in cells]
+
+
+def failures(cells: list[nbformat.NotebookNode]) -> list[str]:
+    outputs = [output for cell in cells for output in cell.outputs]
+    return [f"{output.ename}: {output.evalue}" for output in outputs if output.output_type == "error"]
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    folder, token = tmp_path_factory.mktemp("lab"), secrets.token_hex()
+    shutil.copytree(ROOT / "notebooks", folder / "notebooks", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
+    (folder / "params").mkdir()
+    params = load_params(ROOT / "params" / "mini-hard.yaml", SMALL)
+    (folder / "params" / "mini-hard.yaml").write_text(yaml.safe_dump(params.model_dump(mode="json")))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    kept = {f"JUPYTER_{name}_DIR": str(folder / name.lower()) for name in ("CONFIG", "DATA", "RUNTIME")}
+    kept |= {f"JUPYTERLAB_{name}_DIR": str(folder / name.lower()) for name in ("SETTINGS", "WORKSPACES")}
+    kept |= {"JUPYTER_TOKEN": token, "OMP_NUM_THREADS": "1"}  # threads that wait for each other take longer
+    news = folder / "settings" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
+    news.parent.mkdir(parents=True)
+    news.write_text('{"fetchNews": "false"}')  # or it would ask
+    options = ["--no-browser", f"--port={port}", "--ServerApp.port_retries=0"]
+    if os.geteuid() == 0:
+        options.append("--allow-root")
+    with (folder / "log.txt").open("w") as log:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "jupyter", "lab", "notebooks", *options],
+            cwd=folder, env=os.environ | kept, stdout=log, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+    try:
+        lab = Lab(folder, f"http://127.0.0.1:{port}", token)
+        deadline = time.monotonic() + PATIENCE
+        while not answers(f"{lab.address}/api"):
+            assert server.poll() is None and time.monotonic() < deadline, (folder / "log.txt").read_text()
+            time.sleep(0.2)
+        yield lab
+    finally:
+        server.terminate()  # and its kernels with it
+        server.wait(PATIENCE)
+
+
+def answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=10):
+            return True
+    except OSError:
+        return False
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_a_notebook_runs_from_its_first_cell_to_its_last(lab, browser, shoot):
+    page = lab.open(browser, "03_sorm.ipynb")
+    cells = lab.run_all(page, "03_sorm.ipynb")
+    assert failures(cells) == []
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    assert any("image/png" in output.get("data", {}) for cell in cells for output in cell.outputs)
+    figure = page.locator(".jp-OutputArea-output img")
+    page.locator(".jp-Notebook").hover()
+    for _ in range(100):  # cells out of sight are not in the page
+        if figure.count():
+            break
+        page.mouse.wheel(0, -400)
+        page.wait_for_timeout(200)
+    figure.first.scroll_into_view_if_needed()
+    assert figure.first.evaluate("image => image.naturalWidth") > 100
+    shoot(page, "lab-03")
+    page.context.close()
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_the_explorer_answers_to_its_widgets(lab, browser, shoot):
+    page = lab.open(browser, EXPLORER.name)
+    assert failures(lab.run_all(page, EXPLORER.name)) == []
+    draft, slider = page.get_by_label("Draft", exact=True), page.get_by_role("slider")
+    shown = page.get_by_text("First error at T =")
+    expect(shown).to_have_count(1)
+    draft.scroll_into_view_if_needed()
+    before = page.get_by_label("Question", exact=True).input_value()
+    draft.select_option(index=1)
+    expect(page.get_by_label("Question", exact=True)).not_to_have_value(before)
+
+    first = shown.inner_text()
+    box = slider.bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 120, box["y"] + box["height"] / 2, steps=5)
+    page.mouse.up()
+    expect(shown).not_to_have_text(first)
+
+    page.get_by_role("button", name="Score and refine").click()
+    expect(shown).to_have_count(2)
+    shoot(page, "explorer")
+    page.get_by_label("Your draft", exact=True).fill("")
+    page.get_by_role("button", name="Score and refine").click()
+    expect(page.get_by_text("Your draft is empty")).to_be_visible()
+    expect(shown).to_have_count(1)
+    page.context.close()

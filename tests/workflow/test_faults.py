@@ -1,0 +1,295 @@
+"""The real command over the real notebooks, stopped in every way: run again, it makes the same tables.
+
+Every test takes one run further, or leaves it as it was, and the last one brings it to its end; each can run alone.
+With ``GLORE_RELIABILITY`` set (see reliability.py) every fault is tried, for a quarter of an hour; without it only the
+first ones, and SIGKILL at 3 moments, not 20.
+"""
+
+import json
+import os
+import platform
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from glore_lib.artifacts.records import UNFINISHED, unsealed
+from glore_lib.params import read_yaml
+from glore_lib.workflow.pipeline import ROOT
+
+# Few questions, many parts and, of each training, a checkpoint.
+STEPS = "{epochs: 10, max_steps: 6, learning_rate: 1e-3}"
+SMALL = {
+    "task.train_questions": 8, "task.validation_questions": 4, "task.test_questions": 6, "sampling.rows": 4,
+    "sampling.max_new_tokens": 40, "student.sft_questions": 8, "student.sft": STEPS, "student.training": STEPS,
+    "finetuning.batch_size": 4, "finetuning.micro_batch_size": 4, "reward_models.training": STEPS,
+    "reward_models.figure4": False, "refiner.training": STEPS,
+}  # fmt: skip
+pytestmark = [pytest.mark.slow, pytest.mark.long]
+GLORE = [Path(sys.executable).with_name("glore"), "run"]
+PATIENCE = 900
+PARTS, TRAINING = f".*/{UNFINISHED}/*-*.parquet", f".*/{UNFINISHED}/training"
+
+
+class Runs:
+    """One output folder and its artifacts, and the command that makes them."""
+
+    def __init__(self, folder: Path, settings: dict[str, object]):
+        self.folder, self.out, self.artifacts = folder, folder / "out", folder / "artifacts"
+        folder.mkdir(exist_ok=True)
+        self.process: subprocess.Popen | None = None
+        self.settings = [f"--set={key}={v if isinstance(v, str) else json.dumps(v)}" for key, v in settings.items()]
+
+    def start(self, *options: str) -> subprocess.Popen:
+        command = [*GLORE, ROOT / "params" / "mini-hard.yaml", "--out", self.out, "--artifacts", self.artifacts]
+        with (self.folder / "stderr.txt").open("w") as stderr:
+            self.process = subprocess.Popen(
+                [*command, *self.settings, *options], stdout=subprocess.DEVNULL, stderr=stderr,
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+            )  # fmt: skip
+        return self.process
+
+    def finish(self, *options: str) -> str:
+        """Runs to the end; what it told."""
+        process = self.start(*options)
+        assert process.wait(PATIENCE) == 0, self.told
+        return self.told
+
+    @property
+    def told(self) -> str:
+        return (self.folder / "stderr.txt").read_text()
+
+    @property
+    def tables(self) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in (self.out / "tables").iterdir()}
+
+    @property
+    def records(self) -> dict[str, int]:
+        """When each finished artifact was made."""
+        return {path.parent.name: path.stat().st_mtime_ns for path in self.artifacts.glob("[!.]*/artifact.json")}
+
+    @property
+    def parts(self) -> dict[str, int]:
+        """How many finished parts each unfinished artifact has."""
+        found = [path.parent.parent.name[1:] for path in self.artifacts.glob(PARTS)]
+        return {name: found.count(name) for name in found}
+
+    def until(self, process: subprocess.Popen, there: Callable[[], bool]) -> list[psutil.Process]:
+        """Waits until something is there; the processes of the run then."""
+        deadline = time.monotonic() + PATIENCE
+        while not there():
+            assert process.poll() is None, self.told
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        return [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+
+    def matches(self, pattern: str) -> bool:
+        return any(self.artifacts.glob(pattern))
+
+    def kill(self, process: subprocess.Popen, processes: list[psutil.Process]) -> None:
+        process.kill()
+        process.wait()
+        assert not psutil.wait_procs(processes, timeout=60)[1]
+
+    def caught(self, pattern: str, told: str = "") -> Path:
+        """Kills a run while there is such a file, once it has told something."""
+        while True:
+            process = self.start()
+            self.until(process, lambda told=told: told in self.told)
+            self.kill(process, self.until(process, lambda: self.matches(pattern)))
+            if found := sorted(self.artifacts.glob(pattern)):
+                return found[0]
+            told = ""  # which the next run has no cause to
+
+
+def line(told: str, start: str) -> str:
+    """The one line that begins so."""
+    (found,) = [line for line in told.splitlines() if line.startswith(start)]
+    return found
+
+
+@pytest.fixture(scope="module")
+def settings() -> dict[str, object]:
+    return read_yaml((ROOT / "tests" / "reduced.yaml").read_text()) | SMALL
+
+
+@pytest.fixture(scope="module")
+def every_fault() -> bool:
+    return bool(os.environ.get("GLORE_RELIABILITY"))
+
+
+@pytest.fixture
+def seldom(every_fault) -> None:
+    if not every_fault:
+        pytest.skip("takes minutes: only with GLORE_RELIABILITY set")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, settings) -> Runs:
+    """A run that nothing happened to."""
+    runs = Runs(tmp_path_factory.mktemp("whole"), settings)
+    runs.finish()
+    return runs
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, settings) -> Iterator[Runs]:
+    runs = Runs(tmp_path_factory.mktemp("runs"), settings)
+    yield runs
+    if runs.process:
+        runs.process.kill()  # of a test that failed
+
+
+def test_a_second_run_on_a_folder_is_refused_and_an_interrupted_one_ends_clean(runs, reliability):
+    process = runs.start()
+    runs.until(process, lambda: runs.matches(PARTS))
+    for out, artifacts in ((runs.out, runs.folder / "other"), (runs.folder / "other", runs.artifacts)):
+        command = [*GLORE, ROOT / "params" / "mini-hard.yaml", "--out", out, "--artifacts", artifacts]
+        second = subprocess.run([*command, *runs.settings], capture_output=True, text=True)
+        assert second.returncode == 2
+        assert second.stderr.startswith("error: folder ")
+        assert second.stderr.endswith(f"uses it: process {process.pid} on {platform.node()}\n")
+        assert second.stderr.count("\n") == 1
+    reliability(
+        "two runs on one folder", "the second is refused, with the first's process and host; exit code 2", tried=2
+    )
+    processes = runs.until(process, lambda: True)
+    assert len(processes) > 2
+    process.send_signal(signal.SIGINT)
+    assert process.wait(PATIENCE) == 130
+    assert not psutil.wait_procs(processes, timeout=60)[1]
+    assert line(runs.told, "interrupted").endswith("the same command goes on from there")
+    assert json.loads((runs.out / "manifest.json").read_text())["status"] == "interrupted"
+    reliability(
+        "Ctrl-C (SIGINT)", "one line that says how to go on; exit code 130; no process left", "the part at work"
+    )
+
+
+def test_a_kernel_that_is_killed_is_told_with_its_stage_and_what_to_lower(runs, reliability):
+    for left in runs.artifacts.glob(TRAINING):  # by the interrupted run, where it came so far
+        shutil.rmtree(left)
+    process = runs.start()
+    processes = runs.until(process, lambda: runs.matches(TRAINING))
+    _, original, kernel = processes[:3]
+    assert kernel.ppid() == original.pid
+    making = next(path.parent.parent.name[1:] for path in runs.artifacts.glob(TRAINING))
+    kernel.kill()
+    assert process.wait(PATIENCE) == 1
+    assert not psutil.wait_procs(processes, timeout=60)[1]
+    told = line(runs.told, "error: ")
+    assert told.startswith("error: mini-hard 0")
+    for part in ("process was killed", f"while it made {making}", "lower finetuning.micro_batch_size (here 4)"):
+        assert part in told
+    reliability(
+        "a kernel is killed (out of memory)",
+        "its stage, what it made and what to lower; exit code 1",
+        "the part at work",
+    )
+
+
+def test_what_was_cut_short_is_told_and_made_again(seldom, runs, whole, reliability):
+    checkpoint = runs.caught(TRAINING + "/checkpoint-*/artifact.json").parent
+    flipped(checkpoint / "optimizer.pt")
+    part = runs.caught(PARTS, f"{checkpoint.name}: optimizer.pt is changed since it was written")
+    os.truncate(part, part.stat().st_size // 2)
+    assert f"the part {part.name} is changed since it was written; made again" in runs.finish()
+    assert runs.tables == whole.tables
+    reliability(
+        "a checkpoint with a flipped bit", "named, not used; tables byte-identical", "the steps since the one before"
+    )
+    reliability("a truncated part", "named and made again; tables byte-identical", "the part")
+
+
+def flipped(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_damaged_artifacts_are_named_and_they_alone_are_made_again(seldom, runs, whole, reliability):
+    if not (runs.out / "tables").exists():
+        runs.finish()
+    before = runs.records
+    model, frame, record, deleted = (
+        next(runs.artifacts.glob(f"{name}-{'?' * 12}"))
+        for name in ("refiner", "samples-ei1-train", "rollouts-drafts-test", "scores-orm")
+    )
+    os.truncate(model / "model.safetensors", 1000)
+    flipped(frame / "data.parquet")
+    (record / "artifact.json").unlink()
+    shutil.rmtree(deleted)
+    told = runs.finish("--from=01")
+    for name in (f"{model.name}: model.safetensors", f"{frame.name}: data.parquet"):
+        assert f"glore: artifact {name} is changed since it was written; made again\n" in told
+    assert f"glore: artifact {record.name}: artifact.json is missing; made again\n" in told
+    made = {name for name, at in runs.records.items() if before[name] != at}
+    assert made == {model.name, frame.name, record.name, deleted.name}
+    assert runs.tables == whole.tables
+    reliability(
+        "a truncated, flipped, incomplete or deleted artifact",
+        "named (but for the deleted one), it alone made again; tables byte-identical",
+        "the artifact",
+        tried=4,
+    )
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="a small disk can only be mounted by root")
+def test_a_full_disk_is_told_and_earlier_work_is_intact(seldom, whole, settings, reliability, tmp_path):
+    runs = Runs(tmp_path, settings)
+    runs.artifacts.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", runs.artifacts], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("a small disk can't be mounted here")
+    try:
+        process = runs.start()
+        assert process.wait(PATIENCE) == 1
+        told = line(runs.told, "error: ")
+        assert "is full: free some of it and run again" in told
+        records = runs.records
+        assert records
+        for name in records:
+            unsealed(runs.artifacts / name)
+        subprocess.run(["mount", "-o", "remount,size=1g", runs.artifacts], check=True)
+        runs.finish()
+        assert records.items() <= runs.records.items()
+        assert runs.tables == whole.tables
+    finally:
+        subprocess.run(["umount", "-l", runs.artifacts], check=True)
+    reliability("the disk is full", "one line that names it; exit code 1; earlier artifacts intact", "the part at work")
+
+
+def test_a_run_that_is_killed_again_and_again_makes_the_same_tables(
+    every_fault, whole, reliability, settings, tmp_path
+):
+    runs, rng, kills = Runs(tmp_path, settings), random.Random(0), 20 if every_fault else 3
+    seconds = json.loads((whole.out / "manifest.json").read_text())["seconds"]
+    moments = sorted(rng.uniform(0, seconds) for _ in range(kills))
+    records, left, done = {}, {}, 0
+    for begun, moment in zip([0.0, *moments], moments, strict=False):
+        process = runs.start()
+        runs.until(process, lambda: (runs.out / "manifest.json").exists())
+        deadline = time.monotonic() + moment - begun + 5  # that it takes to start
+        while time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.01)
+        done += process.poll() is None
+        runs.kill(process, runs.until(process, lambda: True) if process.poll() is None else [])
+        assert records.items() <= runs.records.items()
+        records, left = runs.records, left | runs.parts
+    runs.finish()
+    assert runs.tables == whole.tables
+    assert records.items() <= runs.records.items()
+    found = {name: unsealed(runs.artifacts / name)["parts_found"] for name in runs.records}
+    assert {name: count for name, count in found.items() if count} == left
+    assert not list(runs.artifacts.glob(".*"))
+    reliability(
+        "SIGKILL at a random moment, then the same command",
+        f"tables byte-identical; {len(records)} finished artifacts and {sum(left.values())} finished parts were found, "
+        "none was made twice", "the part at work", done,
+    )  # fmt: skip
