@@ -87,7 +87,7 @@ def status(
     """Show which stages of a run are done, running or failed, what they took, and what is kept of begun artifacts."""
     from glore_lib.artifacts.locks import is_used
     from glore_lib.artifacts.manifest import read_manifest
-    from glore_lib.artifacts.store import begun
+    from glore_lib.artifacts.store import unfinished
     from glore_lib.workflow.pipeline import ROOT
 
     with _errors():
@@ -110,7 +110,7 @@ def status(
                 markup=False,
                 highlight=False,
             )
-    for name, kept in begun(artifacts or ROOT / "artifacts").items():
+    for name, kept in unfinished(artifacts or ROOT / "artifacts").items():
         console.print(f"begun: {name}: {kept}", soft_wrap=True, highlight=False)
     console.print(f"{manifest['status']}, {timedelta(seconds=round(manifest['seconds']))} of work", highlight=False)
 

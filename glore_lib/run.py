@@ -15,7 +15,7 @@ import torch
 import transformers
 
 from glore_lib.artifacts.keys import code_digest
-from glore_lib.artifacts.manifest import report_path
+from glore_lib.artifacts.manifest import stage_record_path
 from glore_lib.artifacts.records import checksum, write
 from glore_lib.artifacts.store import Artifact, Store
 from glore_lib.models import loading, tokens
@@ -117,7 +117,7 @@ class Run:
         made, what is sampled for it is kept in parts."""
         sampling = self.params.sampling
         workers = sampling.ray.workers if sampling.ray else 1
-        return InParts(self.backend(source), self.store.part, resumable.BATCHES * sampling.rows * workers)
+        return InParts(self.backend(source), self.store.shard, resumable.BATCHES * sampling.rows * workers)
 
     def backend(self, source: Artifact | None) -> Sampler:
         """What :meth:`sampler` samples with."""
@@ -143,7 +143,7 @@ class Run:
     def finish(self, stage: str) -> pd.DataFrame:
         """What this notebook made or read, with seconds and tokens; also kept beside the artifacts for the manifest."""
         records = {a.id: {"seconds": a.record["seconds"], "info": a.record["info"]} for a in self.store.used.values()}
-        path = report_path(self.store.root, self.params, stage)
+        path = stage_record_path(self.store.root, self.params, stage)
         path.parent.mkdir(parents=True, exist_ok=True)
         write(path, json.dumps({"artifacts": records}, indent=1))
         rows = [

@@ -7,12 +7,12 @@ from typing import Any
 from glore_lib.params import Params, ParamsError
 
 
-def report_path(root: Path, params: Params, stage: str) -> Path:
+def stage_record_path(root: Path, params: Params, stage: str) -> Path:
     """Where the last cell of a run's notebook leaves the list of its artifacts (:meth:`glore_lib.run.Run.finish`)."""
     return root / "stages" / f"{params.run}-{params.digest()}" / f"{Path(stage).name}.json"
 
 
-def reported(path: Path) -> dict[str, Any] | None:
+def stage_record(path: Path) -> dict[str, Any] | None:
     """The artifacts in such a list by their names; None where there is none, or where it is damaged."""
     try:
         return json.loads(path.read_text())["artifacts"]

@@ -63,18 +63,18 @@ def check_schema(frame: pd.DataFrame, schema: str) -> pd.DataFrame:
     return checked
 
 
-def tell(damage: str) -> None:
+def warn(damage: str) -> None:
     """Says on stderr what was found damaged; a pipeline keeps such lines out of what it renders."""
     print(f"{NOTE}{damage}", file=sys.stderr, flush=True)
 
 
-def seal(folder: Path, record: dict[str, Any]) -> None:
+def write_record(folder: Path, record: dict[str, Any]) -> None:
     """Writes a folder's record, with the checksums of its files and of the record itself: it is whole now."""
     record = json.loads(json.dumps(record | {"files": _checksums(folder)}, default=str))
     write(folder / RECORD, json.dumps(record | {"checksum": digest(record)}, indent=1, sort_keys=True))
 
 
-def unsealed(folder: Path) -> dict[str, Any]:
+def verify_record(folder: Path) -> dict[str, Any]:
     """The record of a folder; raises StoreError where that, or a file that it names, is missing or changed."""
     try:
         record = json.loads((folder / RECORD).read_text())

@@ -27,9 +27,8 @@ from glore_lib.artifacts.records import (
     StoreError,
     check_schema,
     checksum,
-    seal,
-    tell,
-    unsealed,
+    verify_record,
+    write_record,
 )
 from glore_lib.params import digest
 
@@ -84,7 +83,7 @@ class Store:
             self._make(name, artifact.folder, key, make)
         return self.used.setdefault(artifact.id, artifact)
 
-    def part(self, key: Any, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+    def shard(self, key: Any, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
         """A part of the frame that is being made, such as some of its samples: made only once for ``key``, however
         often making the whole is interrupted. Its file's name holds its checksum. Its ``attrs`` tell its seconds."""
         if not self._kept:
@@ -94,7 +93,7 @@ class Store:
                 part = pd.read_parquet(path)
                 self._found.append(part.attrs["seconds"])
                 return part
-            tell(f"{path.parent.parent.name[1:]}: the part {path.name} is changed since it was written; made again")
+            warn(f"{path.parent.parent.name[1:]}: the part {path.name} is changed since it was written; made again")
             path.unlink()
         started = time.perf_counter()
         part = make()
@@ -109,9 +108,9 @@ class Store:
         if not folder.exists():
             return False
         try:
-            unsealed(folder)
+            verify_record(folder)
         except StoreError as damage:
-            tell(f"artifact {damage}; made again")
+            warn(f"artifact {damage}; made again")
             shutil.rmtree(folder)
             return False
         return True
@@ -130,7 +129,7 @@ class Store:
                 info = make(making)
                 seconds = time.perf_counter() - started + sum(self._found) + info.pop("seconds_before", 0.0)
                 record = {"name": name, "key": key, "seconds": round(seconds, 3), "parts_found": len(self._found)}
-                seal(making, record | {"info": info})
+                write_record(making, record | {"info": info})
                 making.replace(folder)
             finally:
                 self._kept, self._found = outer
@@ -142,7 +141,7 @@ class Store:
                     shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
 
 
-def begun(root: Path) -> dict[str, str]:
+def unfinished(root: Path) -> dict[str, str]:
     """Of each artifact that is unfinished, what outlived the interruption: parts, or a training up to a step."""
     kept = {}
     for folder in sorted(root.glob(f".*/{UNFINISHED}")):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from glore_lib.artifacts.store import Artifact
-from glore_lib.method.reward_models import StepData
+from glore_lib.method.reward_models import RewardModelData
 from glore_lib.method.step_labels import first_errors, rollout_labels
 from glore_lib.method.students import Student
 from glore_lib.models import training
@@ -54,7 +54,7 @@ def global_pairs(samples: pd.DataFrame) -> pd.DataFrame:
     return pairs[["question_id", "kind", "draft", "first_error", "target"]]
 
 
-def refiner_pairs(run: Run, data: StepData) -> pd.DataFrame:
+def refiner_pairs(run: Run, data: RewardModelData) -> pd.DataFrame:
     """The refiner's training set: distinct pairs of both kinds, at most ``pairs_per_question`` of each a question."""
     p, cap = run.params.reward_models, run.params.refiner.pairs_per_question
     samples = data.samples.read()
@@ -64,7 +64,7 @@ def refiner_pairs(run: Run, data: StepData) -> pd.DataFrame:
     return pairs[pairs.groupby(["question_id", "kind"]).cumcount() < cap].reset_index(drop=True)
 
 
-def train_refiner(run: Run, student: Student, data: StepData) -> Artifact:
+def train_refiner(run: Run, student: Student, data: RewardModelData) -> Artifact:
     """One model for local and global refinements."""
     p = run.params.refiner
     start = student.model if p.start == "student" else None
@@ -102,7 +102,7 @@ def marked_step(first_error: int, steps: int, refiner: Refiner) -> int:
 
 
 @dataclass(frozen=True)
-class Guide:
+class RefinementSpec:
     """How one kind of refinement is told where to begin: local where ``errors`` gives each draft's first error (index
     ``sample_id``; 0: none was found, and ``refiner.no_error_found`` says what happens), global without. With
     ``force_prefix`` the refiner writes on after the steps before the error instead of repeating them itself; the
@@ -113,22 +113,22 @@ class Guide:
 
 
 def refine(
-    run: Run, refiner: Artifact, drafts: Artifact, split: str, guides: Mapping[str, Guide]
+    run: Run, refiner: Artifact, drafts: Artifact, split: str, specs: Mapping[str, RefinementSpec]
 ) -> dict[str, Artifact]:  # fmt: skip
-    """Greedy refinements of all drafts, of each kind that ``guides`` names (records ``refinements``).
+    """Greedy refinements of all drafts, of each kind that ``specs`` names (records ``refinements``).
 
     Where several kinds see the error of a draft in the same place, the refiner is asked once.
     """
     p = run.params.refiner
-    forced = {kind: p.force_prefix if g.force_prefix is None else g.force_prefix for kind, g in guides.items()}
+    forced = {kind: p.force_prefix if g.force_prefix is None else g.force_prefix for kind, g in specs.items()}
     questions = run.questions(split)
 
     def make() -> pd.DataFrame:
         rows, asked = [], []
-        for kind, guide in guides.items():
+        for kind, spec in specs.items():
             for draft in drafts.read().itertuples():
                 steps = split_steps(draft.text)
-                found = 0 if not steps else 1 if guide.errors is None else int(guide.errors[draft.sample_id])
+                found = 0 if not steps else 1 if spec.errors is None else int(spec.errors[draft.sample_id])
                 row = {
                     "question_id": draft.question_id, "sample_id": draft.sample_id, "kind": kind, "first_error": found,
                     "text": draft.text,
@@ -154,9 +154,9 @@ def refine(
         return frame
 
     params = {
-        "guides": {
+        "specs": {
             kind: [None if g.errors is None else g.errors.sort_index().astype(int).tolist(), forced[kind]]
-            for kind, g in guides.items()
+            for kind, g in specs.items()
         },
         "no_error_found": p.no_error_found, "sampling": run.params.sampling,
     }  # fmt: skip
@@ -170,7 +170,7 @@ def refine(
 
         return run.frame(f"refined-{kind}-{split}", "refinements", make, kind, [every])
 
-    return {kind: of(kind) for kind in guides}
+    return {kind: of(kind) for kind in specs}
 
 
 def solve_without_draft(run: Run, refiner: Artifact, drafts: Artifact, split: str) -> Artifact:

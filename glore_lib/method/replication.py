@@ -10,15 +10,15 @@ import pandas as pd
 from glore_lib.artifacts.store import Artifact
 from glore_lib.method import expert_iteration, refinement, reward_models, step_labels, students
 from glore_lib.method.evaluation import DraftSet, Tables, draft_set, written_tokens
-from glore_lib.method.refinement import Guide
-from glore_lib.method.reward_models import StepData, score_steps
+from glore_lib.method.refinement import RefinementSpec
+from glore_lib.method.reward_models import RewardModelData, score_steps
 from glore_lib.method.students import Student, sample_solutions
 from glore_lib.run import Run
 
 KINDS = ("orm", "balanced_orm", "sorm", "sorm_raw")
 
 
-class OnDemand(Mapping[str, Artifact]):
+class LazyMapping(Mapping[str, Artifact]):
     """A mapping with fixed keys, each value made when it is first asked for."""
 
     def __init__(self, keys: Sequence[str], make: Callable[[str], Artifact]):
@@ -73,22 +73,22 @@ class Replication:
     # Reward models (notebooks 02 and 03)
 
     @cached_property
-    def data(self) -> StepData:
+    def data(self) -> RewardModelData:
         """Samples and rollouts of the student, which its reward models and the refiner learn from."""
-        return reward_models.step_data(self.run, self.student)
+        return reward_models.reward_model_data(self.run, self.student)
 
     @cached_property
     def reward_models(self) -> Mapping[str, Artifact]:
         """ORM, balanced ORM, SORM and raw SORM of the student."""
         training = self.run.params.reward_models.training
-        return OnDemand(
+        return LazyMapping(
             KINDS, lambda k: reward_models.train_reward_model(self.run, k, self.student, self.data, training)
         )
 
     @cached_property
-    def sft_data(self) -> StepData:
+    def sft_data(self) -> RewardModelData:
         """The same of the SFT student, for Figure 4."""
-        return reward_models.step_data(self.run, self.sft_student)
+        return reward_models.reward_model_data(self.run, self.sft_student)
 
     @cached_property
     def sft_reward_models(self) -> dict[str, Artifact]:
@@ -111,14 +111,14 @@ class Replication:
     # Evaluation (notebook 05; the validation split serves the choices made in 01-04)
 
     @cached_property
-    def validation(self) -> "Evaluated":
+    def validation(self) -> "SplitEvaluation":
         """The validation split, evaluated."""
-        return Evaluated(self, "validation")
+        return SplitEvaluation(self, "validation")
 
     @cached_property
-    def test(self) -> "Evaluated":
+    def test(self) -> "SplitEvaluation":
         """The test split, evaluated."""
-        return Evaluated(self, "test")
+        return SplitEvaluation(self, "test")
 
     def gate(self) -> pd.DataFrame:
         """On the validation split: does the ORM's best of three beat a random sample, and does the SORM find errors?
@@ -177,7 +177,7 @@ class Replication:
         return pd.concat([part.read() for part in parts], ignore_index=True)
 
 
-class Evaluated:
+class SplitEvaluation:
     """A split's drafts, scores, refinements and numbers."""
 
     def __init__(self, replication: Replication, split: str):
@@ -196,7 +196,7 @@ class Evaluated:
     @cached_property
     def scores(self) -> Mapping[str, Artifact]:
         """Step scores of the drafts by every reward model."""
-        return OnDemand(KINDS, lambda k: self.score(k, self.drafts))
+        return LazyMapping(KINDS, lambda k: self.score(k, self.drafts))
 
     def score(self, kind: str, answers: Artifact, name: str = "") -> Artifact:
         """Step scores by a reward model of answers to the split's questions; ``name`` tells them from the drafts'."""
@@ -220,10 +220,12 @@ class Evaluated:
         """Every refinement of the drafts, and three controls: a fresh sample of the student, the refiner shown no
         draft, and local refinements that decode the prefix themselves (or are forced, if the parameter says not to)."""
         refiner, force = self.replication.refiner, self.run.params.refiner.force_prefix
-        guides = {"global": Guide()}
-        guides |= {f"local+{locator}": Guide(errors) for locator, errors in self.first_errors.items()}
-        guides["local+sorm_free" if force else "local+sorm_forced"] = Guide(self.first_errors["sorm"], not force)
-        refined = refinement.refine(self.run, refiner, self.drafts, self.split, guides)
+        specs = {"global": RefinementSpec()}
+        specs |= {f"local+{locator}": RefinementSpec(errors) for locator, errors in self.first_errors.items()}
+        specs["local+sorm_free" if force else "local+sorm_forced"] = RefinementSpec(
+            self.first_errors["sorm"], not force
+        )
+        refined = refinement.refine(self.run, refiner, self.drafts, self.split, specs)
         refined["refiner_no_draft"] = refinement.solve_without_draft(self.run, refiner, self.drafts, self.split)
         refined["resample"] = self._resampled
         return refined

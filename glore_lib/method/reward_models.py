@@ -26,7 +26,7 @@ SCORED = ("input_ids", "position_ids", "visible", "label_at")
 
 
 @dataclass
-class StepData:
+class RewardModelData:
     """What reward models of one student are trained on. The rollouts are made when they are first asked for: the ORM
     does without."""
 
@@ -39,7 +39,7 @@ class StepData:
         return self.roll_out()
 
 
-def step_data(run: Run, student: Student) -> StepData:
+def reward_model_data(run: Run, student: Student) -> RewardModelData:
     """K samples a training question, and rollouts from every step of some of them."""
     p = run.params.reward_models
     purpose = f"rm-{student.policy}"
@@ -49,10 +49,10 @@ def step_data(run: Run, student: Student) -> StepData:
         drafts = step_labels.choose_drafts(samples.read(), p.sorm_samples_per_question)
         return rollouts.rollouts(run, student, drafts, "train", purpose, [samples])
 
-    return StepData(samples, roll_out)
+    return RewardModelData(samples, roll_out)
 
 
-def labels_for(run: Run, kind: str, data: StepData) -> pd.DataFrame:
+def labels_for(run: Run, kind: str, data: RewardModelData) -> pd.DataFrame:
     """The training labels of one kind of reward model (record ``step_labels``).
 
     ``orm``, ``balanced_orm``; ``sorm`` as the parameters' switches say, ``sorm_raw`` with none of the three steps,
@@ -79,7 +79,9 @@ def labelled_solution(run: Run, question: Question, text: str, labels: dict[int,
     return Labelled(encoded.ids, encoded.prompt_length, at_tokens)
 
 
-def train_reward_model(run: Run, kind: str, student: Student, data: StepData, training_params: Training) -> Artifact:
+def train_reward_model(
+    run: Run, kind: str, student: Student, data: RewardModelData, training_params: Training
+) -> Artifact:
     """A reward model of one kind, trained on the student's samples."""
     p = run.params.reward_models
     name = f"{kind}-{student.policy}"

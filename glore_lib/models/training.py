@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from glore_lib import params
-from glore_lib.artifacts.records import UNFINISHED, StoreError, seal, tell, unsealed
+from glore_lib.artifacts.records import UNFINISHED, StoreError, verify_record, warn, write_record
 from glore_lib.models import prefix_tree
 from glore_lib.models.loading import memory_for
 from glore_lib.models.prefix_tree import IGNORE
@@ -125,10 +125,10 @@ def _latest(checkpoints: Path) -> str | None:
     """The last checkpoint that is whole: one that was cut short, or changed since, is told and not used."""
     for path in sorted(checkpoints.glob("checkpoint-*"), key=lambda path: -int(path.name.rpartition("-")[2])):
         try:
-            unsealed(path)
+            verify_record(path)
             return str(path)
         except StoreError as damage:
-            tell(f"{checkpoints.parent.parent.name[1:]}: {damage}; an earlier one is used, or none")
+            warn(f"{checkpoints.parent.parent.name[1:]}: {damage}; an earlier one is used, or none")
     return None
 
 
@@ -182,7 +182,7 @@ class QuietTrainer(Trainer):
         if self.is_world_process_zero():
             seconds = self.seconds_before + time.perf_counter() - self.started
             record = {"progress": self.progress, "seconds": seconds, "order": self.order.drawn_from.numpy().tolist()}
-            seal(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}", record)
+            write_record(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}", record)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         # What is learned, and no more: under an adapter the model stays as it was.
@@ -192,7 +192,7 @@ class QuietTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         self.model.load_state_dict(load_file(f"{resume_from_checkpoint}/{WEIGHTS}"), strict=False)
-        record = unsealed(Path(resume_from_checkpoint))
+        record = verify_record(Path(resume_from_checkpoint))
         self.progress, self.seconds_before = record["progress"], record["seconds"]
         self.draw_from = torch.tensor(record["order"], dtype=torch.uint8)
 

@@ -19,7 +19,7 @@ from matplotlib.patches import Rectangle
 
 from glore_lib.method import step_labels
 from glore_lib.method.refinement import locate_first_error, marked_step
-from glore_lib.method.replication import Evaluated, Replication
+from glore_lib.method.replication import Replication, SplitEvaluation
 from glore_lib.method.reward_models import answer_scores
 from glore_lib.method.students import sample_solutions
 from glore_lib.reporting.figures import FAINT, INK, METHOD_LABELS, STYLE
@@ -88,7 +88,7 @@ class Outcomes:
 
     def __init__(self, lab: Replication, split: str):
         self.run, self.split = lab.run, split
-        self.evaluated: Evaluated = getattr(lab, split)
+        self.evaluated: SplitEvaluation = getattr(lab, split)
         # The draft set's own, without its rollouts.
         self._drafts = sample_solutions(lab.run, lab.student, split, 1, 0.0, f"greedy-{lab.student.policy}")
         self._columns: dict[str, pd.Series] = {}

@@ -18,7 +18,7 @@ import ipywidgets as widgets
 import pandas as pd
 import torch
 
-from glore_lib.artifacts.manifest import report_path, reported
+from glore_lib.artifacts.manifest import stage_record, stage_record_path
 from glore_lib.cost.plan import plan
 from glore_lib.method.refinement import marked_step
 from glore_lib.method.replication import Replication
@@ -209,7 +209,7 @@ def runs(params_file: str, overrides: dict[str, Any], artifacts: str) -> dict[st
 def is_made(params: Params, artifacts: Path) -> bool:
     """Whether a notebook of this run has gone as far as the explorer needs, and its artifacts are still there."""
     for stage in ("05_evaluation", STAGE):
-        used = reported(report_path(artifacts, params, stage))
+        used = stage_record(stage_record_path(artifacts, params, stage))
         if used is not None and all((artifacts / name).is_dir() for name in used):
             return True
     return False

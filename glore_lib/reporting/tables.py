@@ -13,7 +13,7 @@ from glore_lib.artifacts.store import Artifact
 from glore_lib.method import refinement, step_labels
 from glore_lib.method import statistics as st
 from glore_lib.method.replication import Replication
-from glore_lib.method.reward_models import StepData, labels_for
+from glore_lib.method.reward_models import RewardModelData, labels_for
 from glore_lib.method.students import Student, sample_solutions
 from glore_lib.reporting import figures
 from glore_lib.reporting.scoreboard import scoreboard, stands_for, to_read
@@ -94,7 +94,7 @@ def costs(run: Run, stage: str) -> pd.DataFrame:
     return pd.concat([shown, rest, used.sum().to_frame("all").T]).round(1)
 
 
-def sample_counts(data: StepData) -> pd.DataFrame:
+def sample_counts(data: RewardModelData) -> pd.DataFrame:
     """How many samples, and for how many questions they are all right, mixed, or all wrong."""
     samples = data.samples.read()
     share = samples.groupby("question_id")["is_correct"].mean()
@@ -106,7 +106,7 @@ def sample_counts(data: StepData) -> pd.DataFrame:
     return pd.DataFrame([counts]).T.rename(columns={0: "count"})
 
 
-def rollout_counts(data: StepData) -> pd.DataFrame:
+def rollout_counts(data: RewardModelData) -> pd.DataFrame:
     """How many samples have rollouts, from how many prefixes (P_i), and how many of these were made."""
     rollouts, info = data.rollouts.read(), data.rollouts.record["info"]
     counts = {

@@ -14,7 +14,7 @@ BATCHES = 16  # in a part, where they are full: what an interruption loses, agai
 
 class InParts:
     """A :class:`glore_lib.sampling.Sampler` that gives ``sampler`` ``size`` samples at a time and has ``keep`` (of
-    :meth:`glore_lib.artifacts.store.Store.part`) keep them. The parts depend on the requests alone, so that completions are the
+    :meth:`glore_lib.artifacts.store.Store.shard`) keep them. The parts depend on the requests alone, so that completions are the
     same, to the last bit, whatever was interrupted."""
 
     def __init__(self, sampler: Sampler, keep: Callable[[Any, Callable[[], pd.DataFrame]], pd.DataFrame], size: int):

@@ -141,11 +141,11 @@ class VLLMSampler:
         # The processes are kept, for a sentinel is closed with its process.
         ends = {process.sentinel: process for process in client.resources.engine_manager.processes}
 
-        def tell() -> None:
+        def report_death() -> None:
             connection.wait(list(ends))
             outputs.put(EngineDeadError())
 
-        Thread(target=tell, daemon=True).start()
+        Thread(target=report_death, daemon=True).start()
 
     def _adapt(self, adapters: list[str], folder: Path) -> dict[str, Any]:
         """Has requests ask for the adapters; returns what the engine has to be told for it."""

@@ -15,7 +15,7 @@ import pandas as pd
 from pydantic import ValidationError
 
 from glore_lib.artifacts.manifest import read_manifest
-from glore_lib.artifacts.records import StoreError, unsealed
+from glore_lib.artifacts.records import StoreError, verify_record
 from glore_lib.artifacts.store import Artifact, Store
 from glore_lib.method import replication
 from glore_lib.method.replication import Replication
@@ -61,7 +61,7 @@ class Kept(Store):
                 "removed, or the library has changed since: glore run makes it"
             )
         try:
-            unsealed(folder)
+            verify_record(folder)
         except StoreError as damage:
             raise ParamsError(f"artifacts {self.root}: {damage}; glore run makes it again") from None
         return True

@@ -33,7 +33,7 @@ from papermill.exceptions import PapermillExecutionError
 import glore_lib
 from glore_lib.artifacts.keys import source_digest
 from glore_lib.artifacts.locks import only_run
-from glore_lib.artifacts.manifest import MANIFEST, REPORT, read_manifest, report_path, reported
+from glore_lib.artifacts.manifest import MANIFEST, REPORT, read_manifest, stage_record, stage_record_path
 from glore_lib.artifacts.records import NOTE, UNFINISHED, checksum, write
 from glore_lib.params import Params, ParamsError, digest, load_params
 from glore_lib.tasks import checked_task
@@ -142,7 +142,7 @@ class Pipeline:
         for job in self.jobs:
             job.due = self.fresh or stages.index(job.stage) >= start or not is_done(job.target, job.hashes)
             # Results that came with a clone are to be made anew: here nothing stands behind them yet.
-            job.due |= any(reported(record) is None for record in self._records(job))
+            job.due |= any(stage_record(record) is None for record in self._records(job))
 
     @property
     def _of_appendix(self) -> list[str]:
@@ -151,9 +151,12 @@ class Pipeline:
     def _records(self, job: Job) -> list[Path]:
         """The records that must be there for a job to be done; the figures rest on those of every stage."""
         if job.run:
-            return [report_path(self.artifacts, self.runs[job.run], job.stage)]
+            return [stage_record_path(self.artifacts, self.runs[job.run], job.stage)]
         return [
-            report_path(self.artifacts, p, stage) for p in self.runs.values() for stage in STAGES if stage != FIGURES
+            stage_record_path(self.artifacts, p, stage)
+            for p in self.runs.values()
+            for stage in STAGES
+            if stage != FIGURES
         ]
 
     def _check_out(self) -> dict[str, Any]:
@@ -333,7 +336,7 @@ class Pipeline:
         used: dict[str, Any] = {}
         for run, params in self.runs.items():
             if job.run in (run, None):
-                used |= reported(report_path(self.artifacts, params, job.stage)) or {}
+                used |= stage_record(stage_record_path(self.artifacts, params, job.stage)) or {}
         return used
 
     def _manifest(self) -> dict[str, Any]:

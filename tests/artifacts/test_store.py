@@ -13,7 +13,7 @@ import pytest
 
 from glore_lib.artifacts.keys import code_digest
 from glore_lib.artifacts.records import SCHEMAS, StoreError, check_schema
-from glore_lib.artifacts.store import Artifact, Store, begun
+from glore_lib.artifacts.store import Artifact, Store, unfinished
 
 LABELS = pd.DataFrame(
     {"question_id": ["q1", "q1"], "sample_id": ["s", "s"], "step": [0, 1], "label_raw": [1, -100], "label": [1, 0],
@@ -187,7 +187,7 @@ class Parts:
         self.store, self.made, self.fails = store, [], None
 
     def __call__(self) -> pd.DataFrame:
-        return pd.concat([self.store.part({"part": i}, lambda i=i: self.part(i)) for i in range(3)])
+        return pd.concat([self.store.shard({"part": i}, lambda i=i: self.part(i)) for i in range(3)])
 
     def part(self, i: int) -> pd.DataFrame:
         if i == self.fails:
@@ -203,11 +203,11 @@ def test_finished_parts_outlive_an_interruption(store):
     with pytest.raises(KeyboardInterrupt):
         labels(store, make)
     assert not any((path / "artifact.json").exists() for path in store.root.iterdir())
-    told = begun(store.root)
+    told = unfinished(store.root)
     make.fails = None
     made = labels(store, make)
     assert told == {made.folder.name: "2 parts"}
-    assert begun(store.root) == {}
+    assert unfinished(store.root) == {}
     assert make.made == [0, 1, 2]
     assert made.read()["step"].tolist() == list(range(6))
     assert made.record["seconds"] >= 0.03

@@ -5,7 +5,7 @@ import pytest
 
 from glore_lib.artifacts.records import check_schema
 from glore_lib.method.refinement import (
-    Guide,
+    RefinementSpec,
     global_pairs,
     local_pairs,
     locate_first_error,
@@ -14,7 +14,7 @@ from glore_lib.method.refinement import (
     solve_without_draft,
     train_refiner,
 )
-from glore_lib.method.reward_models import StepData
+from glore_lib.method.reward_models import RewardModelData
 from glore_lib.method.students import Student
 from glore_lib.run import Run
 from tiny import Scripted, frame, open_tiny, rollout_rows, sample_rows, score_rows
@@ -83,7 +83,7 @@ def test_no_pairs_without_right_samples():
 
 
 def test_the_refiners_pairs_are_distinct_and_capped(run):
-    data = StepData(frame(run, "samples", SAMPLES), lambda: frame(run, "rollouts", ROLLOUTS))
+    data = RewardModelData(frame(run, "samples", SAMPLES), lambda: frame(run, "rollouts", ROLLOUTS))
     every = capped(run, data, 99)
     expected = tuples(local_pairs(SAMPLES, ROLLOUTS, True, True)) + tuples(global_pairs(SAMPLES))
     # A local pair from P_0 and a global pair of the same texts are one kind each, and both stay.
@@ -95,7 +95,7 @@ def test_the_refiners_pairs_are_distinct_and_capped(run):
     assert set(tuples(one)) < set(expected)
 
 
-def capped(run: Run, data: StepData, cap: int) -> pd.DataFrame:
+def capped(run: Run, data: RewardModelData, cap: int) -> pd.DataFrame:
     refiner = run.params.refiner.model_copy(update={"pairs_per_question": cap})
     return refiner_pairs(Run(run.params.model_copy(update={"refiner": refiner}), run.store, run.task), data)
 
@@ -105,7 +105,9 @@ def test_pairs_that_differ_in_case_or_spaces_are_one(run):
         ("q1", "a\n#### 1", False), ("q1", "A\n####  1", False), ("q1", "b", True), ("q1", " B ", True)
     )
     rollouts = rollout_rows({("q1", "s2"): [["c"]]})
-    pairs = refiner_pairs(run, StepData(frame(run, "samples", samples), lambda: frame(run, "rollouts", rollouts)))
+    pairs = refiner_pairs(
+        run, RewardModelData(frame(run, "samples", samples), lambda: frame(run, "rollouts", rollouts))
+    )
     assert tuples(pairs) == [("q1", "global", "a\n#### 1", 1, "b")]
 
 
@@ -130,7 +132,7 @@ def test_the_refiner_reads_the_marked_draft_and_learns_what_it_has_to_write(
         .assign(text=lambda f: f["text"].map(real))
     )
     rollouts = ROLLOUTS.replace({"question_id": names}).assign(text=lambda f: f["text"].map(real))
-    data = StepData(frame(run, "samples", samples), lambda: frame(run, "rollouts", rollouts))
+    data = RewardModelData(frame(run, "samples", samples), lambda: frame(run, "rollouts", rollouts))
     seen = []
 
     def train(model, examples, *_):
@@ -189,7 +191,7 @@ def refined(run, drafts, monkeypatch, kind="local+orm", errors=None, **options):
     sampler = Scripted(run.tokenizer, lambda prompt, seed, j: WRITTEN)
     monkeypatch.setattr(Run, "sampler", lambda self, source: sampler)
     errors = None if errors is None else pd.Series(errors, index=[f"s{i}" for i in range(len(errors))])
-    guide = Guide(errors, **options)
+    spec = RefinementSpec(errors, **options)
     artifact = refine(run, frame(run, "samples", SAMPLES), drafts, "test", {kind: guide})[kind]
     asked = [prompt.split("\n", 1)[1] for prompt in sampler.prompts]
     assert set(sampler.temperatures) <= {0.0}
@@ -256,7 +258,7 @@ def test_a_refinement_may_be_right(run, drafts, monkeypatch):
     answers = [q.reference_answer for q in run.questions("test").values()]
     sampler = Scripted(run.tokenizer, lambda prompt, seed, j: f"#### {answers[0]}\n")
     monkeypatch.setattr(Run, "sampler", lambda self, source: sampler)
-    found = refine(run, frame(run, "samples", SAMPLES), drafts, "test", {"global": Guide()})["global"].read()
+    found = refine(run, frame(run, "samples", SAMPLES), drafts, "test", {"global": RefinementSpec()})["global"].read()
     assert found["is_correct"].tolist() == [a == answers[0] for a in answers[:3]] + [False]
 
 
@@ -274,15 +276,15 @@ def test_the_refiner_is_asked_once_where_kinds_see_the_error_in_the_same_place(r
     sampler = Scripted(run.tokenizer, lambda prompt, seed, j: f"{prompt.index('[BAD]')}\n#### 0")
     monkeypatch.setattr(Run, "sampler", lambda self, source: sampler)
 
-    def at(*errors: int) -> Guide:
-        return Guide(pd.Series(errors, index=["s0", "s1", "s2", "s3"]))
+    def at(*errors: int) -> RefinementSpec:
+        return RefinementSpec(pd.Series(errors, index=["s0", "s1", "s2", "s3"]))
 
-    guides = {"global": Guide(), "local+orm": at(2, 1, 3, 0), "local+sorm": at(2, 1, 1, 0)}
+    specs = {"global": RefinementSpec(), "local+orm": at(2, 1, 3, 0), "local+sorm": at(2, 1, 1, 0)}
     source = frame(run, "samples", SAMPLES)
-    made = refine(run, source, drafts, "test", guides)
+    made = refine(run, source, drafts, "test", specs)
     together = {kind: artifact.read() for kind, artifact in made.items()}
     assert not any("tokens_generated" in artifact.record["info"] for artifact in made.values())  # told once, of all
     assert len(sampler.requests) == 5  # the first step of three drafts; the second of one, the third of another
-    for kind, guide in guides.items():
+    for kind, spec in specs.items():
         alone = refine(run, source, drafts, "test", {kind: guide})[kind].read()
         pd.testing.assert_frame_equal(together[kind].reset_index(drop=True), alone)

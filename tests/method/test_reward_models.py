@@ -6,12 +6,12 @@ import torch
 
 from glore_lib.method import reward_models
 from glore_lib.method.reward_models import (
-    StepData,
+    RewardModelData,
     answer_scores,
     labelled_solution,
     labels_for,
+    reward_model_data,
     score_steps,
-    step_data,
     train_reward_model,
 )
 from glore_lib.method.step_labels import balance_steps
@@ -99,12 +99,12 @@ def test_an_answers_score_is_the_one_after_its_last_step():
 
 
 @pytest.fixture
-def data(run) -> StepData:
+def data(run) -> RewardModelData:
     samples = sample_rows(("q1", "a\nb\nc", False), ("q1", "d\ne", True), ("q1", "f", True), ("q2", "g\nh", False))
     rollouts = rollout_rows(
         {("q1", "s0"): [["w"], ["r", "w"], ["w"]], ("q1", "s1"): [["c"], ["c"]], ("q2", "s3"): [["w"], ["w"]]}
     )
-    return StepData(frame(run, "samples", samples), lambda: frame(run, "rollouts", rollouts))
+    return RewardModelData(frame(run, "samples", samples), lambda: frame(run, "rollouts", rollouts))
 
 
 def labels_of(frame: pd.DataFrame) -> dict[str, list[int]]:
@@ -152,7 +152,7 @@ def test_step_data_samples_train_questions_and_rolls_out_some(run, monkeypatch):
     written = ["tom is\n#### 0", "ann is\n#### 1"]
     sampler = Scripted(run.tokenizer, lambda prompt, seed, j: written[j % 2])
     monkeypatch.setattr(Run, "sampler", lambda self, source: sampler)
-    data = step_data(run, some_student())
+    data = reward_model_data(run, some_student())
     samples, rollouts = data.samples.read(), data.rollouts.read()
     assert samples.groupby("question_id").size().to_dict() == dict.fromkeys(run.questions("train"), 2)
     assert set(samples["temperature"]) == {run.params.reward_models.temperature}
@@ -167,14 +167,14 @@ def test_step_data_samples_train_questions_and_rolls_out_some(run, monkeypatch):
 LEARN = {"finetuning__batch_size": 16, "finetuning__micro_batch_size": 16, "task__train_questions": 24}
 
 
-def separable(run: Run) -> StepData:
+def separable(run: Run) -> RewardModelData:
     """Solutions that are right exactly where they speak of pens; every question has a right and a wrong one."""
     rows = [
         (q, f"tom has {i % 40} {item}\nann has {(7 * i) % 50} {item}\n#### {i}", item == "pens")
         for i, q in enumerate(run.questions("train"))
         for item in ("pens", "eggs")
     ]
-    return StepData(
+    return RewardModelData(
         frame(run, "samples", sample_rows(*rows)), lambda: frame(run, "rollouts", rollout_rows({("q", "s"): [["w"]]}))
     )
 
@@ -222,7 +222,7 @@ def test_a_reward_model_starts_from_the_student_and_is_another_for_another_stude
 def test_without_labels_a_reward_model_stays_undecided(tiny_base, tmp_path):
     run = open_tiny(tiny_base, tmp_path / "artifacts", reward_models__start="base")
     samples = sample_rows(*((q, "tom has 3\n#### 3", False) for q in run.questions("train")))
-    data = StepData(
+    data = RewardModelData(
         frame(run, "samples", samples), lambda: frame(run, "rollouts", rollout_rows({("q", "s0"): [["w"]]}))
     )
     for kind in ("balanced_orm", "sorm"):  # no question has a right sample, no step a positive label

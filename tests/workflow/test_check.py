@@ -9,7 +9,7 @@ import pytest
 from test_replication import SETTINGS, artifacts, forbid_work, script
 from typer.testing import CliRunner, Result
 
-from glore_lib.artifacts.records import seal, unsealed
+from glore_lib.artifacts.records import verify_record, write_record
 from glore_lib.cli import app
 from glore_lib.method.replication import Replication
 from glore_lib.params import ParamsError
@@ -96,8 +96,10 @@ def test_other_stored_scores_give_other_numbers(results):
     folder = next(path for path in store.glob("scores-balanced_orm-*") if "figure4" not in path.name)
     frame = pd.read_parquet(folder / "data.parquet")
     frame.assign(score=1 - frame["score"]).to_parquet(folder / "data.parquet", index=False)
-    seal(folder, {k: v for k, v in json.loads((folder / "artifact.json").read_text()).items() if k != "checksum"})
-    unsealed(folder)
+    write_record(
+        folder, {k: v for k, v in json.loads((folder / "artifact.json").read_text()).items() if k != "checksum"}
+    )
+    verify_record(folder)
     _, differences = check(out, store)
     files = {difference.file for difference in differences}
     assert {"tables/table1.csv", "tables/table1.md", "figures/calibration.csv"} <= files

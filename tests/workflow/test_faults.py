@@ -20,7 +20,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from glore_lib.artifacts.records import UNFINISHED, unsealed
+from glore_lib.artifacts.records import UNFINISHED, verify_record
 from glore_lib.params import read_yaml
 from glore_lib.workflow.pipeline import ROOT
 
@@ -255,7 +255,7 @@ def test_a_full_disk_is_told_and_earlier_work_is_intact(seldom, whole, settings,
         records = runs.records
         assert records
         for name in records:
-            unsealed(runs.artifacts / name)
+            verify_record(runs.artifacts / name)
         subprocess.run(["mount", "-o", "remount,size=1g", runs.artifacts], check=True)
         runs.finish()
         assert records.items() <= runs.records.items()
@@ -285,7 +285,7 @@ def test_a_run_that_is_killed_again_and_again_makes_the_same_tables(
     runs.finish()
     assert runs.tables == whole.tables
     assert records.items() <= runs.records.items()
-    found = {name: unsealed(runs.artifacts / name)["parts_found"] for name in runs.records}
+    found = {name: verify_record(runs.artifacts / name)["parts_found"] for name in runs.records}
     assert {name: count for name, count in found.items() if count} == left
     assert not list(runs.artifacts.glob(".*"))
     reliability(

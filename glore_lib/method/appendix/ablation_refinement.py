@@ -11,8 +11,8 @@ from glore_lib.method import statistics as st
 from glore_lib.method import step_labels
 from glore_lib.method.appendix.g_label_quality import LOCATORS, _true_errors
 from glore_lib.method.evaluation import Numbers, pick
-from glore_lib.method.refinement import Guide, locate_first_error, marked_step, refine
-from glore_lib.method.replication import Evaluated, Replication
+from glore_lib.method.refinement import RefinementSpec, locate_first_error, marked_step, refine
+from glore_lib.method.replication import Replication, SplitEvaluation
 from glore_lib.method.reward_models import answer_scores
 from glore_lib.method.students import sample_solutions
 from glore_lib.params import ParamsError
@@ -41,8 +41,10 @@ def thresholds(lab: Replication, ts: Sequence[float]) -> pd.DataFrame:
     validation = lab.validation
     drafts = validation.drafts.read().set_index("sample_id")
     steps = drafts["text"].map(lambda text: len(step_labels.split_steps(text)))
-    guides = {f"from-{i}": Guide(pd.Series(i, steps.index).where(steps >= i, 0)) for i in range(1, steps.max() + 1)}
-    refined = refine(lab.run, lab.refiner, validation.drafts, "validation", guides)
+    specs = {
+        f"from-{i}": RefinementSpec(pd.Series(i, steps.index).where(steps >= i, 0)) for i in range(1, steps.max() + 1)
+    }
+    refined = refine(lab.run, lab.refiner, validation.drafts, "validation", specs)
     right = lab.tables.right(validation.drafts, refined)
     wrong = ~right["greedy"].to_numpy()
     labels = validation.draft_set.labels if validation.draft_set.exact is None else validation.draft_set.exact
@@ -79,14 +81,14 @@ def refined_otherwise(lab: Replication, ts: Mapping[str, float]) -> pd.DataFrame
     run, test = lab.run, lab.test
     once = {kind: test.refined[kind] for kind in ("global", *(f"local+{locator}" for locator in LOCATORS))}
     tuned = {
-        f"local+{locator}_tuned": Guide(_located(test, test.scores[locator], t)) for locator, t in ts.items()
+        f"local+{locator}_tuned": RefinementSpec(_located(test, test.scores[locator], t)) for locator, t in ts.items()
     }  # fmt: skip
     refined = once | refine(run, lab.refiner, test.drafts, "test", tuned)
-    refined |= refine(run, lab.refiner, once["global"], "test", {"global_twice": Guide()})
+    refined |= refine(run, lab.refiner, once["global"], "test", {"global_twice": RefinementSpec()})
     threshold = run.params.reward_models.threshold
     for kind in ("local+sorm_twice", "global_then_local+sorm"):
         first = once[TWICE[kind]]
-        guide = Guide(_located(test, test.score("sorm", first, f"-{TWICE[kind]}"), threshold))
+        spec = RefinementSpec(_located(test, test.score("sorm", first, f"-{TWICE[kind]}"), threshold))
         refined |= refine(run, lab.refiner, first, "test", {kind: guide})
     right = lab.tables.right(test.drafts, refined)
     wrong = right[~right["greedy"]]
@@ -100,7 +102,7 @@ def refined_otherwise(lab: Replication, ts: Mapping[str, float]) -> pd.DataFrame
     return pd.DataFrame(numbers)
 
 
-def _located(split: Evaluated, scores: Artifact, threshold: float) -> pd.Series:
+def _located(split: SplitEvaluation, scores: Artifact, threshold: float) -> pd.Series:
     found = locate_first_error(scores.read(), threshold)
     return found.reindex(split.drafts.read()["sample_id"], fill_value=0)
 

@@ -4,7 +4,7 @@ import pandas as pd
 
 from glore_lib.method import statistics as st
 from glore_lib.method.appendix.g_label_quality import LOCATORS, _first_errors, _true_errors
-from glore_lib.method.refinement import Guide, refine
+from glore_lib.method.refinement import RefinementSpec, refine
 from glore_lib.method.replication import Replication
 
 # Appendix J: value-based refinement
@@ -32,10 +32,10 @@ def value_refinement(lab: Replication) -> pd.DataFrame:
     begins = {f"local+{k}": errors for k, errors in test.first_errors.items()}
     every = test.drafts.read()["sample_id"]
     values = {f"value+{k}": best_prefixes(test.scores[k].read()).reindex(every, fill_value=0) for k in LOCATORS}
-    guides = {kind: Guide(steps) for kind, steps in values.items()}
-    guides |= {f"{kind}_{other}": Guide(steps, not force) for kind, steps in values.items()}
-    guides[f"local+orm_{other}"] = Guide(begins["local+orm"], not force)
-    refined = {kind: test.refined[kind] for kind in begins} | refine(lab.run, lab.refiner, test.drafts, "test", guides)
+    specs = {kind: RefinementSpec(steps) for kind, steps in values.items()}
+    specs |= {f"{kind}_{other}": RefinementSpec(steps, not force) for kind, steps in values.items()}
+    specs[f"local+orm_{other}"] = RefinementSpec(begins["local+orm"], not force)
+    refined = {kind: test.refined[kind] for kind in begins} | refine(lab.run, lab.refiner, test.drafts, "test", specs)
     refined[f"local+sorm_{other}"] = test.refined[f"local+sorm_{other}"]
     right = lab.tables.right(test.drafts, refined)
     fixed = right[~right["greedy"]].drop(columns="greedy")
