@@ -192,7 +192,7 @@ def refined(run, drafts, monkeypatch, kind="local+orm", errors=None, **options):
     monkeypatch.setattr(Run, "sampler", lambda self, source: sampler)
     errors = None if errors is None else pd.Series(errors, index=[f"s{i}" for i in range(len(errors))])
     spec = RefinementSpec(errors, **options)
-    artifact = refine(run, frame(run, "samples", SAMPLES), drafts, "test", {kind: guide})[kind]
+    artifact = refine(run, frame(run, "samples", SAMPLES), drafts, "test", {kind: spec})[kind]
     asked = [prompt.split("\n", 1)[1] for prompt in sampler.prompts]
     assert set(sampler.temperatures) <= {0.0}
     return artifact.read(), asked
@@ -286,5 +286,5 @@ def test_the_refiner_is_asked_once_where_kinds_see_the_error_in_the_same_place(r
     assert not any("tokens_generated" in artifact.record["info"] for artifact in made.values())  # told once, of all
     assert len(sampler.requests) == 5  # the first step of three drafts; the second of one, the third of another
     for kind, spec in specs.items():
-        alone = refine(run, source, drafts, "test", {kind: guide})[kind].read()
+        alone = refine(run, source, drafts, "test", {kind: spec})[kind].read()
         pd.testing.assert_frame_equal(together[kind].reset_index(drop=True), alone)

@@ -89,7 +89,7 @@ def refined_otherwise(lab: Replication, ts: Mapping[str, float]) -> pd.DataFrame
     for kind in ("local+sorm_twice", "global_then_local+sorm"):
         first = once[TWICE[kind]]
         spec = RefinementSpec(_located(test, test.score("sorm", first, f"-{TWICE[kind]}"), threshold))
-        refined |= refine(run, lab.refiner, first, "test", {kind: guide})
+        refined |= refine(run, lab.refiner, first, "test", {kind: spec})
     right = lab.tables.right(test.drafts, refined)
     wrong = right[~right["greedy"]]
     numbers: Numbers = []
