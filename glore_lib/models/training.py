@@ -18,7 +18,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from glore_lib import params
 from glore_lib.artifacts.records import UNFINISHED, StoreError, verify_record, warn, write_record
 from glore_lib.models import prefix_tree
-from glore_lib.models.loading import memory_for
+from glore_lib.models.loading import raise_on_oom
 from glore_lib.models.prefix_tree import IGNORE
 from glore_lib.models.reward_head import ScalarHead
 from glore_lib.models.tokens import encode
@@ -99,7 +99,7 @@ def train(
         trainer.train_dataset = [*kept, {key: [IGNORE] for key in kept[0]} | {"input_ids": [pad]}]
     trainer.autocasts = finetuning.mixed_precision and sharded
     remedy = "lower it or finetuning.max_length, or set finetuning.gradient_checkpointing: true or method: qlora"
-    with memory_for("finetuning.micro_batch_size", finetuning.micro_batch_size, remedy):
+    with raise_on_oom("finetuning.micro_batch_size", finetuning.micro_batch_size, remedy):
         trainer.train(resume_from_checkpoint=_latest(checkpoints))
     trainable = (parameter for parameter in model.parameters() if parameter.requires_grad)
     if not all(getattr(parameter, "_local_tensor", parameter).isfinite().all() for parameter in trainable):
@@ -171,7 +171,7 @@ class QuietTrainer(Trainer):
             lengths = [len(example["input_ids"]) for example in self.train_dataset[:-1]]
             together = self.args.train_batch_size * self.args.world_size
             order = SharedOrder(together * self.args.gradient_accumulation_steps, lengths, together)
-        self.order = SameAgain(order, self.draw_from)
+        self.order = ReproducibleSampler(order, self.draw_from)
         return self.order
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
@@ -210,7 +210,7 @@ class QuietTrainer(Trainer):
         return super().autocast_smart_context_manager(cache_enabled)
 
 
-class SameAgain(Sampler[int]):
+class ReproducibleSampler(Sampler[int]):
     """An order that is drawn from the random state ``draw_from``, where that is set: a training goes on in the midst
     of an epoch with the order that the epoch began with."""
 

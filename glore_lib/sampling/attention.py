@@ -46,15 +46,15 @@ class SharedPrefix:
             self.cache.batch_select_indices(alive)
         return SharedPrefix(self.cache, self.mask[alive], groups)
 
-    def together(self, rows: torch.Tensor) -> torch.Tensor:
+    def group(self, rows: torch.Tensor) -> torch.Tensor:
         """[rows, heads, n, d] as [groups, heads, width * n, d]; empty slots hold zeros."""
         padded = rows.new_zeros((len(self.mask) * self.width, *rows.shape[1:]))
         padded[self.slots] = rows
         padded = padded.view(len(self.mask), self.width, *rows.shape[1:])
         return padded.transpose(1, 2).flatten(2, 3)
 
-    def apart(self, groups: torch.Tensor, n: int) -> torch.Tensor:
-        """[groups, heads, width * n, d] as [rows, heads, n, d]: the reverse of :meth:`together`."""
+    def ungroup(self, groups: torch.Tensor, n: int) -> torch.Tensor:
+        """[groups, heads, width * n, d] as [rows, heads, n, d]: the reverse of :meth:`group`."""
         return groups.unflatten(2, (self.width, n)).transpose(1, 2).flatten(0, 1)[self.slots]
 
 
@@ -74,12 +74,12 @@ def shared_prefix_attention(
     layer = shared.cache.layers[module.layer_idx]
     # Query heads that share keys stand beside each other, as more queries of one head.
     query = (query * kwargs["scaling"]).reshape(rows, kv_heads, -1, d)
-    before = shared.together(query) @ layer.keys.transpose(-1, -2) + shared.bias[:, None, None].to(query.dtype)
+    before = shared.group(query) @ layer.keys.transpose(-1, -2) + shared.bias[:, None, None].to(query.dtype)
     own = (query @ key.transpose(-1, -2)).unflatten(2, (-1, n)) + attention_mask[:, :, None]
-    scores = torch.cat([shared.apart(before, query.shape[2]), own.flatten(2, 3)], dim=-1)
+    scores = torch.cat([shared.ungroup(before, query.shape[2]), own.flatten(2, 3)], dim=-1)
     weights = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
     length = layer.keys.shape[2]
-    output = shared.apart(shared.together(weights[..., :length]) @ layer.values, query.shape[2])
+    output = shared.ungroup(shared.group(weights[..., :length]) @ layer.values, query.shape[2])
     output = output + weights[..., length:] @ value
     return output.reshape(rows, heads, n, d).transpose(1, 2), None
 

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from glore_lib.params import ParamsError, Sampling
 from glore_lib.sampling import Completion, Request, Sampler
-from glore_lib.sampling.resumable import parts
+from glore_lib.sampling.resumable import shards
 
 SHARDS = 4  # a worker, where they fill its batches: the last to finish is then not waited for long
 TRIES = 3  # with a shard that its worker is lost with
@@ -55,7 +55,7 @@ class RaySampler:
     ) -> list[list[Completion]]:
         """See :meth:`glore_lib.sampling.Sampler.sample`; for what is raised, the class."""
         completions: list[list[Completion]] = [[] for _ in requests]
-        todo = deque(parts(requests, self._shard_size(sum(r.n for r in requests))))
+        todo = deque(shards(requests, self._shard_size(sum(r.n for r in requests))))
         losses: Counter[tuple[int, ...]] = Counter()
         for other in _samplers - {self}:  # one that a traceback keeps would keep its workers, and we wait for its room
             other._dismiss()

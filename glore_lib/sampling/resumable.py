@@ -12,7 +12,7 @@ from glore_lib.sampling import Completion, Request, Sampler
 BATCHES = 16  # in a part, where they are full: what an interruption loses, against batches that are not
 
 
-class InParts:
+class ResumableSampler:
     """A :class:`glore_lib.sampling.Sampler` that gives ``sampler`` ``size`` samples at a time and has ``keep`` (of
     :meth:`glore_lib.artifacts.store.Store.shard`) keep them. The parts depend on the requests alone, so that completions are the
     same, to the last bit, whatever was interrupted."""
@@ -25,7 +25,7 @@ class InParts:
     ) -> list[list[Completion]]:
         """See :meth:`glore_lib.sampling.Sampler.sample`; parts that are kept already are not sampled."""
         completions: list[list[Completion]] = [[] for _ in requests]
-        for part in map(sorted, parts(requests, self.size)):
+        for part in map(sorted, shards(requests, self.size)):
             asked = [requests[i] for i in part]
 
             def make(asked: list[Request] = asked) -> pd.DataFrame:
@@ -42,7 +42,7 @@ class InParts:
         return completions
 
 
-def parts(requests: list[Request], size: int) -> list[list[int]]:
+def shards(requests: list[Request], size: int) -> list[list[int]]:
     """Indices of requests, longest prefixes first, in parts of at most ``size`` samples, or of one prefix: requests
     that share theirs stay together."""
     order = sorted(range(len(requests)), key=lambda i: (-requests[i].shared, requests[i].prefix))

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from transformers import Cache, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicLayer
 
-from glore_lib.models.loading import memory_for
+from glore_lib.models.loading import raise_on_oom
 from glore_lib.params import ParamsError
 from glore_lib.sampling import Completion, Request, attention, newline_tokens
 from glore_lib.sampling.attention import SharedPrefix
@@ -46,7 +46,7 @@ class _Row:
         return self.finished or len(self.tokens) == limit
 
 
-class RoomyLayer(DynamicLayer):
+class PreallocatedLayer(DynamicLayer):
     """A layer's keys and values with room for more: the layer it extends copies them at every token."""
 
     _buffers: tuple[torch.Tensor, torch.Tensor] | None = None
@@ -141,7 +141,7 @@ class TransformersSampler:
         Raises ParamsError for a model whose attention this backend can't compute, and where memory runs out."""
         self._check(max((len(r.prompt) for r in requests), default=0) + max_new_tokens)
         found: dict[tuple[int, int], Completion] = {}
-        memory = memory_for("sampling.rows", self.rows, "lower it")
+        memory = raise_on_oom("sampling.rows", self.rows, "lower it")
         with memory, tqdm(total=sum(r.n for r in requests), desc=progress, unit="sample", leave=False) as bar:
             waiting = _rows(requests)
             while waiting:
@@ -213,7 +213,7 @@ class TransformersSampler:
         groups = [place[row.request.prefix] for row in rows]
         own_texts = [row.text[row.request.shared : -1] for row in rows]
         texts, row_of = _longest([(g, *text) for g, text in zip(groups, own_texts, strict=True)])
-        cache = Cache(layer_class_to_replicate=RoomyLayer)
+        cache = Cache(layer_class_to_replicate=PreallocatedLayer)
         ids, own = self._pad([text[1:] for text in texts])
         if ids.shape[1]:
             shared = SharedPrefix(prefixes, mask, torch.tensor([text[0] for text in texts], device=ids.device))

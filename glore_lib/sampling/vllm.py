@@ -30,7 +30,7 @@ from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from glore_lib.models.loading import base_and_adapters
+from glore_lib.models.loading import base_and_adapters, locate
 from glore_lib.params import ParamsError, Sampling
 from glore_lib.sampling import Completion, Request, newline_tokens
 from glore_lib.solutions import ANSWER_MARK
@@ -118,8 +118,9 @@ class VLLMSampler:
         self._log = folder / "log.txt"
         with self._watched(Exception), _output_to(self._log):
             base, adapters = base_and_adapters(self.source)
+            model, revision = locate(base)
             arguments = EngineArgs(
-                model=base, load_format="safetensors",  # never pickled weights
+                model=model, **revision, load_format="safetensors",  # never pickled weights
                 dtype=self.dtype, max_model_len=-1, max_num_seqs=self.params.rows,
                 tensor_parallel_size=self.params.vllm.tensor_parallel_size,
                 gpu_memory_utilization=self.params.vllm.memory_fraction, enable_prefix_caching=True,

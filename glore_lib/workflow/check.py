@@ -19,9 +19,10 @@ from glore_lib.artifacts.records import StoreError, verify_record
 from glore_lib.artifacts.store import Artifact, Store
 from glore_lib.method import replication
 from glore_lib.method.replication import Replication
+from glore_lib.models.launch import quiet
 from glore_lib.params import Params, ParamsError
 from glore_lib.reporting import figures, tables
-from glore_lib.run import Run, quiet
+from glore_lib.run import Run
 from glore_lib.tasks import checked_task
 
 CHECKED = ("tables/*.csv", "tables/*.md", "figures/*.csv", "scoreboard.csv")

@@ -20,7 +20,7 @@ from glore_lib.run import Run, build_sampler
 from glore_lib.sampling import Completion, Request
 from glore_lib.sampling import ray as backend
 from glore_lib.sampling.ray import RaySampler
-from glore_lib.sampling.resumable import parts
+from glore_lib.sampling.resumable import shards
 from tiny import open_tiny
 
 MEMORY = 80 * 2**20  # of the object store: the least that Ray takes
@@ -213,9 +213,9 @@ def test_requests_that_begin_alike_stay_together():
     requests = [Request((*prefix, end), n, 0, common=len(prefix)) for prefix, end, n in (
         ((1, 2), 0, 2), ((3, 4, 5), 0, 1), ((1, 2), 1, 2), ((6,), 0, 1), ((3, 4, 5), 1, 1), ((7,), 0, 9), ((1, 2), 2, 2)
     )]  # fmt: skip
-    assert parts(requests, 4) == [[1, 4], [0, 2, 6], [3], [5]]
-    assert parts(requests, 8) == [[1, 4, 0, 2, 6], [3], [5]]
-    assert parts([], 4) == []
+    assert shards(requests, 4) == [[1, 4], [0, 2, 6], [3], [5]]
+    assert shards(requests, 8) == [[1, 4, 0, 2, 6], [3], [5]]
+    assert shards([], 4) == []
 
 
 # Where Ray can't do what is asked for

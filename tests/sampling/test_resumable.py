@@ -5,7 +5,7 @@ import pytest
 
 from glore_lib.artifacts.store import Store
 from glore_lib.sampling import Completion, Request
-from glore_lib.sampling.resumable import InParts
+from glore_lib.sampling.resumable import ResumableSampler
 from tiny import Scripted
 
 REQUESTS = [Request(tuple(range(5, 8 + i % 6)), 1 + i % 4, seed=i, first=i % 2) for i in range(12)]
@@ -31,7 +31,7 @@ def ask(sampler: Counted, store: Store, size: int) -> list[list[Completion]]:
     found = []
 
     def make() -> pd.DataFrame:
-        found.extend(InParts(sampler, store.part, size).sample(REQUESTS, 0.7, 9, "test"))
+        found.extend(ResumableSampler(sampler, store.shard, size).sample(REQUESTS, 0.7, 9, "test"))
         return pd.DataFrame({"question_id": [], "text": [], "source": []}, dtype="str")
 
     store.frame("x", "solutions", {}, make)
@@ -42,19 +42,19 @@ def ask(sampler: Counted, store: Store, size: int) -> list[list[Completion]]:
 def test_parts_together_are_the_whole(sampler, tmp_path, size):
     whole = sampler.sample(REQUESTS, 0.7, 9, "test")
     assert {c.finished for answer in whole for c in answer} == {True, False}
-    assert InParts(sampler, Store(tmp_path).part, size).sample(REQUESTS, 0.7, 9, "test") == whole
+    assert ResumableSampler(sampler, Store(tmp_path).shard, size).sample(REQUESTS, 0.7, 9, "test") == whole
     assert ask(sampler, Store(tmp_path), size) == whole
-    assert InParts(sampler, Store(tmp_path).part, size).sample([], 0.7, 9, "test") == []
+    assert ResumableSampler(sampler, Store(tmp_path).shard, size).sample([], 0.7, 9, "test") == []
 
 
 def test_one_part_is_asked_for_as_it_came(sampler, tmp_path):
-    InParts(sampler, Store(tmp_path).part, 1000).sample(REQUESTS, 0.7, 9, "test")
+    ResumableSampler(sampler, Store(tmp_path).shard, 1000).sample(REQUESTS, 0.7, 9, "test")
     assert sampler.calls == [REQUESTS]
 
 
 @pytest.mark.parametrize("stop", [0, 1, 3])
 def test_no_finished_part_is_sampled_again(sampler, tmp_path, stop):
-    whole = InParts(sampler, Store(tmp_path).part, 7).sample(REQUESTS, 0.7, 9, "test")
+    whole = ResumableSampler(sampler, Store(tmp_path).shard, 7).sample(REQUESTS, 0.7, 9, "test")
     all_parts, sampler.calls = sampler.calls, []
     sampler.stop = stop
     with pytest.raises(KeyboardInterrupt):
