@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from glore_lib.artifacts.store import Artifact
 from glore_lib.method.students import Student, _solutions, fine_tune, sample_solutions, sft_student, validation_accuracy
 from glore_lib.run import Run
 from glore_lib.solutions import normalise
@@ -23,6 +24,19 @@ def merge_solutions(before: pd.DataFrame, samples: pd.DataFrame, source: str, ca
     return pd.concat([before, pd.DataFrame(rows, columns=before.columns)], ignore_index=True)
 
 
+def first_student(run: Run) -> Student:
+    """Return the student that round 1 samples from: fine-tuned on reference solutions, or the base model itself."""
+    if run.params.student.start == "sft":
+        return sft_student(run)
+    return Student(None, "base", run.frame("sft-data", "solutions", lambda: _solutions([], "none"), {"n": 0}, []))
+
+
+def round_samples(run: Run, student: Student, i: int) -> Artifact:
+    """Return the K solutions a training question that round ``i`` samples from ``student`` (record ``samples``)."""
+    p, one_shot = run.params.student, student.model is None
+    return sample_solutions(run, student, "train", p.samples_per_question, p.temperature, f"ei{i}", one_shot=one_shot)
+
+
 def expert_iteration(run: Run) -> tuple[Student, pd.DataFrame]:
     """The converged student, and a row a round: new and all distinct solutions, questions solved, validation maj@1.
 
@@ -32,19 +46,13 @@ def expert_iteration(run: Run) -> tuple[Student, pd.DataFrame]:
     """
     p = run.params.student
     questions = run.questions("train")
-    if p.start == "sft":
-        student = sft_student(run)
-    else:
-        data = run.frame("sft-data", "solutions", lambda: _solutions([], "none"), {"n": 0}, [])
-        student = Student(None, "base", data)
+    student = first_student(run)
     best, best_accuracy, table = student, validation_accuracy(run, student), []
     table.append(
         {"round": 0, "student": student.policy, "new": 0, "solutions": len(student.data.read()), "maj@1": best_accuracy}
     )
     for i in range(1, p.rounds + 1):
-        samples = sample_solutions(
-            run, student, "train", p.samples_per_question, p.temperature, f"ei{i}", one_shot=student.model is None
-        )  # fmt: skip
+        samples = round_samples(run, student, i)
         before = student.data
         merged = run.frame(
             f"ei{i}-data", "solutions",
