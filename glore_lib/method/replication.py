@@ -249,7 +249,7 @@ class SplitEvaluation:
         return sample_solutions(self.run, student, self.split, 3, p.temperature, "bo3")
 
     @cached_property
-    def _candidates(self) -> dict[str, tuple[Artifact, Artifact]]:
+    def candidates(self) -> dict[str, tuple[Artifact, Artifact]]:
         """What is reranked, and its scores by the ORM."""
         answers = {"draft": self.drafts, "global": self.refined["global"], "local": self.refined["local+sorm"]}
         return {
@@ -258,14 +258,15 @@ class SplitEvaluation:
         }  # fmt: skip
 
     @cached_property
-    def _bo3_scores(self) -> Artifact:
+    def bo3_scores(self) -> Artifact:
+        """Step scores of the three fresh samples by the ORM."""
         return self.score("orm", self.samples, "-bo3")
 
     @property
     def choices(self) -> pd.DataFrame:
         """Which of the ways to choose an answer are right on each question: :meth:`Tables.choices`."""
-        candidates = {name: (a.read(), scores.read()) for name, (a, scores) in self._candidates.items()}
-        return self.replication.tables.choices(candidates, self.samples.read(), self._bo3_scores.read())
+        candidates = {name: (a.read(), scores.read()) for name, (a, scores) in self.candidates.items()}
+        return self.replication.tables.choices(candidates, self.samples.read(), self.bo3_scores.read())
 
     @cached_property
     def numbers(self) -> Artifact:
@@ -282,17 +283,17 @@ class SplitEvaluation:
         inputs = [
             self.draft_set.rollouts,
             self.drafts,
-            self._bo3_scores,
+            self.bo3_scores,
             self.samples,
             *self.scores.values(),
             *self.refined.values(),
-            *(scores for _, scores in self._candidates.values()),
+            *(scores for _, scores in self.candidates.values()),
         ]
         return self.run.frame(f"numbers-{self.split}", "numbers", make, self.replication._statistics, inputs)
 
     def outcomes(self) -> pd.DataFrame:
         """Tokens and gain of each way to solve more problems than the greedy drafts: columns task, setting, method,
-        tokens, gain, as :func:`glore_lib.reporting.figures.cost_rows` takes them; a row a draft.
+        tokens, gain, as :func:`glore_lib.reporting.analysis_figures.cost_rows` takes them; a row a draft.
 
         Of wrong drafts (``wrong drafts``) what each refinement or a fresh sample fixes; of ``all questions`` what the
         ORM's pick among three samples, or among draft and refinements, gains over the draft. Tokens are those
