@@ -1,13 +1,14 @@
-"""Locks on folders: two processes never write to one at once, and one that was killed keeps nobody out."""
+"""Locks: at most one run writes to a folder, and the lock of a killed run is free again."""
 
-import fcntl
 import json
 import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import Any
+
+from filelock import FileLock, Timeout
 
 from glore_lib.params import ParamsError
 
@@ -16,43 +17,40 @@ LOCK = ".glore.lock"
 
 @contextmanager
 def only_run(folder: Path) -> Iterator[None]:
-    """Holds a folder for this run. Raises ParamsError, which names the holder, where another run has it.
+    """Hold a folder for this run; raise :class:`ParamsError`, which names the holder, if another run has it.
 
-    The system lets go of a lock when its process ends, however it ends. Not every file system tells other machines of
-    locks: there the file tells, and whether that run still lives is for the user to say.
+    The system releases the lock when its process ends. On file systems where locks do not reach other hosts, the
+    owner stored in the lock file is respected, and the user decides whether that run is still alive.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / LOCK
-    while True:
-        with path.open("a+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ParamsError(f"folder {folder}: another glore run uses it: {_told(file)}") from None
-            if not _is(path, file):
-                continue  # the run that had it has just ended
-            host = _holder(file).get("host", platform.node())
-            if host != platform.node():
-                raise ParamsError(
-                    f"folder {folder}: another glore run uses it: {_told(file)}; if it is dead, delete {path}"
-                )
-            file.truncate(0)
-            file.write(json.dumps({"pid": os.getpid(), "host": host}))
-            file.flush()
-            try:
-                yield
-            finally:
-                path.unlink(missing_ok=True)
-            return
+    lock = FileLock(path, blocking=False, fallback_to_soft=False)
+    try:
+        held = lock.acquire()
+    except Timeout:
+        raise ParamsError(f"folder {folder}: another glore run uses it: {_describe(_owner(path))}") from None
+    with held:
+        owner = _owner(path)
+        if _is_elsewhere(owner):
+            raise ParamsError(
+                f"folder {folder}: another glore run uses it: {_describe(owner)}; if it is dead, delete {path}"
+            )
+        path.write_text(json.dumps({"pid": os.getpid(), "host": platform.node()}))
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def is_used(folder: Path) -> bool:
-    """Whether a run holds a folder, as far as this machine can tell."""
+    """Return whether a run holds a folder, as far as this host can tell."""
+    path = folder / LOCK
+    if not path.exists():
+        return False
     try:
-        with (folder / LOCK).open() as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            return _holder(file).get("host", platform.node()) != platform.node()
-    except BlockingIOError:
+        with FileLock(path, blocking=False, fallback_to_soft=False):
+            return _is_elsewhere(_owner(path))
+    except Timeout:
         return True
     except OSError:
         return False
@@ -60,25 +58,24 @@ def is_used(folder: Path) -> bool:
 
 @contextmanager
 def waited_for(path: Path) -> Iterator[None]:
-    """Holds a lock file, once any other process has let go of it."""
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    """Hold a lock file, once every other process has released it; it is removed at the end."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path, fallback_to_soft=False):
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)  # those who wait see that its inode is gone, and make a new one
 
 
-def _is(path: Path, file: IO) -> bool:
-    with suppress(FileNotFoundError):
-        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
-    return False
+def _owner(path: Path) -> dict[str, Any]:
+    with suppress(OSError, ValueError, TypeError):
+        return dict(json.loads(path.read_text()))
+    return {}  # not written yet, or its run was killed before it was
 
 
-def _holder(file: IO) -> dict:
-    file.seek(0)
-    with suppress(ValueError, TypeError):
-        return dict(json.loads(file.read()))
-    return {}  # it is about to write, or was killed before it did
+def _is_elsewhere(owner: dict[str, Any]) -> bool:
+    return owner.get("host", platform.node()) != platform.node()
 
 
-def _told(file: IO) -> str:
-    holder = _holder(file)
-    return f"process {holder.get('pid', '?')} on {holder.get('host', platform.node())}"
+def _describe(owner: dict[str, Any]) -> str:
+    return f"process {owner.get('pid', '?')} on {owner.get('host', platform.node())}"

@@ -1,4 +1,4 @@
-"""Read the manifest of a results folder and the stage records beside the artifacts."""
+"""Read what a run leaves behind: manifests of run and comparison folders, and stage records beside the artifacts."""
 
 import json
 from pathlib import Path
@@ -6,30 +6,55 @@ from typing import Any
 
 from glore_lib.params import Params, ParamsError
 
-
-def stage_record_path(root: Path, params: Params, stage: str) -> Path:
-    """Where the last cell of a run's notebook leaves the list of its artifacts (:meth:`glore_lib.run.Run.finish`)."""
-    return root / "stages" / f"{params.run}-{params.digest()}" / f"{Path(stage).name}.json"
-
-
-def stage_record(path: Path) -> dict[str, Any] | None:
-    """The artifacts in such a list by their names; None where there is none, or where it is damaged."""
-    try:
-        return json.loads(path.read_text())["artifacts"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
 MANIFEST, REPORT = "manifest.json", "report.html"
 
 
-def read_manifest(out: Path) -> dict[str, Any]:
-    """The manifest of an output folder; raises :class:`ParamsError` where there is none that can be read."""
-    path = out / MANIFEST
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Return the manifest of a run folder or a comparison folder.
+
+    That of a run has ``run``, ``params_hash`` and ``params``; that of a comparison has ``runs``: by name, each run's
+    ``folder`` (relative to the comparison folder), ``params_hash`` and ``code_hash``. Both have ``stages``. Raises
+    :class:`ParamsError` where the manifest is missing or damaged.
+    """
+    path = folder / MANIFEST
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-        return manifest | {"runs": manifest["runs"], "stages": manifest["stages"]}
+        list(manifest["stages"])
+        if "runs" in manifest:
+            [Path(run["folder"]) for run in manifest["runs"].values()]
+        else:
+            [manifest[name] for name in ("run", "params_hash", "params")]
+        return manifest
     except FileNotFoundError:
-        raise ParamsError(f"output folder {out}: has no {MANIFEST}; glore run writes one") from None
-    except (OSError, ValueError, KeyError, TypeError):
+        raise ParamsError(f"folder {folder}: has no {MANIFEST}; glore run writes one") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise ParamsError(f"{path}: is no manifest of glore; use another folder, or --fresh to replace it") from None
+
+
+def run_folders(comparison: Path) -> list[Path]:
+    """Return the run folders that a comparison folder was built from; raises as :func:`read_manifest` does."""
+    manifest = read_manifest(comparison)
+    if "runs" not in manifest:
+        raise ParamsError(f"folder {comparison}: holds the run {manifest['run']}; give the folder of a comparison")
+    return [comparison / run["folder"] for run in manifest["runs"].values()]
+
+
+def stage_record_path(root: Path, params: Params, stage: str) -> Path:
+    """Return the path of the list of artifacts that a notebook's last cell writes (see ``Run.finish``)."""
+    return root / "stages" / f"{params.run}-{params.digest()}" / f"{Path(stage).name}.json"
+
+
+def stage_records(root: Path, params: Params) -> dict[str, Any]:
+    """Return the artifacts of all stages of a run by their names."""
+    found: dict[str, Any] = {}
+    for path in sorted(stage_record_path(root, params, "any").parent.glob("*.json")):
+        found |= stage_record(path) or {}
+    return found
+
+
+def stage_record(path: Path, part: str = "artifacts") -> dict[str, Any] | None:
+    """Return the artifacts in a stage record by their ids, or its part ``stale``; None if missing or damaged."""
+    try:
+        return dict(json.loads(path.read_text())[part])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

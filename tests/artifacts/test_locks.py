@@ -16,7 +16,7 @@ from glore_lib.artifacts.locks import LOCK, is_used, only_run
 from glore_lib.params import ParamsError
 
 PROGRAM = (
-    "import sys\nfrom pathlib import Path\nfrom glore_lib.locks import only_run\n"
+    "import sys\nfrom pathlib import Path\nfrom glore_lib.artifacts.locks import only_run\n"
     "with only_run(Path(sys.argv[1])):\n    print('held', flush=True)\n    sys.stdin.read()"
 )
 
