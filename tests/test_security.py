@@ -22,7 +22,7 @@ from glore_lib.models import loading
 from glore_lib.models.loading import load_model, smollm2_gguf
 from glore_lib.models.tokens import load_tokenizer
 from glore_lib.params import Params, ParamsError, Section, _section, load_params
-from glore_lib.reporting import examples, tables
+from glore_lib.reporting import examples, results, tables
 from glore_lib.sampling import Completion
 from glore_lib.workflow.pipeline import ROOT
 from tiny import TINY, Scripted, open_tiny
@@ -168,8 +168,8 @@ def test_a_run_reaches_no_network_and_writes_only_into_its_folders(tiny_base, tm
     watched = []
     try:
         lab = Replication(run)
-        numbers = tables.all_numbers([lab])
-        tables.save_table(numbers, "table1", str(out))
+        results.save_run(lab, out)
+        results.save_table(results.load_runs([out]), "table1", out)
         tables.stepwise(lab)
         run.finish("05_evaluation")
         seen = watched

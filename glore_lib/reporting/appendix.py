@@ -12,7 +12,7 @@ from glore_lib.method import statistics as st
 from glore_lib.method.appendix.ablation_labels import RULES
 from glore_lib.method.appendix.ablation_refinement import CHOICE_PAIRS, TWICE
 from glore_lib.method.appendix.g_label_quality import LOCATORS, QUALITY
-from glore_lib.reporting import figures
+from glore_lib.reporting import style
 from glore_lib.reporting.tables import wide
 
 JUDGES = {"exact": "the exact labels", "human": "people"}
@@ -28,7 +28,7 @@ def sweep_table(numbers: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 def save(figure: Figure, name: str, out: str, *numbers: pd.DataFrame) -> Figure:
     """Writes a figure as PNG and SVG, and all numbers of its experiment as CSV, into the folder ``out``."""
-    figures.save(figure, pd.concat(numbers, ignore_index=True), Path(out), name)
+    style.save(figure, pd.concat(numbers, ignore_index=True), Path(out), name)
     return figure
 
 

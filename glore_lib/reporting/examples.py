@@ -22,7 +22,7 @@ from glore_lib.method.refinement import locate_first_error, marked_step
 from glore_lib.method.replication import Replication, SplitEvaluation
 from glore_lib.method.reward_models import answer_scores
 from glore_lib.method.students import sample_solutions
-from glore_lib.reporting.figures import FAINT, INK, METHOD_LABELS, STYLE
+from glore_lib.reporting.style import FAINT, INK, METHOD_LABELS, STYLE
 from glore_lib.solutions import mark_bad, split_steps
 
 REFINEMENTS = ("local+sorm", "global")

@@ -21,7 +21,7 @@ from nbconvert.preprocessors.sanitize import SanitizeHTML
 from glore_lib.artifacts.manifest import REPORT, read_manifest
 from glore_lib.artifacts.records import write
 from glore_lib.params import ParamsError
-from glore_lib.reporting.figures import METHOD_LABELS
+from glore_lib.reporting.style import METHOD_LABELS
 
 EXAMPLE = "report-example"  # the tag of cells whose outputs the report shows
 LONG = ["task", "model", "method", "metric", "value", "ci_low", "ci_high", "n"]

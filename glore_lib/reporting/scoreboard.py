@@ -14,6 +14,7 @@ Tested are directions and differences. Levels and effect sizes stand beside the 
 (5 points: the SORM's lag on final answers, and 13B students over 7B ones).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf, isnan
 from pathlib import Path
@@ -121,7 +122,7 @@ CLAIMS = (
 )  # fmt: skip
 
 
-def stands_for(task: Task) -> str:
+def benchmark(task: Task) -> str:
     """The benchmark that a run's task is or stands in for: ``gsm8k`` or ``svamp`` (docs/mini.md)."""
     return {"hard": "gsm8k", "easy": "svamp"}[task.difficulty] if task.name == "arithmetic" else task.name
 
@@ -135,17 +136,17 @@ def verdict(low: float, high: float, side: tuple[float, float]) -> str:
     return "not replicated" if high < side[0] or side[1] < low else "inconclusive"
 
 
-def scoreboard(numbers: pd.DataFrame) -> pd.DataFrame:
+def scoreboard(numbers: pd.DataFrame, stands_for: Mapping[str, str]) -> pd.DataFrame:
     """A row a claim and run: columns :data:`COLUMNS`, ``task`` being the run's name as in ``numbers``.
 
     ``ours`` and its interval are as in ``numbers``: shares of 1, not points; empty where the claim is not tested.
-    ``numbers.attrs["stands_for"]`` gives each run's :func:`stands_for`.
+    ``stands_for`` gives the benchmark of each run (:func:`benchmark`).
     """
     rows = []
     for claim in CLAIMS:
         for (task, model), of_run in numbers.groupby(["task", "model"], sort=False):
             row = {"id": claim.id, "claim": claim.claim, "paper": claim.paper, "task": task, "model": model}
-            can_test = claim.about in ("", numbers.attrs["stands_for"][task])
+            can_test = claim.about in ("", stands_for[task])
             found = _measured(of_run, claim) if can_test else None
             if found is None:
                 rows.append(row | {"verdict": "not tested here"})

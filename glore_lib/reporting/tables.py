@@ -1,9 +1,8 @@
 """What the notebooks show of a :class:`glore_lib.method.replication.Replication`: frames and figures to be looked at."""
 
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -15,24 +14,11 @@ from glore_lib.method import statistics as st
 from glore_lib.method.replication import Replication
 from glore_lib.method.reward_models import RewardModelData, labels_for
 from glore_lib.method.students import Student, sample_solutions
-from glore_lib.reporting import figures
-from glore_lib.reporting.scoreboard import scoreboard, stands_for, to_read
+from glore_lib.reporting import analysis_figures
 from glore_lib.run import Run
 from glore_lib.solutions import mark_bad, split_steps
 
 DEAREST = 12  # artifacts whose costs are shown one by one
-TABLE_METRICS = {
-    "table1": (
-        "step_accuracy", "step_false_positive_rate", "step_false_negative_rate", "step_accuracy_difference",
-        "step_accuracy_exact", "step_false_positive_rate_exact", "step_false_negative_rate_exact",
-        "step_accuracy_difference_exact",
-    ),
-    "table2": (
-        "final_accuracy", "final_false_positive_rate", "final_false_negative_rate", "final_accuracy_difference",
-        "final_accuracy_difference_p",
-    ),
-    "table3": ("fixed_fraction", "fixed_fraction_difference", "fixed_fraction_difference_p"),
-}  # fmt: skip
 
 
 def parameters(run: Run, *sections: str) -> pd.DataFrame:
@@ -56,7 +42,7 @@ def training(*models: Artifact) -> pd.DataFrame:
 def losses(*models: Artifact | None) -> Figure:
     """The training loss of each model against its steps; models without anything to train on have none."""
     trained = [model for model in models if model is not None and model.record["info"]["steps"]]
-    return figures.losses({model.record["name"]: pd.DataFrame(model.record["info"]["losses"]) for model in trained})
+    return analysis_figures.losses({model.record["name"]: pd.DataFrame(model.record["info"]["losses"]) for model in trained})
 
 
 def student_comparison(lab: Replication) -> pd.DataFrame:
@@ -133,7 +119,8 @@ def reward_model_table(lab: Replication, split: str, *kinds: str) -> pd.DataFram
     return wide(numbers, metrics)
 
 
-def _scored_steps(lab: Replication, split: str, kinds: Sequence[str]) -> pd.DataFrame:
+def scored_steps(lab: Replication, split: str, kinds: Sequence[str]) -> pd.DataFrame:
+    """Return the steps of a split's drafts with their scores and labels: exact ones, or by rollouts if unknown."""
     evaluated = getattr(lab, split)
     truth = evaluated.draft_set.exact if evaluated.draft_set.exact is not None else evaluated.draft_set.labels
     scores = pd.concat([evaluated.scores[k].read() for k in kinds])
@@ -143,7 +130,7 @@ def _scored_steps(lab: Replication, split: str, kinds: Sequence[str]) -> pd.Data
 
 def pessimism(lab: Replication, split: str, *kinds: str) -> Figure:
     """Mean score of right steps by step number."""
-    return figures.scores_by_step(_scored_steps(lab, split, kinds))
+    return analysis_figures.scores_by_step(analysis_figures.scores_by_step_rows(scored_steps(lab, split, kinds)))
 
 
 def rollout_example(lab: Replication) -> pd.DataFrame:
@@ -224,105 +211,6 @@ def pair_counts(lab: Replication) -> pd.DataFrame:
     """Distinct pairs of each kind by the step of the first error (global marks stand before step 1)."""
     pairs = refinement.refiner_pairs(lab.run, lab.data)
     return pairs.groupby(["kind", "first_error"]).size().unstack(fill_value=0)
-
-
-def all_numbers(labs: Sequence[Replication]) -> pd.DataFrame:
-    """The numbers of all runs; ``attrs["captions"]`` says of each which questions they are about, and
-    ``attrs["stands_for"]`` which of the paper's benchmarks it is or replaces."""
-    numbers = pd.concat([lab.numbers for lab in labs], ignore_index=True)
-    numbers.attrs["stands_for"] = {lab.run.params.run: stands_for(lab.run.params.task) for lab in labs}
-    numbers.attrs["captions"] = [f"{lab.run.params.run}: {lab.run.task.caption}." for lab in labs]
-    return numbers
-
-
-def save_table(numbers: pd.DataFrame, name: str, out: str) -> pd.DataFrame:
-    """Writes Table 1, 2 or 3 of :func:`all_numbers` as long CSV and, with its paired differences below and a caption
-    that names data sets and splits, as Markdown under ``out``/tables.
-
-    Returns the table to read; :func:`differences` returns the differences.
-    """
-    folder = Path(out) / "tables"
-    folder.mkdir(parents=True, exist_ok=True)
-    rows = numbers[numbers["metric"].isin(TABLE_METRICS[name])]
-    rows.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
-    shown = _values(rows, name)
-    parts = [frame.reset_index().to_markdown(index=False) for frame in (shown, differences(numbers, name))]
-    caption = " ".join(["Per cent [95 % interval] (n).", *numbers.attrs["captions"]])
-    (folder / f"{name}.md").write_text(
-        "\n\n".join([f"{caption}\n\n{parts[0]}", f"Paired differences, in points.\n\n{parts[1]}"]) + "\n"
-    )
-    return shown
-
-
-def _values(numbers: pd.DataFrame, name: str) -> pd.DataFrame:
-    return wide(numbers, [m for m in TABLE_METRICS[name] if "_difference" not in m])
-
-
-def differences(numbers: pd.DataFrame, name: str) -> pd.DataFrame:
-    """The paired differences of Table 1, 2 or 3: the same steps or questions under both methods, in points, with
-    McNemar's p value where the pairs are independent. Where the interval lies on one side of 0, the methods differ at
-    the 5 % level."""
-    return wide(numbers, [m for m in TABLE_METRICS[name] if "_difference" in m])
-
-
-def scored_steps(labs: Sequence[Replication]) -> pd.DataFrame:
-    """The test drafts' steps of all runs with their scores and exact labels."""
-    return pd.concat([_scored_steps(lab, "test", ("orm", "balanced_orm", "sorm")) for lab in labs])
-
-
-def fixed_drafts(labs: Sequence[Replication]) -> pd.DataFrame:
-    """The wrong test drafts of all runs, and what fixes each."""
-    return pd.concat([_fixed(lab) for lab in labs])
-
-
-def _fixed(lab: Replication) -> pd.DataFrame:
-    drafts = lab.test.drafts.read().set_index("sample_id")
-    kinds = {k: lab.test.refined[k].read().set_index("sample_id")["is_correct"] for k in figures.FIXERS}
-    fixed = pd.DataFrame(kinds)
-    return fixed[~drafts["is_correct"].reindex(fixed.index)].assign(task=lab.run.params.run)
-
-
-def outcomes(labs: Sequence[Replication]) -> pd.DataFrame:
-    """What each way to solve more problems costs and gains, of all runs."""
-    return pd.concat([lab.test.outcomes() for lab in labs])
-
-
-# What each figure of :mod:`glore_lib.reporting.figures` is drawn from.
-FIGURES: dict[str, Callable[[Sequence[Replication]], pd.DataFrame]] = {
-    "figure4": all_numbers, "figure5": all_numbers, "figure6": all_numbers, "label_quality": all_numbers,
-    "scores_by_step": scored_steps, "calibration": scored_steps, "reliability": scored_steps,
-    "fixed_overlap": fixed_drafts, "cost": outcomes,
-}  # fmt: skip
-
-
-def figure_rows(name: str, labs: Sequence[Replication]) -> pd.DataFrame:
-    """The rows that a figure draws."""
-    return getattr(figures, f"{name}_rows")(FIGURES[name](labs))
-
-
-def save_figure(name: str, labs: Sequence[Replication], out: str) -> Figure:
-    """Draws a figure of all runs and writes it as PNG, SVG and CSV under ``out``/figures."""
-    data = FIGURES[name](labs)
-    drawn = getattr(figures, f"{name}_rows")(data)
-    # Runs without this figure's numbers have no panel in it.
-    figure = getattr(figures, name)(data[data["task"].isin(drawn["task"])])
-    figures.save(figure, drawn, Path(out) / "figures", name)
-    return figure
-
-
-def save_diagram(name: str, out: str) -> Figure:
-    """A diagram of the method: ``figure1``, ``figure3`` or both in one, ``pipeline``."""
-    figure = getattr(figures, f"{name}_diagram")()
-    figures.save(figure, None, Path(out) / "figures", name)
-    return figure
-
-
-def save_scoreboard(numbers: pd.DataFrame, out: str) -> pd.DataFrame:
-    """Writes ``out``/scoreboard.csv from :func:`all_numbers`; returns the table to read."""
-    scores = scoreboard(numbers)
-    Path(out).mkdir(parents=True, exist_ok=True)
-    scores.to_csv(Path(out) / "scoreboard.csv", index=False, lineterminator="\n")
-    return to_read(scores)
 
 
 def wide(numbers: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:

@@ -21,7 +21,7 @@ from glore_lib.method import replication
 from glore_lib.method.replication import Replication
 from glore_lib.models.launch import quiet
 from glore_lib.params import Params, ParamsError
-from glore_lib.reporting import figures, tables
+from glore_lib.reporting.results import save_run, write_comparison
 from glore_lib.run import Run
 from glore_lib.tasks import checked_task
 
@@ -97,13 +97,11 @@ def _opened(name: str, held: dict[str, Any], artifacts: Path, apart: Path) -> Re
 
 
 def _recompute(labs: list[Replication], out: Path) -> None:
-    """Writes what notebook 06 writes, without the pictures."""
-    numbers = tables.all_numbers(labs)
-    for name in tables.TABLE_METRICS:
-        tables.save_table(numbers, name, str(out))
-    for name in tables.FIGURES:
-        figures.save_rows(tables.figure_rows(name, labs), out / "figures", name)
-    tables.save_scoreboard(numbers, str(out))
+    """Write what notebooks 05 and 06 write."""
+    folders = [out.parent / "runs" / lab.run.params.run for lab in labs]
+    for lab, folder in zip(labs, folders, strict=True):
+        save_run(lab, folder)
+    write_comparison(folders, out)
 
 
 def _cells(name: str, stored: Path, recomputed: Path) -> Iterator[tuple[str, str, Any, Any]]:

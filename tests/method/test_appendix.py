@@ -12,7 +12,7 @@ from glore_lib.method.appendix import ablation_labels, ablation_refinement, g_la
 from glore_lib.method.replication import Replication
 from glore_lib.method.statistics import Estimate, row
 from glore_lib.params import ParamsError
-from glore_lib.reporting import appendix, figures
+from glore_lib.reporting import analysis_figures, appendix
 from glore_lib.run import Run
 from tiny import Scripted, open_tiny, score_rows, solver
 
@@ -321,7 +321,7 @@ def test_what_was_found_has_a_number_in_every_sentence_and_quotes_no_missing_met
 
 def test_a_figure_is_kept_with_all_numbers_of_its_experiment(made, tmp_path):
     rules, counts = made[1]["label_rules"], made[1]["rollout_counts"]
-    figure = figures.sweep(counts, {"label_recall": "Recall"}, "K", log=True)
+    figure = analysis_figures.sweep(counts, {"label_recall": "Recall"}, "K", log=True)
     assert appendix.save(figure, "labels", str(tmp_path / "run" / "appendix"), rules, counts) is figure
     written = {path.suffix: path for path in (tmp_path / "run" / "appendix").iterdir()}
     assert set(written) == {".png", ".svg", ".csv"}

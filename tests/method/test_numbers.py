@@ -15,7 +15,7 @@ from glore_lib.models import training
 from glore_lib.models.loading import load_model
 from glore_lib.models.training import solution_example, train
 from glore_lib.params import ParamsError, Training
-from glore_lib.reporting import tables
+from glore_lib.reporting import results, tables
 from glore_lib.reporting.tables import wide
 from glore_lib.tasks.arithmetic import Arithmetic
 from tiny import open_tiny, rollout_rows, sample_rows
@@ -50,14 +50,10 @@ def test_weights_that_are_no_numbers_after_the_last_step_are_no_model(
 
 
 def save_all(lab: Replication, out: Path) -> dict[str, str]:
-    """All tables and figures as notebook 06 writes them; the tables' texts."""
-    numbers = tables.all_numbers([lab])
-    for name in ("table1", "table2", "table3"):
-        tables.save_table(numbers, name, str(out))
-    for name in tables.FIGURES:
-        tables.save_figure(name, [lab], str(out))
-    tables.save_scoreboard(numbers, str(out))
-    assert len(list((out / "figures").glob("*.png"))) == len(tables.FIGURES)
+    """Write all tables and figures as notebooks 05 and 06 do; return the tables' texts."""
+    results.save_run(lab, out / "run")
+    results.write_comparison([out / "run"], out)
+    assert len(list((out / "figures").glob("*.png"))) == len(results.DRAW) + len(results.DIAGRAMS)
     return {path.stem: path.read_text() for path in (out / "tables").glob("*.md")}
 
 

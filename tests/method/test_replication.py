@@ -12,7 +12,7 @@ from glore_lib.artifacts.records import check_schema
 from glore_lib.method.evaluation import written_tokens
 from glore_lib.method.replication import KINDS, Replication
 from glore_lib.models import training
-from glore_lib.reporting import examples, figures, findings, tables
+from glore_lib.reporting import analysis_figures, examples, findings, tables
 from glore_lib.reporting.tables import wide
 from glore_lib.run import Run
 from tiny import Scripted, open_tiny, solver
@@ -170,7 +170,7 @@ def test_costs_and_gains_are_those_of_the_tables_and_of_the_sampler(scripted, ti
             assert group["gain"].mean() == pytest.approx(value[method, "fixed_fraction"])
         else:
             assert group["gain"].mean() == pytest.approx(value[f"{method}-greedy", "accuracy_difference"])
-    assert set(found.groups) == {(setting, m) for setting, methods in figures.COSTS.items() for m in methods}
+    assert set(found.groups) == {(setting, m) for setting, methods in analysis_figures.COSTS.items() for m in methods}
     tokens = found["tokens"].sum()
     generated = {a: a.record["info"]["tokens_generated"] for a in (test.samples, test.drafts)}
     assert tokens["all questions", "bo3"] == generated[test.samples] - generated[test.drafts] > 0

@@ -17,7 +17,7 @@ from numpy.testing import assert_allclose
 
 from glore_lib.artifacts.records import check_schema
 from glore_lib.method.statistics import Estimate, clustered, row
-from glore_lib.reporting import figures
+from glore_lib.reporting import analysis_figures, paper_figures, style
 
 KS = (1, 2, 4, 8)
 NUMBER_FIGURES = ("figure4", "figure5", "figure6", "label_quality")
@@ -25,11 +25,11 @@ NUMBER_FIGURES = ("figure4", "figure5", "figure6", "label_quality")
 
 def numbers() -> pd.DataFrame:
     """Every row that the figures can draw, for two tasks; no two rows of a task have the same value."""
-    names = [(method, f"rerank_accuracy@{k}") for k in KS for method in (*figures.RERANKERS, "sorm_consistent")]
+    names = [(method, f"rerank_accuracy@{k}") for k in KS for method in (*paper_figures.RERANKERS, "sorm_consistent")]
     names += [("majority", f"majority@{k}") for k in KS] + [("greedy_sft", "accuracy")]
-    names += [(method, metric) for method in figures.REFINERS for metric in figures.DRAFTS]
-    names += [(method, "accuracy") for method in figures.CHOICES]
-    names += [(method, metric) for method in figures.LABEL_RULES for metric in figures.LABEL_METRICS]
+    names += [(method, metric) for method in paper_figures.REFINERS for metric in paper_figures.DRAFTS]
+    names += [(method, "accuracy") for method in paper_figures.CHOICES]
+    names += [(method, metric) for method in analysis_figures.LABEL_RULES for metric in analysis_figures.LABEL_METRICS]
     names += [("sorm", "step_accuracy"), ("local+oracle", "accuracy")]  # drawn nowhere
     values = np.random.default_rng(0).permutation(np.linspace(0.3, 0.9, 2 * len(names))).reshape(2, -1)
     rows = [
@@ -44,7 +44,7 @@ def step_scores() -> pd.DataFrame:
     rng = np.random.default_rng(1)
     rows = [
         ("mini-hard", f"q{question}", step, model, rng.random(), int(rng.random() < 0.7))
-        for question in range(20) for step in (1, 2, 3) for model in figures.STEP_SCORERS
+        for question in range(20) for step in (1, 2, 3) for model in analysis_figures.STEP_SCORERS
     ]  # fmt: skip
     return pd.DataFrame(rows, columns=["task", "question_id", "step", "model", "score", "label"])
 
@@ -52,14 +52,14 @@ def step_scores() -> pd.DataFrame:
 def drafts() -> pd.DataFrame:
     """Twenty: of each five, what global, local + ORM, local + SORM and a fresh sample fix."""
     fixed = [(1, 0, 1, 0)] * 3 + [(1, 1, 0, 0)] * 2 + [(0, 0, 1, 1)] * 4 + [(0, 0, 0, 0)] * 11
-    return pd.DataFrame(fixed, columns=list(figures.FIXERS)).astype(bool).assign(task="mini-hard")
+    return pd.DataFrame(fixed, columns=list(analysis_figures.FIXERS)).astype(bool).assign(task="mini-hard")
 
 
 def outcomes() -> pd.DataFrame:
     """Forty drafts: every method takes 10 tokens each and solves the first ``i`` more, the i-th of a setting."""
     rows = [
         ("mini-hard", setting, method, 10, int(draft < i))
-        for setting, methods in figures.COSTS.items()
+        for setting, methods in analysis_figures.COSTS.items()
         for i, method in enumerate(methods, start=8) for draft in range(40)
     ]  # fmt: skip
     return pd.DataFrame(rows, columns=["task", "setting", "method", "tokens", "gain"])
@@ -116,7 +116,7 @@ def saved(tmp_path_factory) -> Path:
     """A folder with every figure saved into it."""
     folder = tmp_path_factory.mktemp("figures")
     for name, (figure, rows) in every_figure().items():
-        figures.save(figure, rows, folder, name)
+        style.save(figure, rows, folder, name)
     return folder
 
 
@@ -127,19 +127,19 @@ def test_the_same_input_gives_the_same_bytes(saved: Path, tmp_path: Path):
     written -= {f"{name}.csv" for name in DIAGRAMS}
     assert files == sorted(written)
     for name, (figure, rows) in drawn.items():
-        figures.save(figure, rows, tmp_path, name)
+        style.save(figure, rows, tmp_path, name)
     for name in files:
         assert (saved / name).read_bytes() == (tmp_path / name).read_bytes(), name
 
 
 def test_png_is_150_dpi_and_csv_holds_the_rows_drawn(tmp_path: Path):
     frame = numbers()
-    figure, rows = figures.figure6(frame), figures.figure6_rows(frame)
-    figures.save(figure, rows, tmp_path / "new" / "folder", "figure6")
+    figure, rows = paper_figures.figure6(frame), paper_figures.figure6_rows(frame)
+    style.save(figure, rows, tmp_path / "new" / "folder", "figure6")
     again = pd.read_csv(tmp_path / "new" / "folder" / "figure6.csv")
     pd.testing.assert_frame_equal(again, rows.reset_index(drop=True), check_dtype=False)
-    assert set(again.method) == set(figures.CHOICES)
-    assert len(again) == 2 * len(figures.CHOICES)
+    assert set(again.method) == set(paper_figures.CHOICES)
+    assert len(again) == 2 * len(paper_figures.CHOICES)
     header = (tmp_path / "new" / "folder" / "figure6.png").read_bytes()[16:24]
     assert int.from_bytes(header[:4], "big") == round(figure.get_figwidth() * 150)
 
@@ -163,7 +163,7 @@ def test_hatches_differ_from_what_they_are_drawn_on_in_svg_too(saved: Path):
             ground, hatch = pattern.find(f"{tag}rect").get("fill"), pattern.find(f"{tag}path").get("style")
             assert f"stroke: {ground};" not in hatch, path.name
             found += 1
-    assert found >= len(figures.HATCHES)
+    assert found >= len(paper_figures.HATCHES)
 
 
 def test_every_text_is_at_least_9_points():
@@ -174,10 +174,10 @@ def test_every_text_is_at_least_9_points():
 
 def test_figure4_draws_the_frames_numbers():
     frame = numbers()
-    for axes, task in zip(figures.figure4(frame).axes, ("mini-hard", "mini-easy"), strict=True):
+    for axes, task in zip(paper_figures.figure4(frame).axes, ("mini-hard", "mini-easy"), strict=True):
         drawn, of_task = lines(axes), frame[frame.task == task]
-        assert set(drawn) == {*figures.RERANKERS, "sorm_consistent", "majority", "greedy_sft"}
-        for method in (*figures.RERANKERS, "sorm_consistent"):
+        assert set(drawn) == {*paper_figures.RERANKERS, "sorm_consistent", "majority", "greedy_sft"}
+        for method in (*paper_figures.RERANKERS, "sorm_consistent"):
             x, y = drawn[method]
             assert y == [values(of_task, method=method, metric=f"rerank_accuracy@{k}")[0] for k in KS]
             assert_allclose(np.log2(x), np.log2(KS), atol=0.25)
@@ -192,30 +192,30 @@ def test_figure4_draws_the_frames_numbers():
 def test_figure4_sorts_k_as_numbers():
     ks = (1, 2, 16, 128)
     rows = [row("t", "m", "orm", f"rerank_accuracy@{k}", Estimate(0.1 + k / 200, 0.1, 0.9, 9)) for k in ks[::-1]]
-    (axes,) = figures.figure4(pd.DataFrame(rows)).axes
+    (axes,) = paper_figures.figure4(pd.DataFrame(rows)).axes
     assert lines(axes)["orm"] == (list(ks), [0.1 + k / 200 for k in ks])
     assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "2", "16", "128"]
 
 
 def test_names_at_the_ends_of_curves_keep_clear_of_each_other():
-    rows = [row("t", "m", m, f"rerank_accuracy@{k}", Estimate(0.5, 0.4, 0.6, 9)) for m in figures.RERANKERS for k in KS]
-    figure = figures.figure4(pd.DataFrame(rows))
+    rows = [row("t", "m", m, f"rerank_accuracy@{k}", Estimate(0.5, 0.4, 0.6, 9)) for m in paper_figures.RERANKERS for k in KS]
+    figure = paper_figures.figure4(pd.DataFrame(rows))
     figure.draw_without_rendering()
     names = [text for text in figure.axes[0].texts if text.get_text().endswith("50.0")]
-    assert len(names) == len(figures.RERANKERS)
+    assert len(names) == len(paper_figures.RERANKERS)
     for one, other in combinations(names, 2):
         assert not one.get_window_extent().overlaps(other.get_window_extent())
 
 
 def test_figure5_draws_the_frames_numbers():
     frame = numbers()
-    for axes, task in zip(figures.figure5(frame).axes, ("mini-hard", "mini-easy"), strict=True):
+    for axes, task in zip(paper_figures.figure5(frame).axes, ("mini-hard", "mini-easy"), strict=True):
         of_task = frame[frame.task == task]
         for method, drawn in bars(axes).items():
-            expected = [values(of_task, method=method, metric=metric)[0] for metric in figures.DRAFTS]
+            expected = [values(of_task, method=method, metric=metric)[0] for metric in paper_figures.DRAFTS]
             assert [bar.get_height() for bar in drawn] == expected
-            assert {to_hex(bar.get_facecolor()).upper() for bar in drawn} == {figures.METHOD_COLOURS[method]}
-        assert set(bars(axes)) == set(figures.REFINERS)
+            assert {to_hex(bar.get_facecolor()).upper() for bar in drawn} == {style.METHOD_COLOURS[method]}
+        assert set(bars(axes)) == set(paper_figures.REFINERS)
         assert lines(axes)["greedy"][1] == values(of_task, method="greedy", metric="accuracy") * 2
 
 
@@ -237,28 +237,28 @@ def test_numbers_on_bars_keep_clear_of_intervals_and_of_each_other(name):
 
 def test_figure6_draws_the_frames_numbers():
     frame = numbers()
-    for axes, task in zip(figures.figure6(frame).axes, ("mini-hard", "mini-easy"), strict=True):
+    for axes, task in zip(paper_figures.figure6(frame).axes, ("mini-hard", "mini-easy"), strict=True):
         of_task = frame[(frame.task == task) & (frame.metric == "accuracy")]
         drawn = bars(axes)
-        assert list(drawn) == list(figures.CHOICES)
+        assert list(drawn) == list(paper_figures.CHOICES)
         for place, (method, (bar,)) in enumerate(drawn.items()):
             assert [bar.get_height()] == values(of_task, method=method)
             assert bar.get_x() + bar.get_width() / 2 == pytest.approx(place)
-        lows = [of_task[of_task.method == method].ci_low.item() for method in figures.CHOICES]
+        lows = [of_task[of_task.method == method].ci_low.item() for method in paper_figures.CHOICES]
         assert_allclose(segments(axes)[:, 0, 1], lows)
 
 
 def test_what_colour_sets_apart_a_hatch_or_marker_does_too():
-    assert len(set(figures.MARKERS.values())) == len(figures.MARKERS)
-    assert len({figures.HATCHES.get(method) for method in figures.REFINERS}) == len(figures.REFINERS)
-    assert set(figures.METHOD_COLOURS) <= set(figures.METHOD_LABELS)
+    assert len(set(style.MARKERS.values())) == len(style.MARKERS)
+    assert len({paper_figures.HATCHES.get(method) for method in paper_figures.REFINERS}) == len(paper_figures.REFINERS)
+    assert set(style.METHOD_COLOURS) <= set(style.METHOD_LABELS)
 
 
 def test_label_quality_draws_the_frames_numbers():
     frame = numbers()
-    for axes, task in zip(figures.label_quality(frame).axes, ("mini-hard", "mini-easy"), strict=True):
-        for rule in figures.LABEL_RULES:
-            for metric, label in figures.LABEL_METRICS.items():
+    for axes, task in zip(analysis_figures.label_quality(frame).axes, ("mini-hard", "mini-easy"), strict=True):
+        for rule in analysis_figures.LABEL_RULES:
+            for metric, label in analysis_figures.LABEL_METRICS.items():
                 assert lines(axes)[f"{rule} {label}"][0] == values(frame, task=task, method=rule, metric=metric)
 
 
@@ -296,25 +296,25 @@ def test_nothing_to_draw_is_said(tmp_path: Path):
     for name, frame in (frames | {name: make()[:0] for name, make in INPUTS.items()}).items():
         figure = getattr(figures, name)(frame)
         assert "No data" in texts(figure), name
-        figures.save(figure, getattr(figures, f"{name}_rows")(frame), tmp_path, name)
+        style.save(figure, getattr(figures, f"{name}_rows")(frame), tmp_path, name)
 
 
 def test_a_value_without_interval_is_drawn_without_one():
     frame = numbers().assign(ci_low=np.nan, ci_high=np.nan)
-    axes = figures.figure6(frame).axes[0]
-    assert len(bars(axes)) == len(figures.CHOICES)
+    axes = paper_figures.figure6(frame).axes[0]
+    assert len(bars(axes)) == len(paper_figures.CHOICES)
     assert "no data" not in texts(axes)
 
 
 def test_a_number_given_twice_is_refused():
     frame = numbers()
     with pytest.raises(ValueError, match="mini-hard has several rows of method greedy, metric accuracy"):
-        figures.figure6(pd.concat([frame, frame[frame.method == "greedy"].assign(value=0.1)]))
+        paper_figures.figure6(pd.concat([frame, frame[frame.method == "greedy"].assign(value=0.1)]))
 
 
 def test_runs_of_several_models_get_a_panel_each_and_the_models_name():
     both = pd.concat([numbers(), numbers().assign(model="big", n=700)])
-    titles = [axes.get_title(loc="left") for axes in figures.figure6(both).axes]
+    titles = [axes.get_title(loc="left") for axes in paper_figures.figure6(both).axes]
     assert titles == [
         "mini-hard, mini-base (n = 600)", "mini-easy, mini-base (n = 600)",
         "mini-hard, big (n = 700)", "mini-easy, big (n = 700)",
@@ -324,7 +324,7 @@ def test_runs_of_several_models_get_a_panel_each_and_the_models_name():
 def test_a_title_tells_least_and_greatest_n():
     frame = numbers()
     frame.loc[frame.method == "greedy", "n"] = 1200
-    assert figures.figure6(frame).axes[0].get_title(loc="left") == "mini-hard (n = 600 to 1,200)"
+    assert paper_figures.figure6(frame).axes[0].get_title(loc="left") == "mini-hard (n = 600 to 1,200)"
 
 
 def test_scores_by_step_takes_exactly_right_steps_alone():
@@ -333,11 +333,11 @@ def test_scores_by_step_takes_exactly_right_steps_alone():
          ("t", "a", 2, "orm", 0.9, 1), ("t", "a", 1, "sorm_raw", 0.5, 1)],
         columns=["task", "question_id", "step", "model", "score", "label"],
     )  # fmt: skip
-    rows = figures.scores_by_step_rows(frame)
+    rows = analysis_figures.scores_by_step_rows(frame)
     assert rows[["task", "model", "step", "n"]].values.tolist() == [["t", "orm", 1, 2], ["t", "orm", 2, 1]]
     assert rows.value.tolist() == pytest.approx([0.4, 0.9])
     assert rows.ci_low[0] == pytest.approx(clustered([0.2, 0.6], ["a", "b"], 0).ci_low)
-    (axes,) = figures.scores_by_step(frame).axes
+    (axes,) = analysis_figures.scores_by_step(frame).axes
     assert lines(axes)["orm"][1] == rows.value.tolist()
     assert [label.get_text() for label in axes.get_xticklabels()] == ["1\n(2)", "2\n(1)"]
     assert "No data: Balanced ORM; SORM" in axes.get_xlabel()
@@ -348,8 +348,8 @@ def test_steps_that_few_drafts_reach_are_in_the_numbers_but_not_drawn():
     frame = pd.DataFrame(
         {"step": steps, "question_id": range(109), "task": "t", "model": "orm", "score": 0.5, "label": 1}
     )
-    assert figures.scores_by_step_rows(frame).n.tolist() == [100, 5, 4]
-    (axes,) = figures.scores_by_step(frame).axes
+    assert analysis_figures.scores_by_step_rows(frame).n.tolist() == [100, 5, 4]
+    (axes,) = analysis_figures.scores_by_step(frame).axes
     assert [label.get_text() for label in axes.get_xticklabels()] == ["1\n(100)", "2\n(5)"]
     assert len(lines(axes)["orm"][1]) == 2
 
@@ -359,11 +359,11 @@ def test_calibration_is_score_minus_truth_by_step():
         [("t", "a", 1, "orm", 0.2, 1), ("t", "b", 1, "orm", 0.6, 0), ("t", "a", 2, "orm", 0.9, 1)],
         columns=["task", "question_id", "step", "model", "score", "label"],
     )
-    rows = figures.calibration_rows(frame)
+    rows = analysis_figures.calibration_rows(frame)
     assert rows.value.tolist() == pytest.approx([-0.1, -0.1])  # (-0.8 + 0.6) / 2; 0.9 - 1
     assert rows.n.tolist() == [2, 1]
     assert rows.ci_low[0] == pytest.approx(clustered([-0.8, 0.6], ["a", "b"], 0, bounds=(-1, 1)).ci_low)
-    (axes,) = figures.calibration(frame).axes
+    (axes,) = analysis_figures.calibration(frame).axes
     assert lines(axes)["orm"][1] == rows.value.tolist()
 
 
@@ -371,18 +371,18 @@ def test_reliability_bins_by_hand():
     scores = [0.0, 0.1, 0.19, 0.2, 0.99, 1.0] + [0.5] * 10
     labels = [0, 0, 1, 1, 1, 1] + [1] * 7 + [0] * 3
     frame = pd.DataFrame({"score": scores, "label": labels, "question_id": range(16), "task": "t", "model": "sorm"})
-    rows = figures.reliability_rows(frame.assign(step=1))
+    rows = analysis_figures.reliability_rows(frame.assign(step=1))
     assert rows["bin"].tolist() == pytest.approx([0.0, 0.2, 0.4, 0.8])
     assert rows.n.tolist() == [3, 1, 10, 2]
     assert rows.value.tolist() == pytest.approx([1 / 3, 1, 0.7, 1])
     assert rows.score.tolist() == pytest.approx([0.29 / 3, 0.2, 0.5, 0.995])
-    (axes,) = figures.reliability(frame.assign(step=1)).axes
+    (axes,) = analysis_figures.reliability(frame.assign(step=1)).axes
     assert lines(axes)["sorm"] == ([0.5], [0.7])  # bins of fewer than ten are in the rows alone
     assert axes.get_title(loc="left") == "Step 1 (n = 16)"
 
 
 def test_fixed_overlap_by_hand():
-    rows = figures.fixed_overlap_rows(drafts()).set_index(["fixed_by", "not_by"])
+    rows = analysis_figures.fixed_overlap_rows(drafts()).set_index(["fixed_by", "not_by"])
     assert rows.loc[("global", ""), "count"] == 5
     assert rows.loc[("global", "local+sorm"), "count"] == 2
     assert rows.loc[("local+sorm", "global"), "count"] == 4
@@ -390,10 +390,10 @@ def test_fixed_overlap_by_hand():
     assert rows.loc[("resample", "local+sorm"), "count"] == 0
     assert (rows.value == rows["count"] / 20).all() and (rows.n == 20).all()
     # However one counts, what either of two fixes is the same.
-    for one, other in combinations(figures.FIXERS, 2):
+    for one, other in combinations(analysis_figures.FIXERS, 2):
         either = [rows.loc[(a, ""), "count"] + rows.loc[(b, a), "count"] for a, b in ((one, other), (other, one))]
         assert either[0] == either[1] == (drafts()[one] | drafts()[other]).sum()
-    (axes,) = figures.fixed_overlap(drafts()).axes
+    (axes,) = analysis_figures.fixed_overlap(drafts()).axes
     shown = [text.get_text().split("\n")[0] for text in axes.texts]
     assert shown == [f"{100 * value:.1f}" for value in rows.value]
     assert shown[:4] == ["25.0", "15.0", "10.0", "25.0"]
@@ -401,12 +401,12 @@ def test_fixed_overlap_by_hand():
 
 
 def test_cost_is_tokens_over_problems_solved_more():
-    rows = figures.cost_rows(outcomes()).set_index("method")
+    rows = analysis_figures.cost_rows(outcomes()).set_index("method")
     assert rows.value["global"] == 400 / 8
     assert rows.value["resample"] == 400 / 12
     assert (rows.n == 40).all()
     assert ((rows.ci_low < rows.value) & (rows.value < rows.ci_high)).all()
-    (axes,) = figures.cost(outcomes()).axes
+    (axes,) = analysis_figures.cost(outcomes()).axes
     low, high = rows.loc["global", ["ci_low", "ci_high"]]
     assert f"50 [{low:,.0f}, {high:,.0f}]" in texts(axes)
 
@@ -416,13 +416,13 @@ def test_cost_where_no_more_is_solved_than_lost_has_no_end():
     bo3, reranked = frame.method == "bo3", frame.method == "reranked"
     frame.loc[bo3, "gain"] = [1, -1] * 20
     frame.loc[reranked, "gain"] = [-1] * 40
-    rows = figures.cost_rows(frame).set_index("method")
+    rows = analysis_figures.cost_rows(frame).set_index("method")
     assert rows.value["bo3"] == rows.ci_high["bo3"] == np.inf
     assert np.isfinite(rows.ci_low["bo3"])
-    shown = texts(figures.cost(frame))
+    shown = texts(analysis_figures.cost(frame))
     assert "no gain" in shown
     assert f"∞ [{rows.ci_low['bo3']:,.0f}, ∞]" in shown
-    assert texts(figures.cost(frame.assign(gain=0))).count("no gain") == len(rows)
+    assert texts(analysis_figures.cost(frame.assign(gain=0))).count("no gain") == len(rows)
 
 
 def test_losses_draws_a_curve_a_model():
@@ -430,12 +430,12 @@ def test_losses_draws_a_curve_a_model():
         name: pd.DataFrame({"step": [1, 10, 20], "loss": [2.0, 1.0 / n, 0.5 / n]})
         for n, name in enumerate(["student", "orm", "refiner"], start=1)
     }
-    figure = figures.losses(curves)
+    figure = analysis_figures.losses(curves)
     (axes,) = figure.axes
     assert lines(axes) == {name: ([1, 10, 20], curve.loss.tolist()) for name, curve in curves.items()}
     assert [text.get_text() for text in figure.legends[0].get_texts()] == list(curves)
     assert len({line.get_color() for line in axes.lines}) == 3
-    assert "No data" in texts(figures.losses({}))
+    assert "No data" in texts(analysis_figures.losses({}))
 
 
 @pytest.mark.parametrize(("name", "count"), [*zip(DIAGRAMS, (19, 8, 10), strict=True)])
@@ -465,7 +465,7 @@ def test_diagrams_texts_lie_in_their_boxes_and_boxes_apart(name, count):
 
 def test_figures_leave_pyplot_and_its_settings_alone():
     before, size = plt.get_fignums(), plt.rcParams["font.size"]
-    figures.figure6(numbers())
+    paper_figures.figure6(numbers())
     figures.pipeline_diagram()
     assert plt.get_fignums() == before
     assert plt.rcParams["font.size"] == size
@@ -486,14 +486,14 @@ def swept() -> pd.DataFrame:
 
 def test_a_sweep_draws_the_frames_numbers_by_x():
     frame = swept()
-    figure = figures.sweep(frame, {"recall": "Recall", "fixed": "Fixed", "nothing": "Nothing"}, "K", log=True)
+    figure = analysis_figures.sweep(frame, {"recall": "Recall", "fixed": "Fixed", "nothing": "Nothing"}, "K", log=True)
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["Recall (n = 60)", "Fixed (n = 60)"]
     for axes, metric in zip(figure.axes, ("recall", "fixed"), strict=True):
         for method in ("raw", "consistent"):
             wanted = [values(frame, method=method, metric=f"{metric}@{x}")[0] for x in (0.5, 2, 10)]
             assert lines(axes)[method][1] == wanted
             assert_allclose(lines(axes)[method][0], [0.5, 2, 10], rtol=0.03)
-            assert f"{figures.METHOD_LABELS[method]}  {100 * wanted[-1]:.1f}" in texts(axes)
+            assert f"{style.METHOD_LABELS[method]}  {100 * wanted[-1]:.1f}" in texts(axes)
         assert [text.get_text() for text in axes.get_xticklabels()] == ["0.5", "2", "10"]
         assert_allclose(np.ptp(segments(axes)[:, :, 1], axis=1), 0.3)
 
@@ -501,10 +501,10 @@ def test_a_sweep_draws_the_frames_numbers_by_x():
 def test_dots_draw_the_frames_numbers_in_their_order():
     frame = numbers()[lambda f: f.task == "mini-easy"]
     panels = {"label_recall": "Recall", "accuracy": "Accuracy", "none": "None"}
-    recall, accuracy = figures.dots(frame, panels).axes
+    recall, accuracy = analysis_figures.dots(frame, panels).axes
     methods = [label.get_text() for label in recall.get_yticklabels()]
-    drawn = figures.dots_rows(frame, panels)
-    assert methods == [figures.METHOD_LABELS[method] for method in drawn.method.unique()]
+    drawn = analysis_figures.dots_rows(frame, panels)
+    assert methods == [style.METHOD_LABELS[method] for method in drawn.method.unique()]
     for axes, metric in ((recall, "label_recall"), (accuracy, "accuracy")):
         wanted = drawn[drawn.metric == metric].set_index("method").value
         assert {label.split()[0]: x for label, (x, _) in lines(axes).items()} == {m: [v] for m, v in wanted.items()}

@@ -13,25 +13,21 @@ from glore_lib.artifacts.records import verify_record, write_record
 from glore_lib.cli import app
 from glore_lib.method.replication import Replication
 from glore_lib.params import ParamsError
-from glore_lib.reporting import figures, tables
+from glore_lib.reporting import results as reporting
 from glore_lib.workflow.check import check
 from tiny import open_tiny
 
 
 @pytest.fixture(scope="module")
 def made(tiny_base, tmp_path_factory) -> tuple[Path, Path]:
-    """A results folder as notebook 06 leaves it, less the pictures, and the artifacts behind it."""
+    """A results folder as notebook 06 leaves it and the artifacts behind it."""
     root = tmp_path_factory.mktemp("made")
     with pytest.MonkeyPatch.context() as patch:
         run = open_tiny(tiny_base, root / "artifacts", **SETTINGS)
         script(run, patch)
         lab, out = Replication(run), root / "out"
-        numbers = tables.all_numbers([lab])
-        for name in tables.TABLE_METRICS:
-            tables.save_table(numbers, name, str(out))
-        for name in tables.FIGURES:
-            figures.save_rows(tables.figure_rows(name, [lab]), out / "figures", name)
-        tables.save_scoreboard(numbers, str(out))
+        reporting.save_run(lab, root / "tiny")
+        reporting.write_comparison([root / "tiny"], out)
     runs = {"tiny": {"params": run.params.model_dump(mode="json")}}
     (out / "manifest.json").write_text(json.dumps({"runs": runs, "stages": []}))
     return out, root / "artifacts"
@@ -56,7 +52,7 @@ def test_all_numbers_agree_and_nothing_is_made_or_read_of_them(results):
     compared, differences = check(out, store)
     assert differences == []
     rows = {path: len(pd.read_csv(path)) for path in [*out.glob("*/*.csv"), out / "scoreboard.csv"]}
-    assert len(rows) == len(tables.TABLE_METRICS) + len(tables.FIGURES) + 1
+    assert len(rows) == len(reporting.TABLE_METRICS) + len(reporting.DRAW) + 1
     assert compared > 4 * sum(rows.values())
     assert artifacts(store) == before
     told = glore_check(out, store)

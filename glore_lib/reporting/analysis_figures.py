@@ -1,0 +1,417 @@
+"""Figures beyond the paper's: label quality, scores and calibration by step, overlap of fixes, cost, losses, sweeps.
+
+``..._rows`` computes or selects the rows that a figure draws; the figure draws them, one panel per run.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from itertools import cycle
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import NullLocator
+from numpy.typing import ArrayLike
+
+from glore_lib.method.statistics import LEVEL, RESAMPLES, clustered, proportion
+from glore_lib.reporting import style
+from glore_lib.reporting.style import STYLE
+
+OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # those seen well on white
+COST_MARKERS = {"local+orm": "D", "local+sorm": "s", "global+local+sorm": "^", "resample": "v", "bo3": "D"}
+FEW_STEPS = 0.05  # of the most frequent step: means of so few say nothing, and their numbers crowd the axis
+LABEL_RULES = ("raw", "monotone", "consistent")
+LABEL_METRICS = {"label_precision": "Precision", "label_recall": "Recall"}
+LABEL_MARKERS: dict[str, dict[str, Any]] = {
+    "Precision": {"marker": "o", "markersize": 7},
+    "Recall": {"marker": "s", "markersize": 6.5, "markerfacecolor": "white", "markeredgewidth": 1.8},
+}
+STEP_SCORERS = ("orm", "balanced_orm", "sorm")
+BINS = 5  # of the scores, equally wide
+FEW = 10  # steps in a bin: a share of fewer says nothing, and is in the CSV alone
+FIXERS = ("global", "local+orm", "local+sorm", "resample")
+# Tokens are counted where a draft is known to be wrong, and where the ORM alone decides.
+COSTS = {
+    "wrong drafts": ("global", "local+orm", "local+sorm", "global+local+sorm", "resample"),
+    "all questions": ("bo3", "reranked"),
+}
+
+
+def label_quality_rows(numbers: pd.DataFrame) -> pd.DataFrame:
+    """Of a ``numbers`` frame, the rows that :func:`label_quality` draws."""
+    return numbers[numbers.metric.isin(list(LABEL_METRICS)) & numbers.method.isin(LABEL_RULES)]
+
+
+@plt.rc_context(STYLE | {"axes.grid.axis": "x"})
+def label_quality(numbers: pd.DataFrame) -> Figure:
+    """Precision and recall of step labels by rollouts against the exact labels, after each post-processing step."""
+    runs = list(style.by_run(numbers))
+    figure, panels = style.new_panels(len(runs), width=4.6, height=2.6, sharex=True)
+    for axes, (title, rows) in zip(panels, runs, strict=True):
+        drawn = style.with_data(label_quality_rows(rows))
+        cells = style.by_method_and_metric(drawn)
+        for place, method in enumerate(LABEL_RULES):
+            for offset, metric in zip((-0.16, 0.16), LABEL_METRICS, strict=True):
+                label = LABEL_METRICS[metric]
+                _dot(axes, place + offset, method, label, cells.get((method, metric)), LABEL_MARKERS[label])
+        axes.set_yticks(range(len(LABEL_RULES)), ["Raw", "+ monotone", "+ consistent"])
+        axes.set_ylim(len(LABEL_RULES) - 0.5, -0.5)
+        axes.set_xlabel("Share of steps (%)")
+        axes.tick_params(labelbottom=True)
+        axes.set_title(style.title_with_n(title, drawn))
+        style.percent_axis(axes.xaxis)
+    keys = [
+        Line2D([], [], color=style.INK, linestyle="", label=label, **LABEL_MARKERS[label]) for label in LABEL_MARKERS
+    ]
+    figure.legend(handles=keys, loc="outside upper center", ncols=len(keys))
+    return figure
+
+
+def scores_by_step_rows(step_scores: pd.DataFrame) -> pd.DataFrame:
+    """The mean score of right steps: columns task, model, step, value, ci_low, ci_high, n.
+
+    ``step_scores`` has the columns task, question_id, step, model (orm, balanced_orm or sorm), score and label (the
+    exact one, or where none is known that by rollouts). Intervals are by bootstrap over questions.
+    """
+    right = step_scores[(step_scores.label == 1) & step_scores.model.isin(STEP_SCORERS)]
+    columns = ["task", "model", "step", "value", "ci_low", "ci_high", "n"]
+    rows = [
+        dict(zip(columns, keys, strict=False)) | asdict(clustered(group.score, group.question_id, seed=0))
+        for keys, group in right.groupby(columns[:3])
+    ]
+    return pd.DataFrame(rows, columns=columns)
+
+
+@plt.rc_context(STYLE)
+def scores_by_step(rows: pd.DataFrame) -> Figure:
+    """What each reward model says of steps that are right: the ORM's pessimism about early ones.
+
+    ``step_scores`` is as for :func:`scores_by_step_rows`. Steps that few drafts reach are not drawn.
+    """
+    tasks = list(rows.task.unique())
+    figure, panels = style.new_panels(len(tasks), width=4.7, height=3.2, sharey=True)
+    for axes, task in zip(panels, tasks, strict=True):
+        axes.set_ylim(0, 1)
+        _by_step(axes, _often_reached(rows[rows.task == task]), "Step (number of right ones)")
+        axes.set_title(task)
+        style.outer_label(axes, "Mean score of right steps")
+    return figure
+
+
+def calibration_rows(step_scores: pd.DataFrame) -> pd.DataFrame:
+    """Mean score minus the share of right steps: columns task, model, step, value, ci_low, ci_high, n.
+
+    Negative is pessimistic. ``step_scores`` and intervals are as for :func:`scores_by_step_rows`.
+    """
+    columns = ["task", "model", "step", "value", "ci_low", "ci_high", "n"]
+    known = step_scores[step_scores.model.isin(STEP_SCORERS)]
+    rows = [
+        dict(zip(columns, keys, strict=False))
+        | asdict(clustered(group.score - group.label, group.question_id, seed=0, bounds=(-1.0, 1.0)))
+        for keys, group in known.groupby(columns[:3])
+    ]
+    return pd.DataFrame(rows, columns=columns)
+
+
+@plt.rc_context(STYLE)
+def calibration(rows: pd.DataFrame) -> Figure:
+    """How far each reward model's scores lie from the truth, by step: below 0 it is pessimistic, above optimistic."""
+    tasks = list(rows.task.unique())
+    figure, panels = style.new_panels(len(tasks), width=4.7, height=3.2, sharey=True)
+    by_task = {task: _often_reached(rows[rows.task == task]) for task in tasks}
+    reach = max((frame[["ci_low", "ci_high"]].abs().max(axis=None) for frame in by_task.values()), default=0)
+    for axes, task in zip(panels, tasks, strict=True):
+        axes.set_ylim(-reach - 0.03, reach + 0.03)
+        axes.axhline(0, color=style.INK, linestyle=style.DASHED, linewidth=1)
+        _by_step(axes, by_task[task], "Step (number of drafts that reach it)")
+        axes.set_title(task)
+        style.outer_label(axes, "Mean score − share of right steps")
+    return figure
+
+
+def reliability_rows(step_scores: pd.DataFrame) -> pd.DataFrame:
+    """Of the steps with scores in a bin, the share that is right: columns task, model, step, bin (its lower end), score
+    (the mean of those in it), value, ci_low, ci_high, n. One draft a question: Wilson intervals.
+    """
+    columns = ["task", "model", "step", "bin", "score", "value", "ci_low", "ci_high", "n"]
+    known = step_scores[step_scores.model.isin(STEP_SCORERS)]
+    bins = np.minimum((known.score * BINS).astype(int), BINS - 1) / BINS
+    rows = [
+        dict(zip(columns, keys, strict=False)) | {"score": group.score.mean()} | asdict(proportion(group.label))
+        for keys, group in known.assign(bin=bins).groupby(columns[:4])
+    ]
+    return pd.DataFrame(rows, columns=columns)
+
+
+@plt.rc_context(STYLE)
+def reliability(rows: pd.DataFrame) -> Figure:
+    """Share of right steps against the score, a row of panels a task and a panel a step; the diagonal is calibrated.
+
+    Steps that few drafts reach, and bins of fewer than ten steps, are not drawn.
+    """
+    steps = {task: _reached(rows[rows.task == task]) for task in rows.task.unique()}
+    columns = max(map(len, steps.values()), default=1)
+    size = (1.95 * columns + 0.4, 2.25 * max(len(steps), 1) + 0.4)
+    figure, grid = plt.subplots(
+        max(len(steps), 1), columns, figsize=size, layout="constrained", squeeze=False, sharex=True, sharey=True
+    )
+    plt.close(figure)
+    if not steps:
+        grid[0, 0].text(0.5, 0.5, "No data", ha="center", va="center", color=style.FAINT)
+        return figure
+    for panels, (task, counts) in zip(grid, steps.items(), strict=True):
+        for axes in panels[len(counts) :]:
+            axes.set_axis_off()
+        for axes, (step, count) in zip(panels, counts.items(), strict=False):
+            axes.plot([0, 1], [0, 1], color=style.FAINT, linestyle=style.DASHED, linewidth=1)
+            drawn = rows[(rows.task == task) & (rows.step == step) & (rows.n >= FEW)]
+            for method in STEP_SCORERS:
+                curve = drawn[drawn.model == method].sort_values("score")
+                if len(curve):
+                    style.draw_curve(axes, curve.score, curve, method)
+            axes.set(xlim=(0, 1), ylim=(0, 1), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1], aspect="equal")
+            axes.set_title(f"Step {step} (n = {count:,})")
+            axes.tick_params(labelbottom=True)
+        panels[0].set_ylabel(f"{task}\nShare of right steps")
+    keys = [Line2D([], [], label=style.METHOD_LABELS[method], **style.line_style(method)) for method in STEP_SCORERS]
+    figure.legend(handles=keys, loc="outside upper center", ncols=len(keys))
+    figure.supxlabel("Score of the step", fontsize=9.5)
+    return figure
+
+
+def _reached(rows: pd.DataFrame) -> pd.Series:
+    """How many drafts reach each step, without the steps that few do."""
+    counts = rows.groupby(["model", "step"]).n.sum().groupby("step").max()
+    return counts[counts >= FEW_STEPS * counts.max()]
+
+
+def _often_reached(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows[rows.step.isin(_reached(rows).index)]
+
+
+def _by_step(axes: Axes, rows: pd.DataFrame, label: str) -> None:
+    """A curve a reward model of its values by step, with the numbers behind them below the axis."""
+    counts = rows.groupby("step").n.max()
+    ends = []
+    for place, method in enumerate(STEP_SCORERS):
+        curve = rows[rows.model == method]
+        if len(curve):
+            ends.append(style.draw_curve(axes, curve.step.to_numpy() + 0.06 * (place - 1), curve, method))
+    axes.set_xticks(counts.index, [f"{step}\n({n:,})" for step, n in counts.items()])
+    axes.set_xlabel(style.note_missing(label, STEP_SCORERS, rows.model))
+    style.label_ends(axes, ends, percent=False)
+
+
+def fixed_overlap_rows(drafts: pd.DataFrame) -> pd.DataFrame:
+    """Shares of incorrect drafts: columns task, fixed_by, not_by, value, ci_low, ci_high, count, n (Wilson).
+
+    Where ``not_by`` is empty, those that ``fixed_by`` fixes at all. ``drafts`` has one row an incorrect draft: columns
+    task and, of booleans, each of ``FIXERS``.
+    """
+    rows = []
+    for task, group in drafts.groupby("task", sort=False):
+        for one in FIXERS:
+            for other in FIXERS:
+                only = group[one] if one == other else group[one] & ~group[other]
+                share = asdict(proportion(only))
+                n = share.pop("n")
+                names = {"task": task, "fixed_by": one, "not_by": "" if one == other else other}
+                rows.append(names | share | {"count": int(only.sum()), "n": n})
+    return pd.DataFrame(rows, columns=["task", "fixed_by", "not_by", "value", "ci_low", "ci_high", "count", "n"])
+
+
+@plt.rc_context(STYLE | {"axes.grid": False})
+def fixed_overlap(rows: pd.DataFrame) -> Figure:
+    """What each refinement fixes that another does not, of the incorrect drafts (paper, Table 3): how far they
+    complement each other. A fresh sample is there to compare with: chance alone fixes other drafts, too.
+
+    ``drafts`` is as for :func:`fixed_overlap_rows`.
+    """
+    tasks = list(rows.task.unique())
+    figure, panels = style.new_panels(len(tasks), width=5.0, height=3.9)
+    names = [style.METHOD_LABELS[method] for method in FIXERS]
+    for axes, task in zip(panels, tasks, strict=True):
+        cells = rows[rows.task == task]
+        shape = (len(FIXERS), len(FIXERS))
+        shown = [
+            f"{100 * r.value:.1f}\n[{100 * r.ci_low:.1f}, {100 * r.ci_high:.1f}]" for r in cells.itertuples()
+        ]  # fmt: skip
+        sns.heatmap(
+            cells.value.to_numpy().reshape(shape), vmin=0, vmax=0.8, cmap="Blues", annot=np.reshape(shown, shape),
+            fmt="", annot_kws={"size": 9.5, "color": style.INK}, cbar=False, linewidths=2, ax=axes,
+        )  # fmt: skip
+        for i in range(len(FIXERS)):
+            axes.add_patch(Rectangle((i, i), 1, 1, fill=False, edgecolor=style.INK, linewidth=1.4))
+        axes.set_yticklabels([name.replace(" ", "\n", 1) for name in names], rotation=0)
+        axes.set_xticklabels([f"not by\n{name}" for name in names], rotation=0)
+        axes.tick_params(length=0)
+        axes.set_title(f"{task} (n = {cells.n.iloc[0]:,})")
+        axes.set_xlabel("Framed: fixed at all")
+        style.outer_label(axes, "Fixed by (% of incorrect drafts)")
+    return figure
+
+
+def cost_rows(outcomes: pd.DataFrame) -> pd.DataFrame:
+    """Tokens generated per additionally solved problem: columns task, setting, method, value, ci_low, ci_high, n.
+
+    ``outcomes`` has one row a task, setting and method (see ``COSTS``) and draft: its ``tokens``, and its ``gain``: 1
+    where the problem is solved now and was not by the greedy draft, -1 the other way round. Infinite where no more are
+    solved than lost. The interval is by bootstrap over drafts.
+    """
+    columns = ["task", "setting", "method", "value", "ci_low", "ci_high", "n"]
+    rows = []
+    for keys, group in outcomes.groupby(columns[:3], sort=False):
+        tokens, gain, n = group.tokens.to_numpy(float), group.gain.to_numpy(float), len(group)
+        drawn = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), RESAMPLES)
+        costs = _per_problem(drawn @ tokens, drawn @ gain)
+        low, high = np.quantile(costs, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2], method="nearest")  # no mean of infinities
+        rows.append((*keys, _per_problem(tokens.sum(), gain.sum()).item(), low, high, n))
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _per_problem(tokens: ArrayLike, solved: ArrayLike) -> np.ndarray:
+    return np.where(np.asarray(solved) > 0, tokens / np.maximum(solved, 1), np.inf)
+
+
+@plt.rc_context(STYLE | {"axes.grid.axis": "x"})
+def cost(rows: pd.DataFrame) -> Figure:
+    """Tokens generated per problem that is solved over and above the greedy drafts (:func:`cost_rows`); less is better.
+
+    Above, of drafts that are known to be wrong; below, of all questions, where the ORM picks the answer. An arrow is an
+    interval without an upper end.
+    """
+    tasks = list(rows.task.unique())
+    methods = [(setting, method) for setting, group in COSTS.items() for method in group]
+    figure, panels = style.new_panels(len(tasks), width=5.2, height=3.4, sharex=True, sharey=True)
+    places = [i + 0.8 * (setting == "all questions") for i, (setting, _) in enumerate(methods)]
+    drawn = rows[["ci_low", "ci_high", "value"]].to_numpy(float).ravel()
+    drawn = drawn[np.isfinite(drawn) & (drawn > 0)]
+    for axes, task in zip(panels, tasks, strict=True):
+        cells = {(r.setting, r.method): r for r in rows[rows.task == task].itertuples()}
+        axes.set_xscale("log")
+        if len(drawn):
+            axes.set_xlim(0.7 * drawn.min(), 1.5 * drawn.max())
+        for y, key in zip(places, methods, strict=True):
+            _cost(axes, y, key[1], cells.get(key))
+        axes.set_yticks(places, [style.METHOD_LABELS[method] for _, method in methods])
+        axes.set_ylim(places[-1] + 0.6, -1.1)
+        for y, (setting, group) in zip((-0.75, places[len(COSTS["wrong drafts"])] - 0.75), COSTS.items(), strict=True):
+            counts = [cells[setting, method].n for method in group if (setting, method) in cells]
+            text = f"{setting.capitalize()} (n = {counts[0]:,})" if counts else setting.capitalize()
+            axes.text(
+                0.01, y, text, transform=axes.get_yaxis_transform(), va="center", style="italic", color=style.FAINT
+            )
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        axes.tick_params(labelbottom=True)
+        axes.set_xlabel("Extra tokens per additional solved problem")
+        axes.set_title(task)
+    return figure
+
+
+def _cost(axes: Axes, y: float, method: str, row: Any) -> None:
+    """A point with its interval, and both as numbers at the right."""
+    text, look = "no data", {"color": style.METHOD_COLOURS[method], "marker": COST_MARKERS.get(method, "o")}
+    if row is not None and np.isinf(row.ci_low):
+        text = "no gain"
+    elif row is not None:
+        end = row.ci_high if np.isfinite(row.ci_high) else axes.get_xlim()[1]
+        axes.plot([row.ci_low, end], [y, y], color=style.INK, linewidth=1.1)
+        if end != row.ci_high:
+            axes.plot(end, y, marker=">", color=style.INK, clip_on=False)
+        if np.isfinite(row.value):
+            axes.plot(row.value, y, markersize=7, zorder=3, **look)
+        shown = ["∞" if np.isinf(x) else f"{x:,.0f}" for x in (row.value, row.ci_low, row.ci_high)]
+        text = "{} [{}, {}]".format(*shown)
+    axes.text(1.03, y, text, transform=axes.get_yaxis_transform(), va="center")
+
+
+@plt.rc_context(STYLE)
+def losses(curves: Mapping[str, pd.DataFrame]) -> Figure:
+    """The training loss of each model, by its name, against its optimiser steps: frames of columns step, loss."""
+    figure, panels = style.new_panels(min(len(curves), 1), width=6.0, height=3.2)
+    looks = cycle((colour, dashes) for dashes in ("-", style.DASHED, style.DOTTED) for colour in OKABE_ITO)
+    for axes in panels:
+        for (name, curve), (colour, dashes) in zip(curves.items(), looks, strict=False):
+            axes.plot(curve.step, curve.loss, label=name, color=colour, linestyle=dashes, marker="o", markersize=3)
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("Optimiser step")
+        axes.set_ylabel("Training loss")
+        figure.legend(loc="outside right upper")
+    return figure
+
+
+def sweep_rows(numbers: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Of a ``numbers`` frame, the rows of ``metric@x`` that hold a value, with ``x`` as a column."""
+    at = pd.to_numeric(numbers.metric.str.extract(rf"^{metric}@([\d.]+)$", expand=False))
+    rows = numbers.assign(x=at)[at.notna()]
+    return style.with_data(rows).sort_values(["method", "x"])
+
+
+@plt.rc_context(STYLE)
+def sweep(numbers: pd.DataFrame, metrics: Mapping[str, str], label: str, log: bool = False) -> Figure:
+    """One run's ``metric@x`` against x: a panel a metric (name -> title), a curve a method. A metric without data has
+    no panel.
+    """
+    panelled = {title: rows for metric, title in metrics.items() if len(rows := sweep_rows(numbers, metric))}
+    figure, panels = style.new_panels(len(panelled), width=4.9, height=3.2)
+    for axes, (title, rows) in zip(panels, panelled.items(), strict=True):
+        xs = sorted(rows.x.unique())
+        methods = list(rows.method.unique())
+        ends = []
+        for place, method in enumerate(methods):
+            curve = rows[rows.method == method]
+            aside = 0.04 * (place - (len(methods) - 1) / 2)  # so that intervals lie side by side
+            x = curve.x * 2**aside if log else curve.x + aside * (xs[-1] - xs[0]) / max(len(xs) - 1, 1)
+            ends.append(style.draw_curve(axes, x.to_numpy(), curve, method))
+        if log:
+            axes.set_xscale("log", base=2)
+            axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xticks(xs, [f"{x:g}" for x in xs])
+        axes.set_xlabel(label)
+        style.outer_label(axes, "Share (%)")
+        axes.set_title(style.title_with_n(title, rows))
+        style.percent_axis(axes.yaxis)
+        style.label_ends(axes, ends, percent=True)
+    return figure
+
+
+def dots_rows(numbers: pd.DataFrame, metrics: Mapping[str, str]) -> pd.DataFrame:
+    """Of a ``numbers`` frame, the rows that :func:`dots` draws."""
+    return numbers[numbers.metric.isin(list(metrics)) & numbers.method.isin(list(style.METHOD_LABELS))]
+
+
+@plt.rc_context(STYLE | {"axes.grid.axis": "x"})
+def dots(numbers: pd.DataFrame, metrics: Mapping[str, str]) -> Figure:
+    """One run's values with intervals: a panel a metric (name -> title), a row a method in order of appearance."""
+    drawn = style.with_data(dots_rows(numbers, metrics))
+    methods, shown = list(drawn.method.unique()), [m for m in metrics if m in set(drawn.metric)]
+    figure, panels = style.new_panels(len(shown), width=4.9, height=1.1 + 0.3 * len(methods), sharey=True)
+    cells = style.by_method_and_metric(drawn)
+    for axes, metric in zip(panels, shown, strict=True):
+        for place, method in enumerate(methods):
+            if (method, metric) in cells:
+                _dot(axes, place, method, metric, cells[method, metric], {"marker": "o", "markersize": 7})
+        axes.set_yticks(range(len(methods)), [style.METHOD_LABELS[method] for method in methods])
+        axes.set_ylim(len(methods) - 0.5, -0.5)
+        axes.set_xlabel("Share (%)")
+        axes.set_title(style.title_with_n(metrics[metric], drawn[drawn.metric == metric]))
+        style.percent_axis(axes.xaxis)
+        axes.margins(x=0.2)  # for the numbers
+    return figure
+
+
+def _dot(axes: Axes, y: float, method: str, label: str, row: Any, marker: Mapping[str, Any]) -> None:
+    """A point with its interval and, right of both, its number; a note where there is no row."""
+    if row is None:
+        axes.text(0.02, y, f"{label}: no data", transform=axes.get_yaxis_transform(), va="center", color=style.FAINT)
+        return
+    axes.errorbar(row.value, y, xerr=style.error_lengths(row), fmt="none", ecolor=style.INK, elinewidth=1.1, capsize=3)
+    axes.plot(row.value, y, color=style.METHOD_COLOURS[method], label=f"{method} {label}", zorder=3, **marker)
+    right = np.nanmax([row.value, row.ci_high])
+    axes.annotate(f"{100 * row.value:.1f}", (right, y), (5, 0), textcoords="offset points", va="center")

@@ -1,0 +1,223 @@
+"""Save a run's results as CSV files, and build the tables, figures and scoreboard of a comparison from them.
+
+A run folder holds ``tables/<name>.csv`` for each name of :data:`TABLES` and ``run.json``. A comparison is built from
+run folders alone: it needs no artifacts, no model and no training.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from IPython.display import SVG
+from matplotlib.figure import Figure
+
+from glore_lib.artifacts.records import write
+from glore_lib.method.replication import Replication
+from glore_lib.params import ParamsError
+from glore_lib.reporting import analysis_figures, paper_figures, style
+from glore_lib.reporting.scoreboard import benchmark, scoreboard, to_read
+from glore_lib.reporting.tables import scored_steps, wide
+
+RUN_FILE = "run.json"
+RUN_FIELDS = ("run", "caption", "model", "stands_for", "stale")
+DIAGRAMS = ("pipeline", "figure1", "figure3")
+INTERVAL = ["value", "ci_low", "ci_high", "n"]
+BY_STEP = ["task", "model", "step"]
+# The CSV files of a run, with their columns.
+TABLES: dict[str, list[str]] = {
+    "numbers": ["task", "model", "method", "metric", *INTERVAL],
+    "scores_by_step": [*BY_STEP, *INTERVAL],
+    "calibration": [*BY_STEP, *INTERVAL],
+    "reliability": [*BY_STEP, "bin", "score", *INTERVAL],
+    "fixed_overlap": ["task", "fixed_by", "not_by", "value", "ci_low", "ci_high", "count", "n"],
+    "cost": ["task", "setting", "method", *INTERVAL],
+}
+TABLE_METRICS = {
+    "table1": (
+        "step_accuracy", "step_false_positive_rate", "step_false_negative_rate", "step_accuracy_difference",
+        "step_accuracy_exact", "step_false_positive_rate_exact", "step_false_negative_rate_exact",
+        "step_accuracy_difference_exact",
+    ),
+    "table2": (
+        "final_accuracy", "final_false_positive_rate", "final_false_negative_rate", "final_accuracy_difference",
+        "final_accuracy_difference_p",
+    ),
+    "table3": ("fixed_fraction", "fixed_fraction_difference", "fixed_fraction_difference_p"),
+}  # fmt: skip
+# The functions that draw a figure from its rows.
+DRAW: dict[str, Callable[[pd.DataFrame], Figure]] = {
+    "figure4": paper_figures.figure4, "figure5": paper_figures.figure5, "figure6": paper_figures.figure6,
+    "label_quality": analysis_figures.label_quality, "scores_by_step": analysis_figures.scores_by_step,
+    "calibration": analysis_figures.calibration, "reliability": analysis_figures.reliability,
+    "fixed_overlap": analysis_figures.fixed_overlap, "cost": analysis_figures.cost,
+}  # fmt: skip
+# Of the figures that draw a part of ``numbers``, the functions that select it.
+SELECT: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
+    "figure4": paper_figures.figure4_rows, "figure5": paper_figures.figure5_rows,
+    "figure6": paper_figures.figure6_rows, "label_quality": analysis_figures.label_quality_rows,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Results of one or several runs: their ``run.json`` and their tables, concatenated in the given order."""
+
+    folders: list[Path]
+    runs: list[dict[str, Any]]
+    tables: dict[str, pd.DataFrame]
+
+    @property
+    def captions(self) -> list[str]:
+        """What each run is about, and which of its artifacts were computed by older code."""
+        captions = []
+        for run in self.runs:
+            captions.append(f"{run['run']}: {run['caption']}.")
+            if run["stale"]:
+                captions.append(f"{run['run']} uses artifacts computed by older code: {', '.join(run['stale'])}.")
+        return captions
+
+
+def save_run(lab: Replication, out: str | Path) -> None:
+    """Write the test results of a run to ``out``: ``tables/<name>.csv`` for each of :data:`TABLES`, and ``run.json``."""
+    steps = scored_steps(lab, "test", analysis_figures.STEP_SCORERS)
+    tables = {
+        "numbers": lab.numbers,
+        "scores_by_step": analysis_figures.scores_by_step_rows(steps),
+        "calibration": analysis_figures.calibration_rows(steps),
+        "reliability": analysis_figures.reliability_rows(steps),
+        "fixed_overlap": analysis_figures.fixed_overlap_rows(_fixed_drafts(lab)),
+        "cost": analysis_figures.cost_rows(lab.test.outcomes()),
+    }
+    for name, rows in tables.items():
+        style.save_rows(rows, Path(out) / "tables", name)
+    params = lab.run.params
+    run = {
+        "run": params.run, "caption": lab.run.task.caption, "model": params.base_model.source,
+        "stands_for": benchmark(params.task), "stale": sorted(getattr(lab.run.store, "stale", {})),
+    }  # fmt: skip
+    write(Path(out) / RUN_FILE, json.dumps(run, indent=1, ensure_ascii=False) + "\n")
+
+
+def _fixed_drafts(lab: Replication) -> pd.DataFrame:
+    """Return a row per wrong test draft: which refinements fix it."""
+    drafts = lab.test.drafts.read().set_index("sample_id")
+    fixed = pd.DataFrame(
+        {k: lab.test.refined[k].read().set_index("sample_id")["is_correct"] for k in analysis_figures.FIXERS}
+    )
+    return fixed[~drafts["is_correct"].reindex(fixed.index)].assign(task=lab.run.params.run)
+
+
+def load_runs(folders: Sequence[str | Path]) -> Comparison:
+    """Load the results of one or several runs.
+
+    Raises :class:`ParamsError` if no folder is given, two hold the same run, or a file is missing or damaged.
+    """
+    paths = [Path(folder) for folder in folders]
+    runs = [_load_run(path) for path in paths]
+    names = [run["run"] for run in runs]
+    if not runs or len(set(names)) < len(names):
+        raise ParamsError(f"runs: must be one or several folders of different runs, not {', '.join(names) or 'none'}")
+    return Comparison(paths, runs, {name: _load_tables(paths, name) for name in TABLES})
+
+
+def _load_tables(folders: Sequence[Path], name: str) -> pd.DataFrame:
+    tables = [read_table(folder / "tables" / f"{name}.csv", TABLES[name]) for folder in folders]
+    filled = [table for table in tables if len(table)]  # an empty table has no column types
+    return pd.concat(filled, ignore_index=True) if filled else tables[0]
+
+
+def _load_run(folder: Path) -> dict[str, Any]:
+    path = folder / RUN_FILE
+    try:
+        run = json.loads(path.read_text(encoding="utf-8"))
+        return {name: run[name] for name in RUN_FIELDS}
+    except FileNotFoundError:
+        raise ParamsError(f"run folder {folder}: has no {RUN_FILE}; glore run writes one") from None
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ParamsError(f"{path}: is damaged; glore run PARAMS --from 05 writes it again") from None
+
+
+def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """Read a CSV file with exactly these columns; raise :class:`ParamsError` if it is missing or damaged.
+
+    Floats come back as they were written, and only empty fields are missing values.
+    """
+    try:
+        frame = pd.read_csv(path, keep_default_na=False, na_values=[""])
+    except FileNotFoundError:
+        raise ParamsError(f"{path}: no such file; glore run PARAMS --from 05 writes it") from None
+    except ValueError:  # empty, not UTF-8, or rows of different lengths
+        frame = pd.DataFrame()
+    if list(frame) != list(columns):
+        raise ParamsError(f"{path}: must be a CSV file with the columns {', '.join(columns)}; glore run writes it")
+    return frame
+
+
+def save_table(c: Comparison, name: str, out: str | Path) -> pd.DataFrame:
+    """Write ``table1``, ``table2`` or ``table3`` to ``out``/tables as a long CSV file and as Markdown.
+
+    The Markdown file has a caption that names data sets and splits, the values, and the paired differences. Return
+    the values to display; :func:`differences` returns the differences.
+    """
+    folder = Path(out) / "tables"
+    numbers = c.tables["numbers"]
+    rows = numbers[numbers["metric"].isin(TABLE_METRICS[name])]
+    style.save_rows(rows, folder, name)
+    shown = wide(rows, [m for m in TABLE_METRICS[name] if "_difference" not in m])
+    values, paired = (frame.reset_index().to_markdown(index=False) for frame in (shown, differences(c, name)))
+    caption = " ".join(["Per cent [95 % interval] (n).", *c.captions])
+    write(folder / f"{name}.md", f"{caption}\n\n{values}\n\nPaired differences, in points.\n\n{paired}\n")
+    return shown
+
+
+def differences(c: Comparison, name: str) -> pd.DataFrame:
+    """Return the paired differences of Table 1, 2 or 3, in points, with McNemar's p value for independent pairs.
+
+    Both methods are compared on the same steps or questions. An interval on one side of 0 is a difference at the 5 %
+    level.
+    """
+    return wide(c.tables["numbers"], [m for m in TABLE_METRICS[name] if "_difference" in m])
+
+
+def save_figure(c: Comparison, name: str, out: str | Path) -> Figure:
+    """Draw a figure of :data:`DRAW` and write it to ``out``/figures as PNG, SVG and CSV."""
+    rows = SELECT[name](c.tables["numbers"]) if name in SELECT else c.tables[name]
+    figure = DRAW[name](rows)
+    # The files of the step figures are sorted by run.
+    by_run = "step" in rows
+    style.save(figure, rows.sort_values("task", kind="stable") if by_run else rows, Path(out) / "figures", name)
+    return figure
+
+
+def save_diagram(name: str, out: str | Path) -> SVG:
+    """Copy a diagram of :data:`DIAGRAMS` to ``out``/figures as SVG and PNG; return it to display."""
+    folder = Path(out) / "figures"
+    folder.mkdir(parents=True, exist_ok=True)
+    for suffix in ("svg", "png"):
+        source = files("glore_lib") / "assets" / "diagrams" / f"{name}.{suffix}"
+        (folder / f"{name}.{suffix}").write_bytes(source.read_bytes())
+    return SVG(filename=str(folder / f"{name}.svg"))
+
+
+def save_scoreboard(c: Comparison, out: str | Path) -> pd.DataFrame:
+    """Write ``out``/scoreboard.csv; return the table to display."""
+    scores = scoreboard(c.tables["numbers"], {run["run"]: run["stands_for"] for run in c.runs})
+    style.save_rows(scores, Path(out), "scoreboard")
+    return to_read(scores)
+
+
+def write_comparison(folders: Sequence[str | Path], out: str | Path) -> Comparison:
+    """Write all that notebook 06 writes to ``out``, apart from the notebook itself; return the loaded runs."""
+    c = load_runs(folders)
+    for name in TABLE_METRICS:
+        save_table(c, name, out)
+    for name in DRAW:
+        save_figure(c, name, out)
+    for name in DIAGRAMS:
+        save_diagram(name, out)
+    save_scoreboard(c, out)
+    return c
