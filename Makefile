@@ -29,6 +29,8 @@ lab: $(STAMP)
 lint: $(STAMP)
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
+	@.venv/bin/mypy
+	@.venv/bin/lint-imports --no-logo
 
 audit:
 	@test -x .venv-audit/bin/pip-audit || $(PYTHON) -m venv .venv-audit
