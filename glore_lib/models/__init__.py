@@ -1,1 +1,1 @@
-"""models."""
+"""Load, train and save models; turn text into tokens."""

@@ -14,6 +14,7 @@ import sys
 import threading
 import warnings
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from glore_lib.models.reward_head import RewardModel
 from glore_lib.params import Finetuning, ParamsError, Training
 
 Examples = list[dict[str, list[int]]]
+Info = dict[str, Any]  # what :func:`glore_lib.models.training.train` returns
 LAST_LINES = 5  # of a failed process's output, shown in the error
 
 
@@ -58,30 +60,26 @@ class Job:
         return model if self.language_model_loss is None else RewardModel(model, self.language_model_loss)
 
 
-def fit(job: Job, tokenizer: PreTrainedTokenizerBase, examples: Examples, folder: Path) -> dict[str, Any]:
+_JOB = TypeAdapter(tuple[Job, Examples])
+
+
+def fit(job: Job, tokenizer: PreTrainedTokenizerBase, examples: Examples, folder: Path) -> Info:
     """Fine-tune a model on token ids and labels and save it to ``folder``.
 
-    Returns what :func:`glore_lib.models.training.train` returns. Raises ParamsError if the GPU runs out of memory, and
-    RuntimeError if one of several processes fails.
+    Raises ParamsError if the GPU runs out of memory, and RuntimeError if one of several processes fails.
     """
-    fit_here = job.finetuning.processes == 1
-    return (_fit if fit_here else _launch)(job, tokenizer, examples, folder)
+    return (_fit if job.finetuning.processes == 1 else _launch)(job, tokenizer, examples, folder)
 
 
-def _fit(
-    job: Job, tokenizer: PreTrainedTokenizerBase, examples: Examples, folder: Path, saves: bool = True
-) -> dict[str, Any]:
+def _fit(job: Job, tokenizer: PreTrainedTokenizerBase, examples: Examples, folder: Path, saves: bool = True) -> Info:
     """Train in this process; with several processes, each calls this and one saves."""
     model = job.build()
     pad = tokenizer.pad_token_id
     info = training.train(model, examples, job.finetuning, job.training, pad, job.seed, folder)
     model = whole(model, job)
-    if not saves:
-        return info
-    if isinstance(model, RewardModel):
-        model.save(tokenizer, job.start, folder)
-    else:
-        save_model(model, tokenizer, job.start, folder)
+    if saves:
+        save = model.save if isinstance(model, RewardModel) else partial(save_model, model)
+        save(tokenizer, job.start, folder)
     return info
 
 
@@ -100,30 +98,27 @@ def whole(model: nn.Module, job: Job) -> nn.Module:
     return fresh
 
 
-def _launch(job: Job, tokenizer: PreTrainedTokenizerBase, examples: Examples, folder: Path) -> dict[str, Any]:
+def _launch(job: Job, tokenizer: PreTrainedTokenizerBase, examples: Examples, folder: Path) -> Info:
     """Run :func:`_fit` in ``finetuning.processes`` processes of this machine.
 
     Inputs and outputs are exchanged as files in ``folder / "processes"``, which is removed at the end.
     """
     exchange = folder / "processes"
     exchange.mkdir()
-    (exchange / "job.json").write_bytes(TypeAdapter(Job).dump_json(job))
-    pd.DataFrame(examples).to_parquet(exchange / "examples.parquet")
+    (exchange / "job.json").write_bytes(_JOB.dump_json((job, examples)))
     tokenizer.save_pretrained(exchange / "tokenizer")
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()  # the new processes need this process's unused memory
-    package = str(Path(__file__).parents[2])
-    path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
+    path = os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])])
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={job.finetuning.processes}",
         f"--log-dir={exchange / 'logs'}", "--redirects=3", "--module", "glore_lib.models.launch", str(folder),
     ]  # fmt: skip
     log = exchange / "launcher.txt"
+    environment = os.environ | {"PYTHONPATH": path}
     with (
         log.open("w") as output,
-        subprocess.Popen(
-            command, env=os.environ | {"PYTHONPATH": path}, stdin=subprocess.PIPE, stdout=output, stderr=output
-        ) as launcher,
+        subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=output, stderr=output) as launcher,
     ):
         launcher.wait()
     if launcher.returncode:
@@ -163,9 +158,7 @@ def main() -> None:
     quiet()
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    job = TypeAdapter(Job).validate_json((exchange / "job.json").read_bytes())
-    frame = pd.read_parquet(exchange / "examples.parquet")
-    examples = [{key: list(map(int, ids)) for key, ids in row.items()} for row in frame.to_dict("records")]
+    job, examples = _JOB.validate_json((exchange / "job.json").read_bytes())
     first = os.environ["RANK"] == "0"
     info = _fit(job, AutoTokenizer.from_pretrained(exchange / "tokenizer"), examples, folder, saves=first)
     if first:

@@ -1,7 +1,7 @@
-"""Solutions of one question as one row of a reward model's batch: what several begin with alike is computed once.
+"""Pack solutions of one question into one row of a reward model's batch, so that shared prefixes are computed once.
 
-A row is a tree of tokens. Each token sees those on the way from the question to it and nothing else, so that the hidden
-states, and with them losses, gradients and scores, are those of every solution alone, up to rounding.
+A row is a tree of tokens. Each token attends only to its ancestors, so hidden states, losses, gradients and scores
+equal those of each solution on its own, up to rounding.
 """
 
 from collections.abc import Iterable
@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-IGNORE = -100  # no label; also what fills rows up
+IGNORE = -100  # no label; also pads rows
 Row = dict[str, list[int]]
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """The token ids of a prompt and a solution, the prompt's length, and labels by the index of their token."""
+    """A prompt and a solution as token ids, the prompt's length, and labels by token index."""
 
     ids: list[int]
     prompt_length: int
@@ -35,7 +35,7 @@ class _Tree:
     solutions: int = 0
 
     def length_with(self, ids: list[int]) -> int:
-        """How many tokens there are once a solution is added."""
+        """Return the number of tokens after adding a solution."""
         at, common = -1, 0
         while common < len(ids) and (at, ids[common]) in self.children:
             at, common = self.children[at, ids[common]], common + 1
@@ -65,12 +65,11 @@ class _Tree:
 
 
 def pack(solutions: Iterable[Labelled], together: int, max_length: int) -> list[Row]:
-    """The solutions of one question, in their order, in rows of ``together``; of fewer where they would be longer than
-    ``max_length`` tokens. A solution that is longer has a row of its own.
+    """Pack the solutions of one question, in order, into rows of at most ``together`` and ``max_length`` tokens.
 
-    Of each row ``parents`` is the place of the token before each token (-1: none), ``label_at`` and ``labels`` have an
-    entry a label, in the order of the solutions; ``lm_at`` and ``lm_labels`` have one a token of each solution: the
-    place that predicts it, and it.
+    A longer solution gets a row of its own. In each row, ``parents`` is the index of each token's predecessor (-1:
+    none); ``label_at`` and ``labels`` have one entry per label, in the order of the solutions; ``lm_at`` and
+    ``lm_labels`` have one per token of each solution: the index that predicts it, and the token.
     """
     trees: list[_Tree] = []
     for solution in solutions:
@@ -82,15 +81,18 @@ def pack(solutions: Iterable[Labelled], together: int, max_length: int) -> list[
 
 
 def collate(rows: list[Row], pad: int) -> dict[str, torch.Tensor]:
-    """A batch for :class:`glore_lib.models.reward_head.RewardModel`: ``input_ids`` and ``position_ids`` [rows, longest],
-    ``visible`` [rows, longest, longest], true where the first token sees the second, and the labels [rows, most]."""
+    """Build a batch for :class:`glore_lib.models.reward_head.RewardModel`.
+
+    ``input_ids`` and ``position_ids`` are [rows, longest], labels [rows, most]; ``visible`` [rows, longest, longest] is
+    true where the first token attends to the second.
+    """
     width = max(len(row["input_ids"]) for row in rows)
     visible = np.zeros((len(rows), width, width), dtype=bool)
-    visible[:] = np.eye(width, dtype=bool)  # padding sees itself, for want of others
-    for seen, row in zip(visible, rows, strict=True):
+    visible[:] = np.eye(width, dtype=bool)  # padding attends to itself
+    for attended, row in zip(visible, rows, strict=True):
         for i, parent in enumerate(row["parents"]):
             if parent >= 0:
-                seen[i] |= seen[parent]
+                attended[i] |= attended[parent]
     batch = {"input_ids": _filled(rows, "input_ids", pad), "visible": torch.from_numpy(visible)}
     batch["position_ids"] = batch["visible"].sum(2) - 1
     return batch | {name: _filled(rows, name, IGNORE) for name in ("label_at", "labels", "lm_at", "lm_labels")}

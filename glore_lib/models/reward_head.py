@@ -14,23 +14,23 @@ HEAD_FILE = "reward_head.safetensors"
 
 
 class ScalarHead(nn.Linear):
-    """A class of its own, so that FSDP can be told to divide it alone: it is float32 whatever the model is."""
+    """A linear layer that FSDP can wrap by its class: it stays float32 whatever the model's dtype."""
 
 
 class RewardModel(nn.Module):
     """p(correct | question, prefix) after each step: a language model with a scalar head on its last hidden states.
 
-    The head starts at zero, so that an untrained reward model says 0.5 everywhere. With ``language_model_loss`` > 0
-    the model goes on predicting the solution's tokens beside, which Cobbe et al. (2021) found to help.
+    The head starts at zero, so an untrained reward model scores 0.5 everywhere. With ``language_model_loss`` > 0 the
+    model is also trained to predict the solution's tokens, which Cobbe et al. (2021) found to help.
     """
 
-    accepts_loss_kwargs = True  # so that the Trainer tells how many labels all micro-batches of a step have together
+    accepts_loss_kwargs = True  # the Trainer then passes the number of labels in all micro-batches of a step
 
     def __init__(self, model: PreTrainedModel | PeftModel, language_model_loss: float = 0.0):
         super().__init__()
         self.model, self.language_model_loss = model, language_model_loss
         language_model = model.get_base_model() if isinstance(model, PeftModel) else model
-        self.backbone = [language_model.base_model]  # in a list: not a second registration of the same weights
+        self.backbone = [language_model.base_model]  # a list, so that the weights are not registered twice
         self.lm_head = [language_model.get_output_embeddings()]
         self.head = ScalarHead(language_model.config.hidden_size, 1, dtype=torch.float32, device=language_model.device)
         nn.init.zeros_(self.head.weight)
@@ -41,9 +41,11 @@ class RewardModel(nn.Module):
         labels: torch.Tensor | None = None, lm_at: torch.Tensor | None = None, lm_labels: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:  # fmt: skip
-        """Logits at the places ``label_at`` of a batch of :func:`glore_lib.models.prefix_tree.collate`, [batch, labels]; with
-        ``labels`` (0, 1 or -100 where there is none) also the loss, binary cross-entropy averaged over them. Of a
-        micro-batch it is this batch's part of the average over all ``num_items_in_batch`` labels."""
+        """Return logits [batch, labels] at ``label_at`` for a batch of :func:`glore_lib.models.prefix_tree.collate`.
+
+        With ``labels`` (0, 1, or -100 for none) also return the mean binary cross-entropy; for a micro-batch, its share
+        of the mean over all ``num_items_in_batch`` labels.
+        """
         hidden = self.backbone[0](
             input_ids=input_ids, position_ids=position_ids, attention_mask=self._mask(visible), use_cache=False
         ).last_hidden_state  # fmt: skip
@@ -51,11 +53,9 @@ class RewardModel(nn.Module):
         if labels is None:
             return {"logits": logits}
         known = labels != -100
-        # Where processes share a batch, one may get no label; the mean of none is no number, and their sum is 0.
+        # If processes share a batch, one may get no labels: their mean would be NaN, their sum is 0.
         reduction = "mean" if known.any() else "sum"
-        loss = nn.functional.binary_cross_entropy_with_logits(
-            logits[known], labels[known].float(), reduction=reduction
-        )  # fmt: skip
+        loss = nn.functional.binary_cross_entropy_with_logits(logits[known], labels[known].float(), reduction=reduction)
         if self.language_model_loss:
             predicted = self.lm_head[0](_at(hidden, lm_at))
             lm_loss = nn.functional.cross_entropy(
@@ -67,7 +67,7 @@ class RewardModel(nn.Module):
         return {"loss": loss, "logits": logits}
 
     def _mask(self, visible: torch.Tensor) -> torch.Tensor:
-        """[batch, 1, length, length], as the model's attention takes it: booleans, or what it adds to the scores."""
+        """Return the mask [batch, 1, length, length]: booleans, or for other attention than SDPA, an additive mask."""
         if self.backbone[0].config._attn_implementation == "sdpa":
             return visible[:, None]
         dtype = self.head.weight.dtype if torch.is_autocast_enabled() else self.backbone[0].dtype
@@ -75,18 +75,18 @@ class RewardModel(nn.Module):
         return hidden.masked_fill(~visible, torch.finfo(dtype).min)[:, None]
 
     def save(self, tokenizer: PreTrainedTokenizerBase, start: str, folder: Path) -> None:
-        """Saves the model as :func:`save_model` does, and the head beside it."""
+        """Save the model with :func:`save_model`, and the head beside it."""
         save_model(self.model, tokenizer, start, folder)
         save_file(self.head.state_dict(), folder / HEAD_FILE)
 
 
 def _at(hidden: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """[batch, places, width]: the hidden states at some places of each row; any where there is none (-100)."""
+    """Return the hidden states [batch, places, width] at some places of each row; any state at -100."""
     return hidden.gather(1, places.clamp(min=0)[..., None].expand(-1, -1, hidden.shape[-1]))
 
 
 def load_reward_model(folder: str, dtype: str) -> RewardModel:
-    """A reward model as :meth:`RewardModel.save` left it, with its head."""
+    """Load a reward model that :meth:`RewardModel.save` saved."""
     model = RewardModel(load_model(folder, dtype))
     model.head.load_state_dict(load_file(Path(folder) / HEAD_FILE))
     return model.to(device())

@@ -1,4 +1,4 @@
-"""Turn text into token ids, in one way for training, sampling and scoring."""
+"""Turn text into token ids, the same way in training, sampling and scoring."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ TEMPLATE_DATE = datetime(2024, 7, 26)  # today's date for chat templates that in
 
 @dataclass(frozen=True)
 class Encoded:
-    """Token ids of a prompt and steps. ``step_ends[i]`` is the index of step i's last token, its newline."""
+    """A prompt and steps as token ids. ``step_ends[i]`` is the index of step i's last token, its newline."""
 
     ids: list[int]
     prompt_length: int

@@ -1,4 +1,4 @@
-"""transformers.Trainer glue shared by students, reward models and refiners."""
+"""Train students, reward models and refiners with ``transformers.Trainer``."""
 
 import shutil
 import time
@@ -23,16 +23,16 @@ from glore_lib.models.prefix_tree import IGNORE
 from glore_lib.models.reward_head import ScalarHead
 from glore_lib.models.tokens import encode
 
-SAVE_EVERY = 5  # logs: a loss is the mean since the last one, and so a training goes on only from where it logged
+SAVE_EVERY = 5  # logs; a logged loss is the mean since the last log, so training can only resume where it logged
 WEIGHTS = "trained.safetensors"
 
 
 def solution_example(
     tokenizer: PreTrainedTokenizerBase, prompt: str, steps: Sequence[str], learn_from: int = 1
 ) -> dict[str, list[int]]:
-    """Token ids and labels of a prompt and the solution to be written after it, end-of-sequence token included.
+    """Return token ids and labels of a prompt, its solution and the end-of-sequence token.
 
-    The loss is taken on the solution from step ``learn_from`` (1-based) on.
+    The loss covers the solution from step ``learn_from`` (1-based) on.
     """
     encoded = encode(tokenizer, prompt, steps)
     start = encoded.step_ends[learn_from - 2] + 1 if learn_from > 1 else encoded.prompt_length
@@ -41,7 +41,7 @@ def solution_example(
 
 
 def collate(rows: list[dict[str, list[int]]], pad: int) -> dict[str, torch.Tensor]:
-    """Right-padded tensors [batch, longest row]; the attention mask, not the pad token, says what is padding."""
+    """Return right-padded tensors [batch, longest row]; the attention mask marks padding, not the pad token."""
     width = max(len(row["input_ids"]) for row in rows)
     fill = {"input_ids": pad, "attention_mask": 0}
     rows = [row | {"attention_mask": [1] * len(row["input_ids"])} for row in rows]
@@ -55,16 +55,14 @@ def train(
     model: nn.Module, examples: list[dict[str, list[int]]], finetuning: params.Finetuning, training: params.Training,
     pad: int, seed: int, folder: Path,
 ) -> dict[str, Any]:  # fmt: skip
-    """Trains ``model`` in place and returns what it took: steps, sequences, tokens, the share of the batches that was
-    padding, the loss at each log.
+    """Train ``model`` in place; return the steps, sequences, tokens, share of padding and the losses logged.
 
-    A reward model's sequences are rows of :func:`glore_lib.models.prefix_tree.pack`. Those longer than ``max_length`` are left
-    out and counted. Where none is left, the model stays as it was.
-    Where ``finetuning.processes`` > 1, all of these call it at once, with the same arguments; by FSDP each is left with
-    its part of the model (:func:`glore_lib.models.launch.whole`).
-    Where a checkpoint in ``folder`` is left from an interruption, it goes on from there, to the same model. (By FSDP it
-    writes none.)
-    Raises ParamsError where the GPU's memory does not suffice, or where the loss or a weight is no finite number.
+    The sequences of a reward model are rows of :func:`glore_lib.models.prefix_tree.pack`. Sequences longer than
+    ``max_length`` are counted and left out; if none remains, the model is not changed. A checkpoint in ``folder`` from
+    an interrupted training is resumed, with the same result (FSDP writes none). If ``finetuning.processes`` > 1, each
+    process calls this function with the same arguments; with FSDP each then holds its part of the model (see
+    :func:`glore_lib.models.launch.whole`).
+    Raises ParamsError if the GPU runs out of memory, or if the loss or a weight is not finite.
     """
     kept = [e for e in examples if len(e["input_ids"]) <= finetuning.max_length]
     if not kept:
@@ -104,7 +102,7 @@ def train(
     trainable = (parameter for parameter in model.parameters() if parameter.requires_grad)
     if not all(getattr(parameter, "_local_tensor", parameter).isfinite().all() for parameter in trainable):
         raise _diverged(training.learning_rate, f"weights are not finite after step {steps}, the last")
-    trainer.accelerator.wait_for_everyone()  # the others may still be looking for checkpoints
+    trainer.accelerator.wait_for_everyone()  # others may still be looking for checkpoints
     if trainer.is_world_process_zero():
         shutil.rmtree(checkpoints, ignore_errors=True)
     losses = [{"step": log["step"], "loss": log["loss"]} for log in trainer.state.log_history if "loss" in log]
@@ -122,45 +120,45 @@ def _diverged(learning_rate: float, how: str) -> params.ParamsError:
 
 
 def _latest(checkpoints: Path) -> str | None:
-    """The last checkpoint that is whole: one that was cut short, or changed since, is told and not used."""
+    """Return the newest intact checkpoint; warn about and skip corrupt ones."""
     for path in sorted(checkpoints.glob("checkpoint-*"), key=lambda path: -int(path.name.rpartition("-")[2])):
         try:
             verify_record(path)
             return str(path)
         except StoreError as damage:
-            warn(f"{checkpoints.parent.parent.name[1:]}: {damage}; an earlier one is used, or none")
+            warn(f"{checkpoints.parent.parent.name[1:]}: {damage}; an earlier one is used if there is one")
     return None
 
 
 def _divided(model: nn.Module) -> list[str]:
-    """The classes of the modules that FSDP gathers one at a time: the model's layers, a reward model's head."""
+    """List the module classes that FSDP gathers one at a time: the model's layers, a reward model's head."""
     names = {name for module in model.modules() for name in getattr(module, "_no_split_modules", None) or ()}
     classes = {type(module).__name__ for module in model.modules()}
     return sorted(names & classes | {ScalarHead.__name__} & classes)
 
 
 class QuietTrainer(Trainer):
-    """Keeps its losses to itself: they go into the artifact's record and from there into a plot."""
+    """A Trainer that prints no losses and whose checkpoints hold only the trained weights."""
 
     autocasts = False
-    seconds_before, draw_from = 0.0, None  # of the checkpoint that it goes on from
+    seconds_before, draw_from = 0.0, None  # from the checkpoint that was resumed
 
     def __init__(self, *arguments: Any, **options: Any):
         super().__init__(*arguments, **options)
         self.progress, self.started = {"tokens": 0, "padded": 0}, time.perf_counter()
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Keeps the losses, with their step."""
+        """Record the losses and their step without printing them."""
         self.state.log_history.append({**logs, "step": self.state.global_step})
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *arguments: Any) -> torch.Tensor:
-        """The loss of a micro-batch. Raises ParamsError where it is no number."""
-        # Counted here, for the loader reads ahead, and would read the same again after an interruption.
+        """Return the loss of a micro-batch; raise ParamsError if it is not finite."""
+        # Counted here because the loader prefetches, and would count a batch twice after an interruption.
         tokens, padded = inputs.pop("read")
         self.progress["tokens"] += tokens
         self.progress["padded"] += padded
         loss = super().training_step(model, inputs, *arguments)
-        if not loss.isfinite():  # and the model is lost: by the next step its weights are no numbers either
+        if not loss.isfinite():  # by the next step the weights are not finite either
             raise _diverged(self.args.learning_rate, f"the loss is {loss.item()} in step {self.state.global_step + 1}")
         return loss
 
@@ -176,16 +174,16 @@ class QuietTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         if self.state.global_step == self.state.max_steps:
-            return  # the model itself is saved next
+            return  # the final model is saved next
         super()._save_checkpoint(model, trial)
-        self.accelerator.wait_for_everyone()  # every process has a file in it
+        self.accelerator.wait_for_everyone()  # every process writes a file to it
         if self.is_world_process_zero():
             seconds = self.seconds_before + time.perf_counter() - self.started
             record = {"progress": self.progress, "seconds": seconds, "order": self.order.drawn_from.numpy().tolist()}
             write_record(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}", record)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        # What is learned, and no more: under an adapter the model stays as it was.
+        # Only trained weights: the model under an adapter does not change.
         Path(output_dir).mkdir(parents=True, exist_ok=True)
         learned = {name: p.data for name, p in self.model.named_parameters() if p.requires_grad}
         save_file(learned, f"{output_dir}/{WEIGHTS}")
@@ -197,22 +195,21 @@ class QuietTrainer(Trainer):
         self.draw_from = torch.tensor(record["order"], dtype=torch.uint8)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        # The order of the epoch is drawn by now, or, before its first step, to be drawn from the state that is loaded.
+        # The epoch's order is drawn already, or, before its first step, will be drawn from the state loaded here.
         self.order.draw_from = None
         super()._load_rng_state(checkpoint)
 
     def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> AbstractContextManager:
-        """Under what a forward pass runs: autocast in bfloat16 where FSDP trains with mixed precision."""
-        # With FSDP, accelerate's own mixed precision would train a float32 copy of the weights: another model than one
-        # process trains. Without the cache, what FSDP gathers is let go after each layer.
+        """Autocast to bfloat16 if FSDP trains with mixed precision."""
+        # With FSDP, accelerate's mixed precision would train a float32 copy of the weights, unlike a single process.
+        # Without the cache, weights that FSDP gathers are freed after each layer.
         if self.autocasts:
             return torch.autocast(self.args.device.type, torch.bfloat16, cache_enabled=False)
         return super().autocast_smart_context_manager(cache_enabled)
 
 
 class ReproducibleSampler(Sampler[int]):
-    """An order that is drawn from the random state ``draw_from``, where that is set: a training goes on in the midst
-    of an epoch with the order that the epoch began with."""
+    """Draw an order from the random state ``draw_from`` if set, to resume an epoch in the order it began with."""
 
     def __init__(self, order: Sampler, draw_from: torch.Tensor | None):
         self.order, self.draw_from, self.drawn_from = order, draw_from, draw_from
@@ -228,11 +225,11 @@ class ReproducibleSampler(Sampler[int]):
 
 
 class SharedOrder(LengthGroupedSampler):
-    """The order in which one process would take the examples, for several, which take the micro-batches in turn.
+    """The order of a single process, for several processes that take the micro-batches in turn.
 
-    The first process draws it for all: what they drew alone would differ once dropout has used up random numbers. The
-    last examples of an epoch are filled up to ``together``, a micro-batch for each process, with one that nothing is
-    learned from, ``len(lengths)``: accelerate would fill up with other examples, and learn those twice.
+    The first process draws it for all, because random states differ once dropout has used them. The end of an epoch
+    is padded to a multiple of ``together`` (one micro-batch for each process) with the example ``len(lengths)``, which
+    has no labels. accelerate would pad with other examples, which would then be trained on twice.
     """
 
     def __init__(self, batch_size: int, lengths: list[int], together: int):

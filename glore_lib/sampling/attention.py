@@ -1,8 +1,8 @@
-"""Attention to a prefix that several rows share: its keys and values are kept, and read from memory, once a group.
+"""Attention to a prefix that several rows share: its keys and values are stored and read once per group of rows.
 
-Decoding is bound by how fast the cache is read. The samples of a question, and the rollouts of its steps, begin with
-the same question, which is most of their tokens. Registered with transformers as an attention implementation, so that
-any model that calls the attention interface can be sampled with it.
+Decoding speed is bound by reading the cache. The samples of a question, and the rollouts of its steps, begin with the
+same question, which makes up most of their tokens. Registered with transformers as an attention implementation, so
+that it works with any model that uses the attention interface.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ NAME = "shared_prefix"
 
 @dataclass
 class SharedPrefix:
-    """The prefixes' cache (a row a group) and where each row's group is. Rows may have left a group since."""
+    """The prefixes' cache (one row per group) and the group of each row. A group may have lost rows since."""
 
     cache: Cache
     mask: torch.Tensor  # [groups, prefix length], 1 where there is a token
@@ -29,32 +29,32 @@ class SharedPrefix:
         self.bias = torch.zeros(self.mask.shape, device=self.mask.device).masked_fill(self.mask == 0, -torch.inf)
         counts = torch.bincount(self.groups, minlength=len(self.mask))
         self.width = int(counts.max())
-        # Rows stand beside each other in their group's slots: one matrix product a group, padded to the largest.
+        # A group's rows take adjacent slots: one matrix product per group, padded to the largest group.
         order = torch.argsort(self.groups, stable=True)
         place = torch.arange(len(order), device=order.device) - (counts.cumsum(0) - counts)[self.groups[order]]
         self.slots = torch.empty_like(order)
         self.slots[order] = self.groups[order] * self.width + place
 
     def regrouped(self, groups: torch.Tensor) -> "SharedPrefix":
-        """The same for other rows, by the group of each."""
+        """Return the same prefixes for other rows, given the group of each."""
         return SharedPrefix(self.cache, self.mask, groups)
 
     def keep(self, rows: torch.Tensor) -> "SharedPrefix":
-        """The same for some of the rows; groups without a row are dropped."""
+        """Return the prefixes of some of the rows; groups without rows are dropped."""
         alive, groups = torch.unique(self.groups[rows], return_inverse=True)
         if len(alive) < len(self.mask):
             self.cache.batch_select_indices(alive)
         return SharedPrefix(self.cache, self.mask[alive], groups)
 
     def group(self, rows: torch.Tensor) -> torch.Tensor:
-        """[rows, heads, n, d] as [groups, heads, width * n, d]; empty slots hold zeros."""
+        """Reshape [rows, heads, n, d] to [groups, heads, width * n, d]; empty slots are zero."""
         padded = rows.new_zeros((len(self.mask) * self.width, *rows.shape[1:]))
         padded[self.slots] = rows
         padded = padded.view(len(self.mask), self.width, *rows.shape[1:])
         return padded.transpose(1, 2).flatten(2, 3)
 
     def ungroup(self, groups: torch.Tensor, n: int) -> torch.Tensor:
-        """[groups, heads, width * n, d] as [rows, heads, n, d]: the reverse of :meth:`group`."""
+        """Reshape [groups, heads, width * n, d] to [rows, heads, n, d]: the inverse of :meth:`group`."""
         return groups.unflatten(2, (self.width, n)).transpose(1, 2).flatten(0, 1)[self.slots]
 
 
@@ -62,9 +62,9 @@ def shared_prefix_attention(
     module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: torch.Tensor,
     shared: SharedPrefix | None = None, **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:  # fmt: skip
-    """Attention of rows' queries [rows, heads, n, d] to their prefix and to their own keys and values.
+    """Compute the attention of queries [rows, heads, n, d] to their shared prefix and to their own keys and values.
 
-    ``attention_mask`` [rows, 1, n, own length] is additive, as ``eager_mask`` makes it. Without ``shared`` it is
+    ``attention_mask`` [rows, 1, n, own length] is additive, as from ``eager_mask``. Without ``shared`` this is
     ordinary attention. Returns [rows, n, heads, d].
     """
     if shared is None:
@@ -72,7 +72,7 @@ def shared_prefix_attention(
     rows, heads, n, d = query.shape
     kv_heads = key.shape[1]
     layer = shared.cache.layers[module.layer_idx]
-    # Query heads that share keys stand beside each other, as more queries of one head.
+    # Query heads that share keys become further queries of one head.
     query = (query * kwargs["scaling"]).reshape(rows, kv_heads, -1, d)
     before = shared.group(query) @ layer.keys.transpose(-1, -2) + shared.bias[:, None, None].to(query.dtype)
     own = (query @ key.transpose(-1, -2)).unflatten(2, (-1, n)) + attention_mask[:, :, None]

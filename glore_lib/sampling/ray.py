@@ -22,7 +22,7 @@ from ray.exceptions import RayError, RayTaskError
 from tqdm import tqdm
 
 from glore_lib.params import ParamsError, Sampling
-from glore_lib.sampling import Completion, Request, Sampler
+from glore_lib.sampling import Answers, Request, Sampler
 from glore_lib.sampling.resumable import shards
 
 SHARDS = 4  # a worker, where they fill its batches: the last to finish is then not waited for long
@@ -50,11 +50,9 @@ class RaySampler:
                 f"{self._placement.gpus_per_worker}; lower these, or add machines with ray start"
             )
 
-    def sample(
-        self, requests: list[Request], temperature: float, max_new_tokens: int, progress: str
-    ) -> list[list[Completion]]:
+    def sample(self, requests: list[Request], temperature: float, max_new_tokens: int, progress: str) -> Answers:
         """See :meth:`glore_lib.sampling.Sampler.sample`; for what is raised, the class."""
-        completions: list[list[Completion]] = [[] for _ in requests]
+        completions: Answers = [[] for _ in requests]
         todo = deque(shards(requests, self._shard_size(sum(r.n for r in requests))))
         losses: Counter[tuple[int, ...]] = Counter()
         for other in _samplers - {self}:  # one that a traceback keeps would keep its workers, and we wait for its room
@@ -137,7 +135,7 @@ class _Worker:
     def __init__(self, build: Callable[[str], Sampler], model: str):
         self.build, self.model = build, model
 
-    def load(self) -> list[list[Completion]]:
+    def load(self) -> Answers:
         if not ray.get_gpu_ids():
             os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray hides no GPU from workers that asked for none
         if Path(self.model).is_absolute() and not Path(self.model).is_dir():
@@ -148,7 +146,7 @@ class _Worker:
         self.sampler = self.build(self.model)
         return []
 
-    def sample(self, *args: Any) -> list[list[Completion]]:
+    def sample(self, *args: Any) -> Answers:
         return self.sampler.sample(*args)
 
 

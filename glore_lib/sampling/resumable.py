@@ -1,4 +1,4 @@
-"""Sampling in parts that are kept: what was sampled before an interruption is not sampled again."""
+"""Sample in shards that are stored, so that an interrupted run does not sample them again."""
 
 from collections.abc import Callable
 from dataclasses import astuple
@@ -7,26 +7,26 @@ from typing import Any
 
 import pandas as pd
 
-from glore_lib.sampling import Completion, Request, Sampler
+from glore_lib.sampling import Answers, Completion, Request, Sampler
 
-BATCHES = 16  # in a part, where they are full: what an interruption loses, against batches that are not
+SHARD_SIZE = 8192  # samples: what an interruption loses at most; larger shards fill batches better
 
 
 class ResumableSampler:
-    """A :class:`glore_lib.sampling.Sampler` that gives ``sampler`` ``size`` samples at a time and has ``keep`` (of
-    :meth:`glore_lib.artifacts.store.Store.shard`) keep them. The parts depend on the requests alone, so that completions are the
-    same, to the last bit, whatever was interrupted."""
+    """A :class:`glore_lib.sampling.Sampler` that samples shards of ``size`` samples and stores each with ``keep``.
+
+    ``keep`` is :meth:`glore_lib.artifacts.store.Store.shard`. Shards depend on the requests alone, so that the
+    completions are bitwise the same after an interruption.
+    """
 
     def __init__(self, sampler: Sampler, keep: Callable[[Any, Callable[[], pd.DataFrame]], pd.DataFrame], size: int):
         self.sampler, self.keep, self.size = sampler, keep, size
 
-    def sample(
-        self, requests: list[Request], temperature: float, max_new_tokens: int, progress: str
-    ) -> list[list[Completion]]:
-        """See :meth:`glore_lib.sampling.Sampler.sample`; parts that are kept already are not sampled."""
-        completions: list[list[Completion]] = [[] for _ in requests]
-        for part in map(sorted, shards(requests, self.size)):
-            asked = [requests[i] for i in part]
+    def sample(self, requests: list[Request], temperature: float, max_new_tokens: int, progress: str) -> Answers:
+        """Sample only the shards that are not stored; see :meth:`glore_lib.sampling.Sampler.sample`."""
+        completions: Answers = [[] for _ in requests]
+        for shard in map(sorted, shards(requests, self.size)):
+            asked = [requests[i] for i in shard]
 
             def make(asked: list[Request] = asked) -> pd.DataFrame:
                 answers = self.sampler.sample(asked, temperature, max_new_tokens, progress)
@@ -35,7 +35,7 @@ class ResumableSampler:
 
             key = [[astuple(request) for request in asked], temperature, max_new_tokens]
             rows = self.keep(key, make).itertuples(index=False)
-            for i in part:
+            for i in shard:
                 completions[i] = [
                     Completion(row.text, row.finished, tuple(map(int, row.ids))) for row in islice(rows, requests[i].n)
                 ]
@@ -43,8 +43,10 @@ class ResumableSampler:
 
 
 def shards(requests: list[Request], size: int) -> list[list[int]]:
-    """Indices of requests, longest prefixes first, in parts of at most ``size`` samples, or of one prefix: requests
-    that share theirs stay together."""
+    """Split requests into shards (their indices) of at most ``size`` samples, longest prefixes first.
+
+    Requests with the same prefix stay in one shard, even if that makes it larger.
+    """
     order = sorted(range(len(requests)), key=lambda i: (-requests[i].shared, requests[i].prefix))
     made: list[list[int]] = []
     filled = 0

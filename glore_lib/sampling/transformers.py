@@ -18,7 +18,7 @@ from transformers.cache_utils import DynamicLayer
 
 from glore_lib.models.loading import raise_on_oom
 from glore_lib.params import ParamsError
-from glore_lib.sampling import Completion, Request, attention, newline_tokens
+from glore_lib.sampling import Answers, Completion, Request, attention, newline_tokens
 from glore_lib.sampling.attention import SharedPrefix
 from glore_lib.solutions import ANSWER_MARK
 
@@ -133,9 +133,7 @@ class TransformersSampler:
         self.model.set_attn_implementation(attention.NAME)
         self._newlines = newline_tokens(tokenizer)
 
-    def sample(
-        self, requests: list[Request], temperature: float, max_new_tokens: int, progress: str
-    ) -> list[list[Completion]]:
+    def sample(self, requests: list[Request], temperature: float, max_new_tokens: int, progress: str) -> Answers:
         """See :meth:`glore_lib.sampling.Sampler.sample`.
 
         Raises ParamsError for a model whose attention this backend can't compute, and where memory runs out."""

@@ -32,7 +32,7 @@ from transformers import PreTrainedTokenizerBase
 
 from glore_lib.models.loading import base_and_adapters, locate
 from glore_lib.params import ParamsError, Sampling
-from glore_lib.sampling import Completion, Request, newline_tokens
+from glore_lib.sampling import Answers, Completion, Request, newline_tokens
 from glore_lib.solutions import ANSWER_MARK
 
 if TYPE_CHECKING:  # importing it takes seconds, and most machines don't have it
@@ -77,9 +77,7 @@ class VLLMSampler:
         self._engine: LLMEngine | None = None
         self._adapter: LoRARequest | None = None
 
-    def sample(
-        self, requests: list[Request], temperature: float, max_new_tokens: int, progress: str
-    ) -> list[list[Completion]]:
+    def sample(self, requests: list[Request], temperature: float, max_new_tokens: int, progress: str) -> Answers:
         """Raises ParamsError where the engine does not start, or dies, or where a prompt and its answer may be longer
         than it reads."""
         if not requests:
