@@ -10,7 +10,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from glore_lib.artifacts.records import UNFINISHED
 from glore_lib.models import prefix_tree
-from glore_lib.models.launch import _failure, fit
+from glore_lib.models.launch import _failure
 from glore_lib.models.loading import load_model
 from glore_lib.models.reward_head import RewardModel
 from glore_lib.models.training import IGNORE, SharedOrder, solution_example
@@ -40,7 +40,7 @@ def trained(base: Path, folder: Path, examples: list, weight: float | None = Non
     run = open_tiny(base, folder / "artifacts", **{f"finetuning__{key}": value for key, value in settings.items()})
     out = folder / "out"
     out.mkdir()
-    info = fit(run, None, "x", examples, TRAINING, out, weight)
+    info = run.fit(None, "x", examples, TRAINING, out, weight)
     tensors = {f"{path.name}/{k}": v for path in out.glob("*.safetensors") for k, v in load_file(path).items()}
     assert not (out / "processes").exists()
     return info, tensors
@@ -125,7 +125,7 @@ def test_nothing_is_learned_from_what_fills_a_batch_up(tiny_base, tokenizer):
 
 def test_a_process_that_fails_is_told_once(tiny_base, tmp_path):
     unknown = [{"input_ids": [5, 10**6], "labels": [5, 10**6]}]
-    with pytest.raises(RuntimeError, match=r"^finetuning\.processes = 2: one of them failed") as error:
+    with pytest.raises(RuntimeError, match=r"^finetuning\.processes = 2: one failed, all were stopped; its last lines:") as error:
         trained(tiny_base, tmp_path, unknown * 8, processes=2)
     lines = str(error.value).splitlines()
     assert lines[-1] == "IndexError: index out of range in self"

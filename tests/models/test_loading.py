@@ -1,21 +1,32 @@
 """Text becomes tokens in one way, and what is saved loads again with the same logits and scores."""
 
+import copy
 import importlib.util
 import shutil
+from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 
 import bitsandbytes
+import huggingface_hub
 import pytest
 import torch
 from huggingface_hub.errors import GatedRepoError
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
-from transformers.utils import hub
+from transformers.utils import chat_template_utils, hub
 
 from glore_lib.method.reward_models import SCORED
-from glore_lib.models.loading import adapt, base_and_adapters, load_model, save_model, unpack_smollm2
+from glore_lib.models.loading import (
+    adapt,
+    base_and_adapters,
+    fingerprint,
+    load_model,
+    pin,
+    save_model,
+    unpack_smollm2,
+)
 from glore_lib.models.prefix_tree import collate
 from glore_lib.models.reward_head import RewardModel, load_reward_model
 from glore_lib.models.tokens import encode, load_tokenizer
@@ -129,9 +140,120 @@ def test_a_chat_template_is_used_only_where_a_run_says_so(chat_base, llama2_toke
     assert chat.decode(encode(chat, "tom has\n").ids) == "<s> <user> tom has\n<assistant>"
 
 
-def test_a_chat_template_that_is_not_there_is_told_in_one_line(tiny_base):
-    with pytest.raises(ParamsError, match=r"^base_model\.chat_template = true: the tokenizer of '.*' has none; .*$"):
+def test_a_missing_chat_template_is_reported_in_one_line(tiny_base):
+    with pytest.raises(ParamsError, match=r"^base_model\.chat_template = true: the tokenizer of '.*' has no chat template; .*$"):
         load_tokenizer(str(tiny_base), chat_template=True)
+
+
+TODAY = "{{ strftime_now('%d %b %Y') }}\n{{ messages[0].content }}"
+# Llama 3's template: its default date applies only where neither a date nor a clock is given.
+LLAMA_3 = (
+    "{% if not date_string is defined %}{% if strftime_now is defined %}"
+    "{% set date_string = strftime_now('%d %b %Y') %}{% else %}{% set date_string = '01 Jan 1970' %}{% endif %}"
+    "{% endif %}Today Date: {{ date_string }}\n{{ messages[0].content }}"
+)
+
+
+@pytest.mark.parametrize("template", [TODAY, LLAMA_3, "{{ date_string }} {{ messages[0].content }}"])
+def test_a_template_that_inserts_todays_date_gives_the_same_prompt_every_day(template, merging_tokenizer, monkeypatch):
+    tokenizer = copy.deepcopy(merging_tokenizer)
+    tokenizer.chat_template = template
+    prompts = []
+    for day in (1, 2):
+
+        class Clock(datetime):
+            @classmethod
+            def now(cls, tz=None, day=day):
+                return cls(2031, 5, day)
+
+        monkeypatch.setattr(chat_template_utils, "datetime", Clock)
+        prompts.append(tokenizer.decode(encode(tokenizer, "how many ?").ids))
+        rendered = tokenizer.apply_chat_template([{"role": "user", "content": "how many ?"}], tokenize=False)
+        assert (f"{day:02d} May 2031" in rendered) == ("strftime_now" in template)  # the clock is what would be used
+    assert prompts[0] == prompts[1]
+    assert "26 Jul 2024" in prompts[0]
+
+
+@pytest.mark.parametrize(
+    "file",
+    ["model.safetensors", "config.json", "generation_config.json", "adapter_config.json", "adapter_model.safetensors",
+     "tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt", "merges.txt", "tokenizer.model",
+     "added_tokens.json", "special_tokens_map.json", "chat_template.jinja", "additional_chat_templates/tools.jinja",
+     "model.safetensors.index.json", "qwen.tiktoken", "model.gguf"],
+)  # fmt: skip
+def test_every_file_that_a_model_reads_is_in_its_fingerprint(file, tmp_path):
+    path = tmp_path / file
+    path.parent.mkdir(exist_ok=True)
+    found = [fingerprint(str(tmp_path))]
+    for content in ("1", "2"):
+        path.write_text(content)
+        found.append(fingerprint(str(tmp_path)))
+    path.unlink()
+    assert found[0] == fingerprint(str(tmp_path)) == {"files": {}}
+    assert found[1] != found[2]
+    assert list(found[1]["files"]) == [file]
+
+
+@pytest.mark.parametrize("file", ["README.md", "LICENSE.txt", "LICENSE", "artifact.json", "optimizer.pt", "lock"])
+def test_a_file_that_no_model_reads_is_not_in_its_fingerprint(file, tiny_base, tmp_path):
+    folder = shutil.copytree(tiny_base, tmp_path / "base")
+    before = fingerprint(str(folder))
+    (folder / file).write_text("changed")
+    assert fingerprint(str(folder)) == before
+    assert {"model.safetensors", "config.json", "tokenizer.json"} <= set(before["files"])
+
+
+def test_an_adapters_fingerprint_holds_the_model_it_was_trained_on(tiny_base, tokenizer, tmp_path):
+    folder = shutil.copytree(tiny_base, tmp_path / "base")
+    save_adapter(folder, tmp_path / "a", tokenizer)
+    before = fingerprint(str(tmp_path / "a"))
+    assert before["start"] == fingerprint(str(folder))
+    (folder / "generation_config.json").write_text("{}")
+    assert fingerprint(str(tmp_path / "a"))["start"] == fingerprint(str(folder)) != before["start"]
+
+
+def commit_to_hub_cache(cache: Path, commit: str, model: Path) -> None:
+    """Add a commit of org/name to a hub cache, and let its main branch point to it."""
+    repository = cache / "models--org--name"
+    shutil.copytree(model, repository / "snapshots" / commit)
+    (repository / "refs").mkdir(exist_ok=True)
+    (repository / "refs" / "main").write_text(commit)
+
+
+def test_a_hub_model_is_pinned_to_the_commit_of_today(tiny_base, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(hub, "HF_HUB_CACHE", str(tmp_path / "cache"), raising=False)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    old, new = "a" * 40, "b" * 40
+    commit_to_hub_cache(tmp_path / "cache", old, tiny_base)
+    pinned = pin("org/name")
+    assert pinned == pin(pinned) == f"org/name@{old}"
+    assert fingerprint(pinned) == {"source": "org/name", "commit": old}
+    before = logits(load_model(pinned, "float32"))
+    model = load_model(str(tiny_base), "float32")
+    with torch.no_grad():
+        model.lm_head.weight.mul_(1.5)
+    save_model(model, tokenizer, str(tiny_base), tmp_path / "moved")
+    save_adapter(pinned, tmp_path / "adapter", tokenizer)
+    commit_to_hub_cache(tmp_path / "cache", new, tmp_path / "moved")
+    (tmp_path / "cache" / "models--org--name" / "snapshots" / new / "chat_template.jinja").write_text(CHAT)
+    assert pin("org/name") == f"org/name@{new}"
+    assert fingerprint(pin("org/name")) != fingerprint(pinned)
+    torch.testing.assert_close(logits(load_model(pinned, "float32")), before, rtol=0, atol=0)
+    assert (logits(load_model("org/name", "float32")) - before).abs().max() > 0.1
+    assert load_tokenizer(f"org/name@{new}", chat_template=True).chat_template == CHAT
+    with pytest.raises(ParamsError, match="has no chat template"):
+        load_tokenizer(pinned, chat_template=True)
+    assert base_and_adapters(str(tmp_path / "adapter"))[0] == pinned
+    assert fingerprint(str(tmp_path / "adapter"))["start"] == fingerprint(pinned)
+
+
+def test_a_folder_is_its_own_pin_and_a_missing_model_an_error(tiny_base, tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert pin(str(tiny_base)) == str(tiny_base)
+    for source in ("org/nowhere", f"org/nowhere@{'a' * 40}", str(tmp_path / "nowhere")):
+        with pytest.raises(ParamsError, match=r"^base_model\.source = '.*nowhere.*': no model there .*name mini-base"):
+            pin(source)
 
 
 # In training mode: in the other one, bitsandbytes goes on in bfloat16 on some CPUs. Nothing here has dropout.
@@ -341,8 +463,8 @@ def test_a_gated_model_without_a_token_is_told_in_one_line(load, monkeypatch):
     with pytest.raises(ParamsError) as error:
         load("meta-llama/Llama-2-7b-hf")
     assert str(error.value) == (
-        "base_model.source = 'meta-llama/Llama-2-7b-hf': is gated, and no token here may read it; ask for access at "
-        "https://huggingface.co/meta-llama/Llama-2-7b-hf, then run: hf auth login"
+        "base_model.source = 'meta-llama/Llama-2-7b-hf': is gated, and no token on this machine can read it; ask for "
+        "access at https://huggingface.co/meta-llama/Llama-2-7b-hf, then run: hf auth login"
     )
 
 
