@@ -1,9 +1,9 @@
-"""The examples of a Markdown page: ``python`` blocks, files (``python file=PATH``) and changes to files (``diff``).
+"""Run the examples of Markdown pages: ``python`` blocks, files (``python file=PATH``) and changes to files (``diff``).
 
     python tests/examples.py PAGE...
 
-executes the ``python`` blocks of each page in the folder that it is called from; its last line says, as JSON, what went
-wrong on each page.
+executes the ``python`` blocks of each page in the current folder. The last line of its output is a JSON object: page ->
+traceback, empty if all blocks ran.
 """
 
 import json
@@ -19,7 +19,7 @@ _BLOCK = re.compile(r"^```(\w+)(?: file=(\S+))?\n(.*?)^```$", re.MULTILINE | re.
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block: its language, the file that it is, and the number of its first line in the page."""
+    """A fenced block: its language, the file it stands for, its text, and the number of its first line in the page."""
 
     language: str
     file: str | None
@@ -28,7 +28,7 @@ class Block:
 
 
 def blocks(page: str, language: str = "") -> list[Block]:
-    """The fenced blocks of a page in their order, of one language or all."""
+    """Return the fenced blocks of a page in order, of one language or all."""
     found = [
         Block(match[1], match[2], match[3], page.count("\n", 0, match.start(3)) + 1) for match in _BLOCK.finditer(page)
     ]
@@ -36,8 +36,10 @@ def blocks(page: str, language: str = "") -> list[Block]:
 
 
 def apply(page: str, root: Path) -> None:
-    """Writes the files of a page under ``root``, and changes those that it changes. What is taken away or stays in a
-    change must stand in the file once; raises ValueError where it does not."""
+    """Write the files of a page under ``root``, then apply its changes.
+
+    The removed and unchanged lines of a change must occur in the file exactly once; otherwise ValueError is raised.
+    """
     for block in blocks(page):
         if block.file:
             (root / block.file).write_text(block.text)
@@ -55,8 +57,8 @@ def apply(page: str, root: Path) -> None:
 
 
 def main(pages: list[Path]) -> None:
-    """Each page in a namespace and an environment of its own."""
-    from glore_lib import run  # takes seconds, and who only reads pages need not wait
+    """Execute each page in its own namespace and with its own environment variables."""
+    from glore_lib import run  # takes seconds, which readers of pages need not wait for
 
     environment = dict(os.environ)
     run._cores = lambda: 1  # so small a model is slower on more

@@ -1,4 +1,4 @@
-"""What the documentation says is so: links, names in the code, parameters, commands; and its examples run."""
+"""Check the documentation: links, names in the code, parameters, tests, commands, wording; and run its examples."""
 
 import ast
 import json
@@ -17,13 +17,27 @@ import yaml
 
 from examples import apply, blocks
 from glore_lib.cli import _parse, app
-from glore_lib.params import Params, _names, load_params
+from glore_lib.params import _names, load_params
+from glore_lib.reporting.scoreboard import CLAIMS
 from glore_lib.workflow.pipeline import ROOT
 
 DOCS = sorted((ROOT / "docs").rglob("*.md"))
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *DOCS]
+PAGES = [*(ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "results/README.md")), *DOCS]
+INDEX = ROOT / "docs" / "paper_index.md"
 WITH_EXAMPLES = [page for page in DOCS if blocks(page.read_text(), "python")]
 COMMANDS = typer.main.get_command(app).commands
+TESTS = {
+    node.name
+    for path in (ROOT / "tests").rglob("test_*.py")
+    for node in ast.walk(ast.parse(path.read_text()))
+    if isinstance(node, ast.FunctionDef)
+}
+# Word for word from another language, or riddles: say "Replicated", "warned", "compared with", "human labels".
+BANNED = re.compile(
+    r"\b(so it is|(?:is|are) told|tells nothing|to be looked at|what was there|for want of|of its own accord"
+    r"|held against|by lots|mends?|mended|people's labels)\b",
+    re.IGNORECASE,
+)
 
 
 def _name(path: Path) -> str:
@@ -31,24 +45,24 @@ def _name(path: Path) -> str:
 
 
 def _prose(page: Path) -> str:
-    """The page without its fenced blocks."""
+    """Return the page without its fenced blocks."""
     return re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
 
 
 def _links(page: Path) -> list[tuple[str, str]]:
-    """(text, target) of the links to files of the repository."""
+    """Return (text, target) of the links to files of the repository."""
     found = re.findall(r"\[([^\[\]]*)\]\(([^()\s]+)\)", _prose(page))
     return [(text, target) for text, target in found if not target.startswith("http")]
 
 
 def _anchors(page: Path) -> set[str]:
-    """What headings are linked by, as on GitHub."""
+    """Return the anchors of the page's headings, as on GitHub."""
     headings = re.findall(r"^#+ (.+)$", _prose(page), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def _defined(body: list[ast.stmt], prefix: str = "") -> Iterator[str]:
-    """The dotted names of functions, classes and constants of a module."""
+    """Yield the dotted names of a module's functions, classes and constants."""
     for node in body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             yield prefix + node.name
@@ -61,7 +75,7 @@ def _defined(body: list[ast.stmt], prefix: str = "") -> Iterator[str]:
 
 
 def _calls(page: Path) -> list[list[str]]:
-    """The words of each ``glore ...`` line in the page's shell blocks, without what is set before it."""
+    """Return the words of each ``glore ...`` line in the page's shell blocks, without variables set before it."""
     text = "".join(block.text for block in blocks(page.read_text(), "bash")).replace("\\\n", " ")
     lines = [shlex.split(line, comments=True) for line in text.splitlines() if re.match(r"(\w+=\S+ )*glore ", line)]
     return [line[line.index("glore") + 1 :] for line in lines]
@@ -88,8 +102,43 @@ def test_names_that_link_to_code_are_defined_there(page: Path):
 def test_parameters_that_are_named_exist(page: Path):
     known = set(_names())
     for name in re.findall(r"`([a-z_0-9]+(?:\.[a-z_0-9]+)+)(?:[:=][^`]*)?`", _prose(page)):
-        if name.partition(".")[0] in Params.model_fields:
+        if name.partition(".")[0] in {known_name.partition(".")[0] for known_name in known if "." in known_name}:
             assert name in known, name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_name)
+def test_tests_that_are_named_exist(page: Path):
+    assert set(re.findall(r"`(test_\w+)`", _prose(page))) <= TESTS
+
+
+def _rows(page: Path) -> dict[str, str]:
+    """Return first cell -> line of all tables; lines with the same first cell are joined."""
+    rows: dict[str, str] = {}
+    for line in _prose(page).splitlines():
+        if found := re.match(r"\| ([^|]+) \|", line):
+            rows[found[1]] = rows.get(found[1], "") + line
+    return rows
+
+
+def test_the_paper_index_covers_the_paper():
+    parts = ["2, 3", "4", "4.1, step 1", "4.1, step 2", "4.1, step 3", "4.2", "5.1", "5.2"]
+    parts += [f"Figure {i}" for i in range(1, 7)] + [f"Table {i}" for i in range(1, 4)]
+    claims = [f"c{i}" for i in range(1, 18)]
+    rows = _rows(INDEX)
+    assert {*parts, *claims, *(f"Appendix {letter}" for letter in "ABCGJ")} <= set(rows)
+    untested = {claim.id for claim in CLAIMS if claim.untested}
+    for name in (*parts, *claims):
+        wanted = ["../tests/"] if name not in untested else ["not tested"]
+        wanted += ["../glore_lib/", "../notebooks/"] if name not in untested else []
+        wanted += ["../results/"] if name not in ("2, 3", "4") else []
+        for part in wanted:
+            assert part in rows[name], f"{name}: {part}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_name)
+def test_no_page_has_a_banned_phrase(page: Path):
+    text = re.sub(r"<!-- (\w+) -->.*<!-- /\1 -->", "", page.read_text(), flags=re.DOTALL)  # made elsewhere
+    assert not BANNED.findall(re.sub(r"`[^`\n]*`", "", text))
 
 
 def test_every_page_is_in_the_index():
@@ -101,8 +150,8 @@ def test_every_page_is_in_the_index():
 def test_commands_can_be_called_as_they_are_shown(page: Path):
     for command, *arguments in _calls(page):
         if any("$" in argument for argument in arguments):
-            continue  # of a script
-        context = COMMANDS[command].make_context(command, list(arguments))  # refuses what it does not know
+            continue  # in a script
+        context = COMMANDS[command].make_context(command, list(arguments))  # rejects unknown options
         settings = _parse(context.params.get("settings") or [])
         for path in context.params.get("params", []):
             assert load_params(ROOT / path, settings)
@@ -112,9 +161,12 @@ def test_commands_can_be_called_as_they_are_shown(page: Path):
 
 
 @pytest.fixture(scope="module")
-def said(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What went wrong on each page, where something did. All are executed by one process, in a clone that has the files
-    and changes of all of them, and whose params/tiny.yaml is of the tiny random model."""
+def errors(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Return the traceback of each page, empty if its examples ran.
+
+    One process executes all pages, in a copy of the library with the files and changes of all pages, and with a
+    tiny.yaml that uses the tiny random model.
+    """
     clone = tmp_path_factory.mktemp("clone")
     shutil.copytree(ROOT / "glore_lib", clone / "glore_lib", ignore=shutil.ignore_patterns("__pycache__"))
     tiny = Path("tests", "params", "tiny.yaml")
@@ -132,11 +184,11 @@ def said(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", WITH_EXAMPLES, ids=_name)
-def test_examples_do_what_they_claim(page: Path, said: dict[str, str]):
-    assert said[str(page)] == ""
+def test_examples_do_what_they_claim(page: Path, errors: dict[str, str]):
+    assert errors[str(page)] == ""
 
 
-def test_a_change_that_fits_nowhere_is_told(tmp_path: Path):
+def test_a_change_that_fits_nowhere_is_an_error(tmp_path: Path):
     (tmp_path / "a.py").write_text("one\ntwo\n")
     page = "```diff\n--- a.py\n+++ a.py\n one\n-{}\n+three\n```\n"
     with pytest.raises(ValueError, match=r"a\.py has 0 times"):
