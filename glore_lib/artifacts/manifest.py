@@ -52,9 +52,9 @@ def stage_records(root: Path, params: Params) -> dict[str, Any]:
     return found
 
 
-def stage_record(path: Path, part: str = "artifacts") -> dict[str, Any] | None:
-    """Return the artifacts in a stage record by their ids, or its part ``stale``; None if missing or damaged."""
+def stage_record(path: Path) -> dict[str, Any] | None:
+    """Return the artifacts in a stage record by their ids; None where it is missing or damaged."""
     try:
-        return dict(json.loads(path.read_text())[part])
+        return dict(json.loads(path.read_text())["artifacts"])
     except (OSError, ValueError, KeyError, TypeError):
         return None

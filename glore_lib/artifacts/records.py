@@ -10,11 +10,11 @@ import pandas as pd
 
 from glore_lib.params import digest
 
-RECORD, LOCK = "artifact.json", "lock"
+RECORD = "artifact.json"
 UNFINISHED = "unfinished"
-NOTE = "glore: "  # begins each line on stderr that tells what was found damaged
+NOTE = "glore: "  # prefix of warnings about damaged files on stderr
 
-# Columns and types of the records that stages hand on; checked on write and on read.
+# Columns and types of the frames that stages exchange; checked on write and on read.
 SCHEMAS: dict[str, dict[str, str]] = {
     "questions": {
         "question_id": "str", "split": "str", "question": "str", "reference_answer": "str", "reference_solution": "str",
@@ -52,10 +52,10 @@ class StoreError(RuntimeError):
 
 
 def check_schema(frame: pd.DataFrame, schema: str) -> pd.DataFrame:
-    """``frame`` with the schema's columns, in their order and types; raises StoreError where it does not have them."""
+    """Return ``frame`` with the columns of a schema, in their order and types; raise StoreError if it lacks them."""
     columns = SCHEMAS[schema]
     if set(frame.columns) != set(columns):
-        raise StoreError(f"{schema}: columns {sorted(frame.columns)} where {sorted(columns)} are due")
+        raise StoreError(f"{schema}: columns {sorted(frame.columns)}, expected {sorted(columns)}")
     checked = frame[list(columns)].astype(columns)
     for name, dtype in columns.items():
         if dtype != "float64" and (checked[name] != frame[name]).any():
@@ -64,18 +64,18 @@ def check_schema(frame: pd.DataFrame, schema: str) -> pd.DataFrame:
 
 
 def warn(damage: str) -> None:
-    """Says on stderr what was found damaged; a pipeline keeps such lines out of what it renders."""
+    """Print a warning about a damaged file on stderr; the pipeline keeps such lines out of rendered notebooks."""
     print(f"{NOTE}{damage}", file=sys.stderr, flush=True)
 
 
 def write_record(folder: Path, record: dict[str, Any]) -> None:
-    """Writes a folder's record, with the checksums of its files and of the record itself: it is whole now."""
+    """Write the record of a folder, with the checksums of its files and of the record itself."""
     record = json.loads(json.dumps(record | {"files": _checksums(folder)}, default=str))
     write(folder / RECORD, json.dumps(record | {"checksum": digest(record)}, indent=1, sort_keys=True))
 
 
 def verify_record(folder: Path) -> dict[str, Any]:
-    """The record of a folder; raises StoreError where that, or a file that it names, is missing or changed."""
+    """Return the record of a folder; raise StoreError if it, or a file that it names, is missing or was modified."""
     try:
         record = json.loads((folder / RECORD).read_text())
         if record.pop("checksum") != digest(record):
@@ -83,17 +83,17 @@ def verify_record(folder: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise StoreError(f"{folder.name}: {RECORD} is missing") from None
     except (ValueError, KeyError, AttributeError, TypeError):
-        raise StoreError(f"{folder.name}: {RECORD} is changed since it was written") from None
+        raise StoreError(f"{folder.name}: {RECORD} was modified after it was written") from None
     found = _checksums(folder)
     for name, expected in record["files"].items():
         if found.get(name) != expected:
-            state = "changed since it was written" if name in found else "missing"
-            raise StoreError(f"{folder.name}: {name} is {state}")
+            state = "was modified after it was written" if name in found else "is missing"
+            raise StoreError(f"{folder.name}: {name} {state}")
     return record
 
 
 def write(path: Path, text: str) -> None:
-    """Writes a file that is there whole or not at all."""
+    """Write a file atomically."""
     temporary = path.with_name(f".{path.name}")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
@@ -107,6 +107,6 @@ def _checksums(folder: Path) -> dict[str, str]:
 
 
 def checksum(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal digits."""
+    """Return the SHA-256 of a file, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,17 +1,19 @@
-"""Artifacts on disk: keyed by everything that can change them, written atomically, found again by a rerun.
+"""Artifacts on disk: keyed by everything that can change them, written atomically, found again by a later run.
 
-An artifact is a folder ``<name>-<key>`` that holds one parquet frame or one model. Its key is a hash of the parameters
-it depends on and of the artifacts it was made from, so other parameters give another folder and results never mix.
-``artifact.json``, written last, says what the key stood for, what it cost and the checksum of every file.
+An artifact is a folder ``<name>-<key>`` that holds one parquet frame or one model. The key hashes the parameters and
+the code that compute it and the artifacts it is made from, so results of other parameters or other code never mix.
+``artifact.json``, written last, records the key, the cost and the checksum of every file.
 
-While it is made, an artifact is the folder ``.<name>-<key>``. What is in its ``unfinished`` outlives an interruption:
-the parts of a frame, and a training's checkpoints. Whatever is not what its checksum says is told and made again.
+While it is made, an artifact is the folder ``.<name>-<key>``. Its subfolder ``unfinished`` survives an interruption: it
+has the shards of a frame or the checkpoints of a training. Files that fail their checksum are reported and made again.
 """
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,16 +23,19 @@ import pandas as pd
 
 from glore_lib.artifacts.locks import waited_for
 from glore_lib.artifacts.records import (
-    LOCK,
     RECORD,
     UNFINISHED,
     StoreError,
     check_schema,
     checksum,
     verify_record,
+    warn,
     write_record,
 )
 from glore_lib.params import digest
+
+KEEP_STALE = "GLORE_KEEP_STALE"  # environment variable: use artifacts of older code instead of making them again
+Info = dict[str, Any]  # what a record says besides the key: token counts, losses, steps
 
 
 @dataclass(frozen=True)
@@ -41,119 +46,179 @@ class Artifact:
 
     @property
     def id(self) -> str:
-        """The folder's name: what it is called, and its key."""
+        """The folder's name: the artifact's name and key."""
         return self.folder.name
 
     @cached_property
     def record(self) -> dict[str, Any]:
-        """Its key, the seconds it took, and what its maker returned."""
+        """Its key, the seconds it took, and the info that its maker returned."""
         return json.loads((self.folder / RECORD).read_text())
 
-    def read(self) -> pd.DataFrame:
-        """The frame of an artifact made by :meth:`Store.frame`."""
+    @cached_property
+    def _frame(self) -> pd.DataFrame:
         return check_schema(pd.read_parquet(self.folder / "data.parquet"), self.record["key"]["schema"])
+
+    def read(self) -> pd.DataFrame:
+        """Return the frame of an artifact made by :meth:`Store.frame`. The file is read once."""
+        return self._frame.copy(deep=False)
+
+
+@dataclass(frozen=True)
+class Selection(Artifact):
+    """The rows of a frame that have one value in a column; they are not stored again."""
+
+    column: str
+    value: str
+
+    @property
+    def id(self) -> str:
+        """The frame's name and key, and the value."""
+        return f"{self.folder.name}[{self.value}]"
+
+    def read(self) -> pd.DataFrame:
+        """Return the selected rows."""
+        frame = super().read()
+        return frame[frame[self.column] == self.value].reset_index(drop=True)
 
 
 @dataclass
 class Store:
-    """A folder of artifacts. ``used`` lists the ones that this process made or read, for the manifest."""
+    """A folder of artifacts.
+
+    ``used`` lists the artifacts that this process made or read, for the manifest; ``stale`` those of them that older
+    code made, with the reason. They are used only where the environment variable :data:`KEEP_STALE` is set.
+    """
 
     root: Path
     used: dict[str, Artifact] = field(default_factory=dict)
-    # Of the artifact that is being made: where its parts are kept, and the seconds of those found from an earlier run.
-    _kept: Path | None = field(default=None, init=False, repr=False)
+    stale: dict[str, str] = field(default_factory=dict)
+    # Of the artifact in progress: the folder of its shards, and the seconds of those that an earlier run made.
+    _shards: Path | None = field(default=None, init=False, repr=False)
     _found: list[float] = field(default_factory=list, init=False, repr=False)
 
-    def frame(self, name: str, schema: str, key: dict[str, Any], make: Callable[[], pd.DataFrame]) -> Artifact:
-        """The frame that ``make`` returns for ``key``, made only where it is not there yet. What ``make`` puts in the
-        frame's ``attrs`` (tokens, say) goes into the record."""
+    def frame(
+        self, name: str, schema: str, key: dict[str, Any], make: Callable[[], pd.DataFrame | tuple[pd.DataFrame, Info]]
+    ) -> Artifact:
+        """Return the frame that ``make`` returns for ``key``, made only if it does not exist yet.
 
-        def write(folder: Path) -> dict[str, Any]:
-            frame = make()
-            info = {"rows": len(frame)} | frame.attrs
+        ``make`` may also return info for the record, such as token counts.
+        """
+
+        def write(folder: Path) -> Info:
+            made = make()
+            frame, info = made if isinstance(made, tuple) else (made, {})
             check_schema(frame, schema).to_parquet(folder / "data.parquet", index=False)
-            return info
+            return {"rows": len(frame)} | info
 
         return self.folder(name, {"schema": schema} | key, write)
 
-    def folder(self, name: str, key: dict[str, Any], make: Callable[[Path], dict[str, Any]]) -> Artifact:
-        """The folder that ``make`` fills for ``key`` (a model, say); what ``make`` returns goes into its record."""
+    def folder(self, name: str, key: dict[str, Any], make: Callable[[Path], Info]) -> Artifact:
+        """Return the folder that ``make`` fills for ``key``, such as a model; ``make`` returns info for the record."""
         artifact = Artifact(self.root / f"{name}-{digest(key)}")
         if artifact.id not in self.used and not self._is_whole(artifact.folder):
-            self._make(name, artifact.folder, key, make)
+            older = self._older.get(_without_code(name, key)) if os.environ.get(KEEP_STALE) else None
+            if older and self._is_whole(older):
+                self.stale[older.name] = ", ".join(changed_code(Artifact(older).record["key"], key))
+                artifact = Artifact(older)
+            else:
+                self._make(name, artifact.folder, key, make)
         return self.used.setdefault(artifact.id, artifact)
 
+    @cached_property
+    def _older(self) -> dict[str, Path]:
+        """The newest artifact of each key, the code disregarded."""
+        found = {}
+        for path in sorted(self.root.glob(f"[!.]*/{RECORD}"), key=lambda path: path.stat().st_mtime):
+            with suppress(ValueError, KeyError):  # a damaged record
+                record = Artifact(path.parent).record
+                found[_without_code(record["name"], record["key"])] = path.parent
+        return found
+
     def shard(self, key: Any, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-        """A part of the frame that is being made, such as some of its samples: made only once for ``key``, however
-        often making the whole is interrupted. Its file's name holds its checksum. Its ``attrs`` tell its seconds."""
-        if not self._kept:
+        """Return a shard of the frame in progress, such as some of its samples.
+
+        A shard is made once per ``key``, however often the frame is interrupted. Its file name holds its checksum and
+        the seconds it took.
+        """
+        if not self._shards:
             return make()
-        for path in self._kept.glob(f"{digest(key)}-*.parquet"):
-            if checksum(path) == path.stem.partition("-")[2]:
-                part = pd.read_parquet(path)
-                self._found.append(part.attrs["seconds"])
-                return part
-            warn(f"{path.parent.parent.name[1:]}: the part {path.name} is changed since it was written; made again")
+        for path in self._shards.glob(f"{digest(key)}-*.parquet"):
+            _, expected, seconds = path.stem.split("-")
+            if checksum(path) == expected:
+                self._found.append(float(seconds))
+                return pd.read_parquet(path)
+            warn(f"{path.parent.parent.name[1:]}: shard {path.name} was modified after it was written; making it again")
             path.unlink()
         started = time.perf_counter()
-        part = make()
-        part.attrs["seconds"] = time.perf_counter() - started
-        temporary = self._kept / "part"
-        part.to_parquet(temporary, index=False)
-        temporary.replace(self._kept / f"{digest(key)}-{checksum(temporary)}.parquet")
-        return part
+        shard = make()
+        seconds = f"{time.perf_counter() - started:.3f}"
+        temporary = self._shards / "shard"
+        shard.to_parquet(temporary, index=False)
+        temporary.replace(self._shards / f"{digest(key)}-{checksum(temporary)}-{seconds}.parquet")
+        return shard
 
     def _is_whole(self, folder: Path) -> bool:
-        """Whether an artifact is there as it was written; what is left of a damaged one is taken away."""
+        """Return whether an artifact exists as it was written; remove a damaged one."""
         if not folder.exists():
             return False
         try:
             verify_record(folder)
         except StoreError as damage:
-            warn(f"artifact {damage}; made again")
+            warn(f"artifact {damage}; making it again")
             shutil.rmtree(folder)
             return False
         return True
 
-    def _make(self, name: str, folder: Path, key: dict[str, Any], make: Callable[[Path], dict[str, Any]]) -> None:
+    def _make(self, name: str, folder: Path, key: dict[str, Any], make: Callable[[Path], Info]) -> None:
         making = folder.with_name(f".{folder.name}")
-        kept = making / UNFINISHED
-        kept.mkdir(parents=True, exist_ok=True)
-        outer = self._kept, self._found
-        with waited_for(kept / LOCK):
+        shards = making / UNFINISHED
+        outer = self._shards, self._found
+        with waited_for(folder.with_name(f".{folder.name}.lock")):
+            shards.mkdir(parents=True, exist_ok=True)
             try:
-                if self._is_whole(folder):  # by the process that was waited for
+                if self._is_whole(folder):  # made by the process that held the lock
                     return
                 _empty(making)
-                self._kept, self._found, started = kept, [], time.perf_counter()
+                self._shards, self._found, started = shards, [], time.perf_counter()
                 info = make(making)
                 seconds = time.perf_counter() - started + sum(self._found) + info.pop("seconds_before", 0.0)
-                record = {"name": name, "key": key, "seconds": round(seconds, 3), "parts_found": len(self._found)}
+                record = {"name": name, "key": key, "seconds": round(seconds, 3), "shards_found": len(self._found)}
                 write_record(making, record | {"info": info})
                 making.replace(folder)
             finally:
-                self._kept, self._found = outer
+                self._shards, self._found = outer
                 if making.exists():
                     _empty(making)
-                    if [path.name for path in kept.iterdir()] == [LOCK]:
+                    if not any(shards.iterdir()):
                         shutil.rmtree(making)
                 else:
                     shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
 
 
+def changed_code(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Return the modules whose contribution to two keys differs."""
+    before, after = (key.get("code", {}).get("modules", {}) for key in (old, new))
+    return sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+
+
+def _without_code(name: str, key: dict[str, Any]) -> str:
+    code = {part: value for part, value in key.get("code", {}).items() if part != "modules"}
+    return digest([name, key | {"code": code}])
+
+
 def unfinished(root: Path) -> dict[str, str]:
-    """Of each artifact that is unfinished, what outlived the interruption: parts, or a training up to a step."""
+    """Return what survives of each unfinished artifact: its shards, or the last step of a training."""
     kept = {}
     for folder in sorted(root.glob(f".*/{UNFINISHED}")):
         steps = [int(path.name.rpartition("-")[2]) for path in folder.glob("training/checkpoint-*")]
-        parts = len(list(folder.glob("*-*.parquet")))
-        if steps or parts:
-            kept[folder.parent.name[1:]] = f"trained up to step {max(steps)}" if steps else f"{parts} parts"
+        shards = len(list(folder.glob("*-*.parquet")))
+        if steps or shards:
+            kept[folder.parent.name[1:]] = f"trained up to step {max(steps)}" if steps else f"{shards} shards"
     return kept
 
 
 def _empty(folder: Path) -> None:
-    """Takes away all but what outlives an interruption."""
+    """Remove all but what survives an interruption."""
     for path in folder.iterdir():
         if path.is_dir() and path.name != UNFINISHED:
             shutil.rmtree(path)

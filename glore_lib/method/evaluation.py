@@ -1,21 +1,20 @@
 """The (Q, D) test set, Tables 1-3, reranking and its baselines (paper, sections 4.2 and 5).
 
-Every function returns rows of the long ``numbers`` table (see :data:`glore_lib.artifacts.records.SCHEMAS`), built from stored
-samples and scores.
+Every function returns rows of the long ``numbers`` table (:data:`glore_lib.artifacts.records.SCHEMAS`), computed from
+stored samples and scores.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import nan
-from re import findall
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from glore_lib import statistics as st
 from glore_lib.artifacts.store import Artifact
 from glore_lib.method import rollouts, step_labels
-from glore_lib.method import statistics as st
 from glore_lib.method.refinement import locate_first_error
 from glore_lib.method.reward_models import answer_scores
 from glore_lib.method.students import Student, sample_solutions
@@ -24,12 +23,11 @@ from glore_lib.run import Run
 from glore_lib.solutions import split_steps
 
 Numbers = list[dict]
-GRAM = 8  # words in a row that two questions have in common by more than chance, unless a template wrote both
 
 
 @dataclass(frozen=True)
 class DraftSet:
-    """Greedy drafts on a split's questions, with step labels made as the SORM's are and, where known, exact ones."""
+    """Greedy drafts on the questions of a split, with step labels by rollouts and, where known, exact ones."""
 
     drafts: Artifact
     rollouts: Artifact
@@ -38,12 +36,12 @@ class DraftSet:
 
     @property
     def truths(self) -> dict[str, pd.DataFrame]:
-        """Metric suffix -> step labels: by rollouts as in the paper, and exact."""
+        """Step labels by metric suffix: by rollouts as in the paper (""), and exact ("_exact")."""
         return {"": self.labels} | ({"_exact": self.exact} if self.exact is not None else {})
 
 
 def draft_set(run: Run, student: Student, split: str) -> DraftSet:
-    """The (Q, D) set of a split: one greedy draft a question (paper, section 4.2)."""
+    """Return the (Q, D) set of a split: one greedy draft per question (paper, section 4.2)."""
     p = run.params.reward_models
     drafts = sample_solutions(run, student, split, 1, 0.0, f"greedy-{student.policy}")
     rolled_out = rollouts.rollouts(run, student, drafts.read(), split, f"drafts-{split}", [drafts])
@@ -52,27 +50,28 @@ def draft_set(run: Run, student: Student, split: str) -> DraftSet:
 
 
 class Tables:
-    """Builds the numbers of one run; ``seed`` drives the bootstraps."""
+    """The tables of one run as rows of numbers; ``seed`` drives the bootstraps."""
 
     def __init__(self, run: Run):
         self.run, self.seed, self.threshold = run, run.seed("statistics"), run.params.reward_models.threshold
 
     def row(self, method: str, metric: str, estimate: st.Estimate) -> dict:
-        """A number of this run as a row of the ``numbers`` table."""
+        """Return an estimate as a row of the ``numbers`` table."""
         return st.row(self.run.params.run, self.run.params.base_model.source, method, metric, estimate)
 
     def table1(self, draft_set: DraftSet, scores: Mapping[str, Artifact]) -> Numbers:
-        """Step accuracy, false positives and false negatives of every reward model at the threshold, against the
-        labels by rollouts and, with the suffix ``_exact``, against the exact ones; paired differences to the ORM.
+        """Compute step accuracy, false positives and false negatives of every reward model, and differences to the ORM.
 
-        ``step_error_balance`` is (false negatives - false positives) / errors, in [-1, 1]: the paper counts errors."""
+        Labels are those by rollouts and, with the suffix ``_exact``, the exact ones. ``step_error_balance`` is
+        (false negatives - false positives) / errors, in [-1, 1].
+        """
         numbers: Numbers = []
         for suffix, labels in draft_set.truths.items():
             numbers += self.steps(labels, scores, suffix)
         return numbers + self._first_errors(draft_set, scores)
 
     def steps(self, labels: pd.DataFrame, scores: Mapping[str, Artifact], suffix: str) -> Numbers:
-        """The rows of :meth:`table1` that are about steps, against one set of labels; ``suffix`` says whose."""
+        """Compute the step rows of :meth:`table1` for one set of labels, named by ``suffix``."""
         truth = labels.set_index(["sample_id", "step"])
         y, questions = truth["label"].to_numpy(), truth["question_id"].to_numpy()
         guesses = {m: self._step_guesses(artifact, truth.index) for m, artifact in scores.items()}
@@ -99,8 +98,10 @@ class Tables:
         return (predicted > self.threshold).to_numpy().astype(int)
 
     def _first_errors(self, draft_set: DraftSet, scores: Mapping[str, Artifact]) -> Numbers:
-        """Of the drafts that are wrong: the share whose first error is found at the right step. A wrong draft whose
-        labels show no error, as labels by rollouts may, is left out."""
+        """Compute the share of wrong drafts whose first error is located.
+
+        Wrong drafts whose labels show no error, which labels by rollouts allow, are left out.
+        """
         drafts = draft_set.drafts.read()
         wrong = set(drafts.loc[~drafts["is_correct"], "sample_id"])
         numbers = []
@@ -113,7 +114,7 @@ class Tables:
         return numbers
 
     def table2(self, draft_set: DraftSet, scores: Mapping[str, Artifact]) -> Numbers:
-        """Accuracy of the score after the last step as a predictor of final-answer correctness."""
+        """Compute how well the score after the last step predicts that the final answer is correct."""
         drafts = draft_set.drafts.read().set_index("sample_id")
         right, questions = drafts["is_correct"].to_numpy().astype(int), drafts["question_id"].to_numpy()
         numbers, hits = [], {}
@@ -132,8 +133,10 @@ class Tables:
         return numbers
 
     def label_quality(self, draft_set: DraftSet) -> Numbers:
-        """Precision and recall of labels by rollouts against the exact ones, raw and after each post-processing step,
-        and how many labels are positive."""
+        """Compute the share of positive labels, and precision and recall of labels by rollouts against exact ones.
+
+        Labels are compared raw and after each post-processing step.
+        """
         numbers = [self.row("labels", "positive_labels", self._clustered(draft_set.labels))]
         if draft_set.exact is None:
             return numbers
@@ -154,7 +157,7 @@ class Tables:
         return st.clustered(labels["label"], labels["question_id"], self.seed)
 
     def table3(self, drafts: Artifact, refined: Mapping[str, Artifact]) -> Numbers:
-        """Of the wrong drafts: the share that each refinement fixes, and that global and local fix between them."""
+        """Compute the share of wrong drafts that each refinement, and global or local together, fixes."""
         right = self.right(drafts, refined)
         fixed = right[~right["greedy"]]
         for locator in ("orm", "sorm"):
@@ -170,8 +173,10 @@ class Tables:
         return numbers
 
     def compared(self, a: str, b: str, hits: Mapping[str, ArrayLike], metric: str, suffix: str = "") -> Numbers:
-        """Two methods on the same questions, one outcome each: the paired difference a - b, and the p value of
-        McNemar's exact test. ``suffix`` says against whose labels, as in :attr:`DraftSet.truths`."""
+        """Compare two methods on the same questions: the paired difference a - b, and McNemar's exact p value.
+
+        ``suffix`` names the labels, as in :attr:`DraftSet.truths`.
+        """
         difference = st.paired_difference(hits[a], hits[b], seed=self.seed)
         p = st.Estimate(st.mcnemar_p(hits[a], hits[b]), nan, nan, difference.n) if difference.n else st.NO_DATA
         return [
@@ -180,8 +185,10 @@ class Tables:
         ]
 
     def figure5(self, drafts: Artifact, refined: Mapping[str, Artifact]) -> Numbers:
-        """Accuracy when all drafts are replaced by their refinements, and when only the wrong ones are; differences to
-        the drafts themselves and, of all drafts refined, between local and global."""
+        """Compute accuracy after refining all drafts, and only the wrong ones, with differences to the drafts.
+
+        For all drafts, local and global refinement are also compared.
+        """
         every = self.right(drafts, refined)
         only_wrong = every.apply(lambda right: right | every["greedy"])
         numbers: Numbers = []
@@ -192,7 +199,7 @@ class Tables:
         return numbers + self.compared("local+sorm", "global", every, "accuracy_all_drafts")
 
     def right(self, drafts: Artifact, refined: Mapping[str, Artifact]) -> pd.DataFrame:
-        """Columns of booleans, a row a draft: the draft itself (``greedy``) and each of its refinements."""
+        """Return whether each draft (``greedy``) and each of its refinements is correct, one row per draft."""
         right = drafts.read().set_index("sample_id")["is_correct"].to_frame("greedy")
         for method, artifact in refined.items():
             right[method] = artifact.read().set_index("sample_id")["is_correct"].reindex(right.index)
@@ -201,11 +208,12 @@ class Tables:
     def choices(
         self, candidates: Mapping[str, tuple[pd.DataFrame, pd.DataFrame]], samples: pd.DataFrame, scores: pd.DataFrame
     ) -> pd.DataFrame:
-        """Whether the answer of each way to choose one is right; a row a draft, indexed by its sample_id.
+        """Return whether each way to choose an answer is correct, one row per draft (index ``sample_id``).
 
-        Greedy draft, best of three and majority of three, reranked draft + global + local, and with a perfect reranker.
-        ``candidates`` holds (answers, step scores by the ORM) of the ``draft`` and of each refinement; ``samples`` are
-        three fresh ones a question with the ORM's ``scores``. Ties go to the draft, then to the global refinement.
+        The ways: greedy draft, best of three, majority of three, reranking of draft, global and local refinement, and
+        the same with a perfect reranker. ``candidates`` holds (answers, step scores by the ORM) of the ``draft`` and of
+        each refinement; ``samples`` are three per question with the ORM's ``scores``. Ties go to the draft, then to the
+        global refinement.
         """
         right, score = {}, {}
         for name, (answers, step_scores) in candidates.items():
@@ -233,7 +241,7 @@ class Tables:
         )  # fmt: skip
 
     def figure6(self, choices: pd.DataFrame, samples: pd.DataFrame) -> Numbers:
-        """Accuracy of each of the :meth:`choices`, and of one of the ``samples`` taken at random."""
+        """Compute the accuracy of each of the :meth:`choices`, and of a random one of the ``samples``."""
         numbers = [self.row(method, "accuracy", st.proportion(choices[method])) for method in choices]
         random_pick = st.clustered(samples["is_correct"], samples["question_id"], self.seed)
         numbers.append(self.row("random_sample", "accuracy", random_pick))
@@ -242,7 +250,7 @@ class Tables:
         return numbers
 
     def figure4(self, samples: pd.DataFrame, scores: Mapping[str, pd.DataFrame], greedy: pd.DataFrame) -> Numbers:
-        """Accuracy of the top-scored of K samples, for K in powers of two, with greedy, majority and oracle beside."""
+        """Compute the accuracy of the top-scored of K samples, K in powers of two, with greedy, majority and oracle."""
         pool = samples.sort_values(["question_id", "sample_id"])
         n = int(pool.groupby("question_id").size().iloc[0])
         questions = pool["question_id"].to_numpy()[::n]
@@ -273,10 +281,10 @@ class Tables:
 
 
 def written_tokens(run: Run, answers: pd.DataFrame) -> pd.Series:
-    """How many tokens were generated for each answer (records ``samples`` or ``refinements``), indexed by sample_id.
+    """Count the tokens generated for each answer (records ``samples`` or ``refinements``; index ``sample_id``).
 
-    Counted from the texts, since refiners that are asked the same answer once for several kinds. Steps that were forced
-    cost nothing, and neither does a draft that is kept because no error was found.
+    They are counted from the texts, since several kinds may share a refinement. Forced steps cost nothing, and neither
+    does a draft that is kept because no error was found.
     """
     p, counts = run.params.refiner, []
     for answer in answers.itertuples():
@@ -290,40 +298,12 @@ def written_tokens(run: Run, answers: pd.DataFrame) -> pd.Series:
     return pd.Series(counts, answers["sample_id"].to_numpy())
 
 
-def contamination(run: Run) -> pd.DataFrame:
-    """How many of the run's test questions a question of train or of validation repeats: word for word (case, signs and
-    white space do not count), or in some 8 words in a row; and of all such 8 words in test, the share found there."""
-    test = [_words(q.question) for q in run.questions("test").values()]
-    rows = []
-    for split in ("train", "validation"):
-        other = [_words(q.question) for q in run.questions(split).values()]
-        texts, known = set(other), {gram for words in other for gram in _grams(words)}
-        found = [[gram in known for gram in _grams(words)] for words in test]
-        grams = [each for question in found for each in question]
-        rows.append(
-            {
-                "split": split, "questions": len(other), "test questions": len(test),
-                "same text": sum(words in texts for words in test), "share 8 words": sum(map(any, found)),
-                "8 words in common, %": round(100 * sum(grams) / len(grams), 1) if grams else "n = 0",
-            }
-        )  # fmt: skip
-    return pd.DataFrame(rows).set_index("split")
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(findall(r"\w+", text.lower()))
-
-
-def _grams(words: tuple[str, ...]) -> list[tuple[str, ...]]:
-    return [words[i : i + GRAM] for i in range(len(words) - GRAM + 1)]
-
-
 def _majority(samples: pd.DataFrame) -> bool:
-    """Whether the majority vote of a question's samples is right."""
+    """Return whether the majority vote of a question's samples is correct."""
     vote = st.majority_vote(list(samples["final_answer"]))
     return bool(vote) and bool(samples.loc[samples["final_answer"] == vote, "is_correct"].any())
 
 
 def pick(right: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Whether the top-scored candidate is right; both are [questions, candidates], and ties go to the first."""
+    """Return whether the top-scored candidate is correct; both are [questions, candidates], ties go to the first."""
     return right[np.arange(len(right)), scores.argmax(axis=1)]

@@ -3,15 +3,22 @@
 import pandas as pd
 
 from glore_lib.artifacts.store import Artifact
-from glore_lib.method.students import Student, _solutions, fine_tune, sample_solutions, sft_student, validation_accuracy
+from glore_lib.method.students import (
+    Student,
+    fine_tune,
+    sample_solutions,
+    sft_student,
+    solution_rows,
+    validation_accuracy,
+)
 from glore_lib.run import Run
 from glore_lib.solutions import normalise
 
 
 def merge_solutions(before: pd.DataFrame, samples: pd.DataFrame, source: str, cap: int) -> pd.DataFrame:
-    """D_i = R_i ∪ D_(i-1): right samples are added, duplicates by normalised text are not.
+    """Return D_i = R_i ∪ D_(i-1): add the correct samples, without duplicates by normalised text.
 
-    ``cap`` bounds how many distinct new solutions a question gets in this round, in the order they were sampled.
+    ``cap`` is the maximum number of distinct new solutions per question and round; the first samples are kept.
     """
     seen = {(q, normalise(text)) for q, text in zip(before["question_id"], before["text"], strict=True)}
     rows, added = [], {}
@@ -28,29 +35,28 @@ def first_student(run: Run) -> Student:
     """Return the student that round 1 samples from: fine-tuned on reference solutions, or the base model itself."""
     if run.params.student.start == "sft":
         return sft_student(run)
-    return Student(None, "base", run.frame("sft-data", "solutions", lambda: _solutions([], "none"), {"n": 0}, []))
+    return Student(None, "base", run.frame("sft-data", "solutions", lambda: solution_rows([], "none"), {}, []))
 
 
 def round_samples(run: Run, student: Student, i: int) -> Artifact:
-    """Return the K solutions a training question that round ``i`` samples from ``student`` (record ``samples``)."""
+    """Sample K solutions per training question from ``student`` for round ``i`` (record ``samples``)."""
     p, one_shot = run.params.student, student.model is None
     return sample_solutions(run, student, "train", p.samples_per_question, p.temperature, f"ei{i}", one_shot=one_shot)
 
 
 def expert_iteration(run: Run) -> tuple[Student, pd.DataFrame]:
-    """The converged student, and a row a round: new and all distinct solutions, questions solved, validation maj@1.
+    """Run expert iteration; return the best student and a frame with one row per round.
 
-    Each round samples K solutions a training question from the last student, adds the right ones to the data, and
-    fine-tunes the base model on all of it. It stops after ``student.rounds``, or once validation maj@1 gains less than
-    ``student.convergence``; the student with the best validation maj@1 is returned, never the base model itself.
+    Each round samples K solutions per training question from the last student, adds the correct ones to the data, and
+    fine-tunes the base model on all of it. It stops after ``student.rounds`` rounds, or once validation maj@1 gains
+    less than ``student.convergence``. The student with the best validation maj@1 is returned, never the base model.
     """
     p = run.params.student
     questions = run.questions("train")
     student = first_student(run)
     best, best_accuracy, table = student, validation_accuracy(run, student), []
-    table.append(
-        {"round": 0, "student": student.policy, "new": 0, "solutions": len(student.data.read()), "maj@1": best_accuracy}
-    )
+    first = {"round": 0, "student": student.policy, "new": 0}
+    table.append(first | {"solutions": len(student.data.read()), "maj@1": best_accuracy})
     for i in range(1, p.rounds + 1):
         samples = round_samples(run, student, i)
         before = student.data
@@ -60,7 +66,7 @@ def expert_iteration(run: Run) -> tuple[Student, pd.DataFrame]:
             {"cap": p.max_kept_per_question}, [before, samples],
         )  # fmt: skip
         pairs = [(questions[r.question_id], r.text) for r in merged.read().itertuples()]
-        student = Student(fine_tune(run, f"ei{i}", pairs, p.training, [merged]), f"ei{i}", merged)
+        student = Student(fine_tune(run, f"ei{i}", pairs, p.training, merged), f"ei{i}", merged)
         reached = validation_accuracy(run, student)
         drawn = samples.read()
         table.append(

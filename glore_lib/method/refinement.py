@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from glore_lib.artifacts.store import Artifact
+from glore_lib.artifacts.store import Artifact, Info, Selection
 from glore_lib.method.reward_models import RewardModelData
 from glore_lib.method.step_labels import first_errors, rollout_labels
 from glore_lib.method.students import Student
 from glore_lib.models import training
-from glore_lib.models.launch import fit
 from glore_lib.models.tokens import encode
 from glore_lib.params import Refiner
 from glore_lib.run import Run
@@ -20,10 +19,10 @@ from glore_lib.solutions import mark_bad, normalise, prefix_text, split_steps
 
 
 def local_pairs(samples: pd.DataFrame, rollouts: pd.DataFrame, monotone: bool, consistent: bool) -> pd.DataFrame:
-    """Wrong samples with their first error and a right verifying trace from the step before it (record ``pairs``).
+    """Pair wrong samples, marked at their first error, with verifying traces of the step before (record ``pairs``).
 
-    The target repeats the prefix P_(i-1) and goes on with a rollout that verified it. Where the first step is the
-    first error, P_0 is the question, and any right sample of it verifies.
+    The target repeats the prefix P_(i-1) and continues with a rollout that verified it. If the first step is the first
+    error, P_0 is the question, and any correct sample of it verifies.
     """
     wrong = samples[~samples["is_correct"]].set_index("sample_id")
     errors = first_errors(rollout_labels(rollouts, monotone, consistent))
@@ -44,7 +43,7 @@ def local_pairs(samples: pd.DataFrame, rollouts: pd.DataFrame, monotone: bool, c
 
 
 def global_pairs(samples: pd.DataFrame) -> pd.DataFrame:
-    """Wrong samples paired with right samples of the same question, ``[BAD]`` at the very start (record ``pairs``)."""
+    """Pair wrong samples, marked at the very start, with correct samples of the same question (record ``pairs``)."""
     distinct = samples[samples["text"].map(lambda text: bool(split_steps(text)))].drop_duplicates(
         ["question_id", "text"]
     )
@@ -55,7 +54,7 @@ def global_pairs(samples: pd.DataFrame) -> pd.DataFrame:
 
 
 def refiner_pairs(run: Run, data: RewardModelData) -> pd.DataFrame:
-    """The refiner's training set: distinct pairs of both kinds, at most ``pairs_per_question`` of each a question."""
+    """Return the refiner's training set: distinct pairs, at most ``pairs_per_question`` per question and kind."""
     p, cap = run.params.reward_models, run.params.refiner.pairs_per_question
     samples = data.samples.read()
     pairs = pd.concat([local_pairs(samples, data.rollouts.read(), p.monotone, p.consistent), global_pairs(samples)])
@@ -65,7 +64,7 @@ def refiner_pairs(run: Run, data: RewardModelData) -> pd.DataFrame:
 
 
 def train_refiner(run: Run, student: Student, data: RewardModelData) -> Artifact:
-    """One model for local and global refinements."""
+    """Train one model for local and global refinements."""
     p = run.params.refiner
     start = student.model if p.start == "student" else None
     rm = run.params.reward_models
@@ -74,39 +73,43 @@ def train_refiner(run: Run, student: Student, data: RewardModelData) -> Artifact
         "refiner-pairs", "pairs", lambda: refiner_pairs(run, data), switches, [data.samples, data.rollouts]
     )
 
-    def make(folder: Path) -> dict:
+    def make(folder: Path) -> Info:
         questions = run.questions("train")
         examples = []
         for pair in pairs.read().itertuples():
             marked = mark_bad(split_steps(pair.draft), pair.first_error)
             prompt = run.task.refine_prompt(questions[pair.question_id].question, marked)
-            # A prefix that is forced at test time need not be learned.
+            # A prefix that is forced at test time is not learned.
             learn_from = pair.first_error if p.force_prefix else 1
             examples.append(training.solution_example(run.tokenizer, prompt, split_steps(pair.target), learn_from))
-        return fit(run, start, "refiner", examples, p.training, folder)
+        return run.fit(start, "refiner", examples, p.training, folder)
 
     params = {"refiner": p, "base": run.base_key, "finetuning": run.params.finetuning}
     return run.folder("refiner", make, params, [pairs, *([start] if start else [])])
 
 
 def locate_first_error(step_scores: pd.DataFrame, threshold: float) -> pd.Series:
-    """The first step of every sample whose predicted correctness is at most ``threshold``; 0 where there is none."""
+    """Return the first step of every sample that is scored at most ``threshold``; 0 if there is none."""
     below = step_scores[step_scores["score"] <= threshold].groupby("sample_id")["step"].min()
     return below.reindex(step_scores["sample_id"].unique(), fill_value=0)
 
 
 def marked_step(first_error: int, steps: int, refiner: Refiner) -> int:
-    """The step, of so many, that a draft's ``[BAD]`` is put before: its first error, or, where none was found (0), what
-    ``refiner.no_error_found`` says. 0: the draft is kept as it is."""
+    """Return the step before which a draft gets ``[BAD]``; 0 if the draft is kept.
+
+    That is its first error or, where none was found (0), what ``refiner.no_error_found`` says.
+    """
     return first_error or (steps if refiner.no_error_found == "last_step" else 0)
 
 
 @dataclass(frozen=True)
 class RefinementSpec:
-    """How one kind of refinement is told where to begin: local where ``errors`` gives each draft's first error (index
-    ``sample_id``; 0: none was found, and ``refiner.no_error_found`` says what happens), global without. With
-    ``force_prefix`` the refiner writes on after the steps before the error instead of repeating them itself; the
-    default is the parameter of that name."""
+    """Where one kind of refinement begins.
+
+    ``errors`` gives each draft's first error for local refinement (index ``sample_id``; 0: none was found); None means
+    global. With ``force_prefix`` the refiner continues after the steps before the error instead of repeating them; None
+    takes the parameter of that name.
+    """
 
     errors: pd.Series | None = None
     force_prefix: bool | None = None
@@ -115,15 +118,15 @@ class RefinementSpec:
 def refine(
     run: Run, refiner: Artifact, drafts: Artifact, split: str, specs: Mapping[str, RefinementSpec]
 ) -> dict[str, Artifact]:  # fmt: skip
-    """Greedy refinements of all drafts, of each kind that ``specs`` names (records ``refinements``).
+    """Refine all drafts greedily, for each kind in ``specs`` (records ``refinements``).
 
-    Where several kinds see the error of a draft in the same place, the refiner is asked once.
+    Where several kinds see the error of a draft in the same place, the refiner writes one refinement for all.
     """
     p = run.params.refiner
     forced = {kind: p.force_prefix if g.force_prefix is None else g.force_prefix for kind, g in specs.items()}
     questions = run.questions(split)
 
-    def make() -> pd.DataFrame:
+    def make() -> tuple[pd.DataFrame, Info]:
         rows, asked = [], []
         for kind, spec in specs.items():
             for draft in drafts.read().itertuples():
@@ -149,9 +152,7 @@ def refine(
         for row in rows:
             row["final_answer"] = run.task.final_answer(row["text"])
             row["is_correct"] = run.task.is_correct(row["text"], questions[row["question_id"]].reference_answer)
-        frame = pd.DataFrame(rows)
-        frame.attrs["tokens_generated"] = sum(completion.tokens for completion in written.values())
-        return frame
+        return pd.DataFrame(rows), {"tokens_generated": sum(completion.tokens for completion in written.values())}
 
     params = {
         "specs": {
@@ -161,23 +162,14 @@ def refine(
         "no_error_found": p.no_error_found, "sampling": run.params.sampling,
     }  # fmt: skip
     every = run.frame(f"refined-{split}", "refinements", make, params, [refiner, drafts])
-
-    def of(kind: str) -> Artifact:
-        def make() -> pd.DataFrame:
-            frame = every.read()
-            frame.attrs.clear()  # its tokens are counted with all kinds
-            return frame[frame["kind"] == kind]
-
-        return run.frame(f"refined-{kind}-{split}", "refinements", make, kind, [every])
-
-    return {kind: of(kind) for kind in specs}
+    return {kind: Selection(every.folder, "kind", kind) for kind in specs}
 
 
 def solve_without_draft(run: Run, refiner: Artifact, drafts: Artifact, split: str) -> Artifact:
-    """A control: the refiner given the question alone, as a student would be (record ``refinements``)."""
+    """Let the refiner answer the question alone, as a control (record ``refinements``)."""
     questions = run.questions(split)
 
-    def make() -> pd.DataFrame:
+    def make() -> tuple[pd.DataFrame, Info]:
         frame = drafts.read()[["question_id", "sample_id"]].copy()
         requests = [
             Request(tuple(encode(run.tokenizer, run.task.prompt(questions[q].question)).ids), 1,
@@ -191,7 +183,7 @@ def solve_without_draft(run: Run, refiner: Artifact, drafts: Artifact, split: st
             run.task.is_correct(text, questions[q].reference_answer)
             for q, text in zip(frame["question_id"], frame["text"], strict=True)
         ]
-        frame.attrs["tokens_generated"] = sum(c.tokens for cs in answers for c in cs)
-        return frame.assign(kind="refiner_no_draft", first_error=0)
+        tokens = sum(completion.tokens for (completion,) in answers)
+        return frame.assign(kind="refiner_no_draft", first_error=0), {"tokens_generated": tokens}
 
     return run.frame(f"no-draft-{split}", "refinements", make, {"sampling": run.params.sampling}, [refiner, drafts])

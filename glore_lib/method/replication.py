@@ -1,5 +1,7 @@
-"""The whole method on one run, each part made when it is first asked for. Every notebook starts from here, so that each
-can be run alone: what an earlier notebook made is found in the artifacts."""
+"""The whole method on one run. Each part is computed on first use and stored in the artifacts.
+
+Every notebook starts from here, so each can run alone.
+"""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -19,7 +21,7 @@ KINDS = ("orm", "balanced_orm", "sorm", "sorm_raw")
 
 
 class LazyMapping(Mapping[str, Artifact]):
-    """A mapping with fixed keys, each value made when it is first asked for."""
+    """A mapping with fixed keys whose values are made on first use."""
 
     def __init__(self, keys: Sequence[str], make: Callable[[str], Artifact]):
         self._keys, self._make, self._made = keys, make, {}
@@ -48,7 +50,7 @@ class Replication:
 
     @cached_property
     def sft_student(self) -> Student:
-        """The student of supervised fine-tuning, which expert iteration begins with where there are SFT data."""
+        """The student of supervised fine-tuning, with which expert iteration begins where there are SFT data."""
         return students.sft_student(self.run)
 
     @cached_property
@@ -57,24 +59,24 @@ class Replication:
 
     @property
     def student(self) -> Student:
-        """The student of expert iteration: the policy of all that follows."""
+        """The student of expert iteration, the policy of all later stages."""
         return self._expert_iteration[0]
 
     @property
     def rounds(self) -> pd.DataFrame:
-        """Expert iteration, a row a round."""
+        """Expert iteration, one row per round."""
         return self._expert_iteration[1]
 
     @cached_property
     def sft_control(self) -> Student:
-        """The base trained for as many steps as the last round of expert iteration, on the SFT data alone."""
+        """The base model trained on the SFT data alone, for as many steps as the student."""
         return students.sft_control(self.run, self.student)
 
     # Reward models (notebooks 02 and 03)
 
     @cached_property
     def data(self) -> RewardModelData:
-        """Samples and rollouts of the student, which its reward models and the refiner learn from."""
+        """Samples and rollouts of the student, the training data of its reward models and of the refiner."""
         return reward_models.reward_model_data(self.run, self.student)
 
     @cached_property
@@ -87,12 +89,12 @@ class Replication:
 
     @cached_property
     def sft_data(self) -> RewardModelData:
-        """The same of the SFT student, for Figure 4."""
+        """Samples and rollouts of the SFT student, for Figure 4."""
         return reward_models.reward_model_data(self.run, self.sft_student)
 
     @cached_property
     def sft_reward_models(self) -> dict[str, Artifact]:
-        """The same four of the SFT student, for Figure 4; empty where ``reward_models.figure4`` is off."""
+        """The same four of the SFT student, for Figure 4; empty if ``reward_models.figure4`` is off."""
         p = self.run.params.reward_models
         if not p.figure4:
             return {}
@@ -121,9 +123,9 @@ class Replication:
         return SplitEvaluation(self, "test")
 
     def gate(self) -> pd.DataFrame:
-        """On the validation split: does the ORM's best of three beat a random sample, and does the SORM find errors?
+        """Check on the validation split that the ORM's best of three beats a random sample and the SORM finds errors.
 
-        Below the gate, refining can't be expected to work: work on the base model, not on the test split.
+        If a gate fails, refinement is not expected to work: improve the base model, and leave the test split alone.
         """
         numbers = self.validation.numbers.read()
         value = numbers.set_index(["method", "metric"])["value"]
@@ -172,7 +174,7 @@ class Replication:
 
     @cached_property
     def numbers(self) -> pd.DataFrame:
-        """Every number of the test split behind Tables 1-3 and Figures 4-6."""
+        """All numbers of the test split behind Tables 1-3 and Figures 4-6."""
         parts = [self.test.numbers, *([self.figure4_numbers] if self.figure4_numbers else [])]
         return pd.concat([part.read() for part in parts], ignore_index=True)
 
@@ -190,7 +192,7 @@ class SplitEvaluation:
 
     @cached_property
     def drafts(self) -> Artifact:
-        """The student's greedy answer to every question (record ``samples``)."""
+        """The student's greedy answer to every question of the split (record ``samples``)."""
         return self.draft_set.drafts
 
     @cached_property
@@ -199,14 +201,16 @@ class SplitEvaluation:
         return LazyMapping(KINDS, lambda k: self.score(k, self.drafts))
 
     def score(self, kind: str, answers: Artifact, name: str = "") -> Artifact:
-        """Step scores by a reward model of answers to the split's questions; ``name`` tells them from the drafts'."""
+        """Score the steps of answers to the split's questions; ``name`` distinguishes them from the drafts'."""
         model = self.replication.reward_models[kind]
         return score_steps(self.run, model, f"{kind}{name}", answers.read(), self.split, answers)
 
     @cached_property
     def first_errors(self) -> dict[str, pd.Series]:
-        """Where each locator puts the first error of every draft (0: nowhere): ``orm``, ``sorm`` and, where the truth
-        is known, ``oracle``."""
+        """The first error of every draft by each locator (0: none).
+
+        Locators are ``orm``, ``sorm`` and, where the truth is known, ``oracle``.
+        """
         threshold = self.run.params.reward_models.threshold
         found = {k: refinement.locate_first_error(self.scores[k].read(), threshold) for k in ("orm", "sorm")}
         if self.draft_set.exact is not None:
@@ -217,8 +221,11 @@ class SplitEvaluation:
 
     @cached_property
     def refined(self) -> dict[str, Artifact]:
-        """Every refinement of the drafts, and three controls: a fresh sample of the student, the refiner shown no
-        draft, and local refinements that decode the prefix themselves (or are forced, if the parameter says not to)."""
+        """All refinements of the drafts, and three controls.
+
+        The controls are a fresh sample of the student, the refiner without a draft, and local refinement with
+        ``force_prefix`` negated.
+        """
         refiner, force = self.replication.refiner, self.run.params.refiner.force_prefix
         specs = {"global": RefinementSpec()}
         specs |= {f"local+{locator}": RefinementSpec(errors) for locator, errors in self.first_errors.items()}
@@ -244,7 +251,7 @@ class SplitEvaluation:
 
     @cached_property
     def samples(self) -> Artifact:
-        """Three fresh samples a question, for Bo3."""
+        """Three fresh samples per question, for Bo3."""
         p, student = self.run.params.evaluation, self.replication.student
         return sample_solutions(self.run, student, self.split, 3, p.temperature, "bo3")
 
@@ -264,13 +271,13 @@ class SplitEvaluation:
 
     @property
     def choices(self) -> pd.DataFrame:
-        """Which of the ways to choose an answer are right on each question: :meth:`Tables.choices`."""
+        """Whether each way to choose an answer is correct on each question (:meth:`Tables.choices`)."""
         candidates = {name: (a.read(), scores.read()) for name, (a, scores) in self.candidates.items()}
         return self.replication.tables.choices(candidates, self.samples.read(), self.bo3_scores.read())
 
     @cached_property
     def numbers(self) -> Artifact:
-        """Tables 1-3, Figures 5 and 6 and the label quality as numbers."""
+        """Tables 1-3, Figures 5 and 6 and the label quality, as numbers."""
         tables = self.replication.tables
 
         def make() -> pd.DataFrame:
@@ -292,12 +299,11 @@ class SplitEvaluation:
         return self.run.frame(f"numbers-{self.split}", "numbers", make, self.replication._statistics, inputs)
 
     def outcomes(self) -> pd.DataFrame:
-        """Tokens and gain of each way to solve more problems than the greedy drafts: columns task, setting, method,
-        tokens, gain, as :func:`glore_lib.reporting.analysis_figures.cost_rows` takes them; a row a draft.
+        """Return the tokens and the gain of each way to solve more problems than the greedy drafts, per draft.
 
-        Of wrong drafts (``wrong drafts``) what each refinement or a fresh sample fixes; of ``all questions`` what the
-        ORM's pick among three samples, or among draft and refinements, gains over the draft. Tokens are those
-        generated beyond the draft; of three samples, all less the draft's, which they do without.
+        Columns: task, setting, method, tokens, gain. Setting ``wrong drafts``: what each refinement or a fresh sample
+        fixes. Setting ``all questions``: what the ORM's choice among three samples, or among draft and refinements,
+        gains. Tokens are those generated beyond the draft, which three samples do without.
         """
         drafts, kinds = self.drafts.read().set_index("sample_id"), ("global", "local+orm", "local+sorm", "resample")
         refined = {k: self.refined[k].read() for k in kinds}
@@ -325,7 +331,7 @@ class SplitEvaluation:
         ).assign(task=self.run.params.run)  # fmt: skip
 
     def no_error_found(self) -> pd.DataFrame:
-        """For how many drafts each locator sees no error; ``refiner.no_error_found`` says what happens to them."""
+        """Count the drafts in which each locator finds no error (see ``refiner.no_error_found``)."""
         right = self.drafts.read().set_index("sample_id")["is_correct"]
         rows = []
         for locator, errors in self.first_errors.items():

@@ -8,10 +8,9 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from glore_lib.artifacts.store import Artifact
+from glore_lib.artifacts.store import Artifact, Info
 from glore_lib.method import rollouts, step_labels
 from glore_lib.method.students import Student, sample_solutions
-from glore_lib.models.launch import fit
 from glore_lib.models.loading import device
 from glore_lib.models.prefix_tree import Labelled, Row, collate, pack
 from glore_lib.models.reward_head import RewardModel, load_reward_model
@@ -21,26 +20,25 @@ from glore_lib.run import Run
 from glore_lib.solutions import split_steps
 from glore_lib.tasks import Question
 
-SCORING_TOKENS = 4096  # padded tokens scored at a time: many for a GPU, and few enough for a CPU's caches
+SCORING_TOKENS = 4096  # padded tokens per forward pass: enough for a GPU, few enough for the caches of a CPU
 SCORED = ("input_ids", "position_ids", "visible", "label_at")
 
 
 @dataclass
 class RewardModelData:
-    """What reward models of one student are trained on. The rollouts are made when they are first asked for: the ORM
-    does without."""
+    """The training data of one student's reward models. The rollouts are made on first use: the ORM needs none."""
 
     samples: Artifact
     roll_out: Callable[[], Artifact]
 
     @cached_property
     def rollouts(self) -> Artifact:
-        """Rollouts from every step of the samples that are labelled by them (record ``rollouts``)."""
+        """Rollouts from every step of the samples to label (record ``rollouts``)."""
         return self.roll_out()
 
 
 def reward_model_data(run: Run, student: Student) -> RewardModelData:
-    """K samples a training question, and rollouts from every step of some of them."""
+    """Sample K solutions per training question, and rollouts from every step of some of them."""
     p = run.params.reward_models
     purpose = f"rm-{student.policy}"
     samples = sample_solutions(run, student, "train", p.samples_per_question, p.temperature, purpose)
@@ -53,9 +51,9 @@ def reward_model_data(run: Run, student: Student) -> RewardModelData:
 
 
 def labels_for(run: Run, kind: str, data: RewardModelData) -> pd.DataFrame:
-    """The training labels of one kind of reward model (record ``step_labels``).
+    """Return the training labels of one kind of reward model (record ``step_labels``).
 
-    ``orm``, ``balanced_orm``; ``sorm`` as the parameters' switches say, ``sorm_raw`` with none of the three steps,
+    Kinds: ``orm``, ``balanced_orm``, ``sorm`` with the post-processing of the parameters, ``sorm_raw`` without any,
     ``sorm_consistent`` without balancing, ``sorm_balanced`` without the consistency rule.
     """
     p = run.params.reward_models
@@ -73,7 +71,7 @@ def labels_for(run: Run, kind: str, data: RewardModelData) -> pd.DataFrame:
 
 
 def labelled_solution(run: Run, question: Question, text: str, labels: dict[int, int]) -> Labelled:
-    """A solution with labels, given by step, at the last token of each labelled step."""
+    """Tokenise a solution and put the labels, given by step, at the last token of each labelled step."""
     encoded = encode(run.tokenizer, run.task.prompt(question.question), split_steps(text))
     at_tokens = {encoded.step_ends[step - 1]: label for step, label in labels.items()}
     return Labelled(encoded.ids, encoded.prompt_length, at_tokens)
@@ -82,7 +80,7 @@ def labelled_solution(run: Run, question: Question, text: str, labels: dict[int,
 def train_reward_model(
     run: Run, kind: str, student: Student, data: RewardModelData, training_params: Training
 ) -> Artifact:
-    """A reward model of one kind, trained on the student's samples."""
+    """Train a reward model of one kind on the student's samples."""
     p = run.params.reward_models
     name = f"{kind}-{student.policy}"
     start = student.model if p.start == "student" else None
@@ -94,7 +92,7 @@ def train_reward_model(
     inputs = [data.samples] if kind in ("orm", "balanced_orm") else [data.samples, data.rollouts]
     labelled = run.frame(f"labels-{name}", "step_labels", labels, switches, inputs)
 
-    def make(folder: Path) -> dict:
+    def make(folder: Path) -> Info:
         questions, texts = run.questions("train"), data.samples.read().set_index("sample_id")["text"]
         examples = []
         for question_id, rows in labelled.read().groupby("question_id", sort=False):
@@ -103,7 +101,7 @@ def train_reward_model(
             }
             solutions = [labelled_solution(run, questions[question_id], texts[s], y) for s, y in by_sample.items()]
             examples += pack(solutions, p.solutions_per_row, run.params.finetuning.max_length)
-        info = fit(run, start, name, examples, training_params, folder, p.language_model_loss)
+        info = run.fit(start, name, examples, training_params, folder, p.language_model_loss)
         return info | {"positive_labels": float(labelled.read()["label"].mean())}
 
     params = {
@@ -116,7 +114,7 @@ def train_reward_model(
 def score_steps(
     run: Run, reward_model: Artifact, method: str, samples: pd.DataFrame, split: str, source: Artifact
 ) -> Artifact:
-    """p(correct | Q, P_i) for every step of every sample (record ``step_scores``), all steps in one forward pass.
+    """Score p(correct | Q, P_i) for every step of every sample (record ``step_scores``), in one forward pass each.
 
     ``samples`` are (some of) the rows of the artifact ``source``, with columns question_id, sample_id and text.
     """
@@ -133,7 +131,7 @@ def score_steps(
                 for text, count in steps.items()
             ]
             rows_of.append((question_id, steps, pack(every, len(every), run.params.finetuning.max_length)))
-        # As it was trained: in bfloat16, the products that training made in it.
+        # The same precision as in training.
         with torch.autocast(device().type, torch.bfloat16, enabled=run.params.finetuning.mixed_precision):
             scored = iter(_score(model, [row for *_, rows in rows_of for row in rows], run.tokenizer.pad_token_id))
         scores = {
@@ -152,7 +150,7 @@ def score_steps(
 
 @torch.inference_mode()
 def _score(model: RewardModel, rows: list[Row], pad: int) -> list[float]:
-    """The probabilities at all labels of the rows, in their order."""
+    """Return the probabilities at all labels of the rows, in their order."""
     scores: list[list[float]] = [[] for _ in rows]
     order = sorted(range(len(rows)), key=lambda i: -len(rows[i]["input_ids"]))
     while order:
@@ -166,5 +164,5 @@ def _score(model: RewardModel, rows: list[Row], pad: int) -> list[float]:
 
 
 def answer_scores(step_scores: pd.DataFrame) -> pd.Series:
-    """The score of a whole answer: the one after its last step (index ``sample_id``)."""
+    """Return the score of each whole answer, which is the one after its last step (index ``sample_id``)."""
     return step_scores.sort_values("step").groupby("sample_id")["score"].last()

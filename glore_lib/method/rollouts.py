@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from glore_lib.artifacts.records import SCHEMAS
-from glore_lib.artifacts.store import Artifact
+from glore_lib.artifacts.store import Artifact, Info
 from glore_lib.method.students import Student
 from glore_lib.models.tokens import Encoded, encode
 from glore_lib.params import RewardModels, digest
@@ -16,25 +16,26 @@ from glore_lib.sampling import Request
 from glore_lib.solutions import is_consistent, join_steps, split_steps
 from glore_lib.tasks import Question
 
+WAVE = 512  # rollouts; the same for every sampling.rows, which must not change what is sampled
+
 
 def rollouts(
     run: Run, student: Student, samples: pd.DataFrame, split: str, purpose: str, inputs: list[Artifact]
 ) -> Artifact:
-    """Up to K completions of every prefix P_i of every sample (record ``rollouts``).
+    """Sample up to K completions of every prefix P_i of every sample (record ``rollouts``).
 
-    ``is_correct``: the right final answer is reached; ``is_consistent``: the rollout also uses what the prefix
-    computed. After the last step there is nothing to complete: one row says whether the sample itself is right.
+    ``is_correct``: the rollout reaches the correct final answer. ``is_consistent``: it also uses the results that the
+    prefix computed. After the last step nothing is left to complete: one row says whether the sample is correct.
 
-    Prefixes that samples of a question have in common share their rollouts. With ``reward_models.early_stop`` fewer are
-    made, and the labels are the same, raw and after any post-processing, because a rollout depends on its prefix, its
-    number and the run's seed alone: a prefix gets no more of them once one is right and consistent, and a rollout that
-    writes the sample's next step itself is, from there on, the rollout of that number of the longer prefix. (vLLM draws
-    its random numbers by the place in the completion: there such a rollout is another one than the longer prefix's own
-    would have been, and the labels are the same in distribution only.)
+    Samples of a question share the rollouts of their common prefixes. With ``reward_models.early_stop`` fewer rollouts
+    are made and the labels stay the same under every post-processing, because a rollout depends only on its prefix, its
+    number and the run's seed: a prefix gets no more rollouts once one verifies it, and a rollout that writes the
+    sample's next step itself is, from there on, the rollout of the same number of the longer prefix. (vLLM draws random
+    numbers by the position in the completion, so there the labels are the same in distribution only.)
     """
     p = run.params.reward_models
 
-    def make() -> pd.DataFrame:
+    def make() -> tuple[pd.DataFrame, Info]:
         prefixes: dict[tuple[str, str], Prefix] = {}
         of_samples = [(s, _prefixes(run, s, split, prefixes)) for s in samples.itertuples()]
         counts = _roll_out(run, student, purpose, list(prefixes.values()))
@@ -46,8 +47,8 @@ def rollouts(
             for j, r in sorted(prefix.rollouts.items())
         ]  # fmt: skip
         frame = pd.DataFrame(rows, columns=list(SCHEMAS["rollouts"]))
-        frame.attrs |= counts | {"prefixes": sum(len(p) for _, p in of_samples), "distinct_prefixes": len(prefixes)}
-        return frame
+        counts |= {"prefixes": sum(len(p) for _, p in of_samples), "distinct_prefixes": len(prefixes)}
+        return frame, counts
 
     params = {
         "k": p.rollouts_per_step, "waves": waves(p), "early_stop": p.early_stop, "temperature": p.rollout_temperature,
@@ -66,35 +67,37 @@ class Rollout:
 
     @property
     def verifies(self) -> bool:
-        """Whether it counts under the consistency rule: right, and the prefix's results are used."""
+        """Whether the rollout is correct and uses the prefix's results."""
         return self.is_correct and self.is_consistent
 
 
 @dataclass
 class Prefix:
-    """The first steps of some samples of a question, and the rollouts from there by their numbers."""
+    """The first steps of some samples of a question, and the rollouts from there by number."""
 
     question: Question
     text: str
     encoded: Encoded
     rollouts: dict[int, Rollout] = field(default_factory=dict)
-    longer: list["Prefix"] = field(default_factory=list)  # by one step
-    waves: int = 0  # that it was asked for in
+    longer: list["Prefix"] = field(default_factory=list)  # by one step each
+    waves: int = 0  # in which rollouts were requested
 
     @property
     def steps(self) -> int:
-        """How many steps it has."""
+        """The number of steps."""
         return len(self.encoded.step_ends)
 
     @property
     def verified(self) -> bool:
-        """Whether more rollouts could no longer change a label: one verifies already."""
+        """Whether a rollout verifies the prefix, so that more of them cannot change a label."""
         return any(r.verifies for r in self.rollouts.values())
 
 
 def _prefixes(run: Run, sample: Any, split: str, known: dict[tuple[str, str], Prefix]) -> list[Prefix]:
-    """P_1, P_2, ... of a sample; those that are not ``known`` by question and text are added there. One that ends with
-    an answer is its own and only rollout."""
+    """Return P_1, P_2, ... of a sample; add those that are not ``known`` by question and text.
+
+    A prefix that ends with an answer is its own and only rollout.
+    """
     question, steps, found = run.questions(split)[sample.question_id], split_steps(sample.text), []
     for i in range(1, len(steps) + 1):
         text = join_steps(steps[:i])
@@ -110,13 +113,13 @@ def _prefixes(run: Run, sample: Any, split: str, known: dict[tuple[str, str], Pr
 
 
 def _roll_out(run: Run, student: Student, purpose: str, prefixes: list[Prefix]) -> dict[str, int]:
-    """Adds the rollouts to the prefixes that have none; returns how many were made and how many tokens they took."""
+    """Add rollouts to the prefixes that have none; return the numbers of rollouts and tokens."""
     p = run.params.reward_models
     sampler, made, tokens = run.sampler(student.model), 0, 0
     plan = waves(p)
     open_ended = [prefix for prefix in prefixes if not prefix.rollouts]
     while open_ended := [x for x in open_ended if x.waves < len(plan) and not (p.early_stop and x.verified)]:
-        asked = _next_wave(open_ended, plan, run.params.sampling.rows, p.early_stop)
+        asked = _next_wave(open_ended, plan, p.early_stop)
         requests = [
             Request(tuple(prefix.encoded.ids), count, run.seed(purpose, prefix.question.question_id), first,
             prefix.encoded.prompt_length)
@@ -127,28 +130,33 @@ def _roll_out(run: Run, student: Student, purpose: str, prefixes: list[Prefix]) 
             for j, completion in enumerate(completions, start=first):
                 prefix.rollouts[j] = _graded(run, prefix, completion.text)
                 made, tokens = made + 1, tokens + completion.tokens
-                if p.early_stop and completion.finished:  # what is cut off would have gone on further from there
+                if (
+                    p.early_stop and completion.finished
+                ):  # a rollout cut at the token limit continues further from there
                     _pass_on(run, prefix, j, completion.ids)
     return {"rollouts_made": made, "tokens_generated": tokens}
 
 
 def waves(p: RewardModels) -> list[tuple[int, int]]:
-    """(first rollout, how many) of each wave in which the K rollouts of a prefix are asked for."""
+    """Return (first number, count) of each wave in which the K rollouts of a prefix are requested."""
     k, first = p.rollouts_per_step, p.rollouts_at_first
     return [(0, first), (first, k - first)] if p.early_stop and first < k else [(0, k)]
 
 
 def _next_wave(
-    open_ended: list[Prefix], plan: list[tuple[int, int]], rows: int, early_stop: bool
+    open_ended: list[Prefix], plan: list[tuple[int, int]], early_stop: bool
 ) -> list[tuple[Prefix, int, int]]:
-    """What to ask for next: (prefix, first, how many). With ``early_stop`` the shortest prefixes come first, since
-    their rollouts may serve longer ones; and as many as fill a batch of ``rows``."""
+    """Return the next requests: (prefix, first number, count).
+
+    With ``early_stop`` the shortest prefixes come first, since their rollouts may serve longer ones, and a wave ends
+    once it has :data:`WAVE` rollouts.
+    """
     by_turn: dict[tuple[int, int], list[Prefix]] = {}
     for prefix in open_ended:
         by_turn.setdefault((prefix.steps, prefix.waves) if early_stop else (0, 0), []).append(prefix)
     asked: list[tuple[Prefix, int, int]] = []
     for turn in sorted(by_turn):
-        if sum(count for *_, count in asked) >= rows:
+        if sum(count for *_, count in asked) >= WAVE:
             break
         for prefix in by_turn[turn]:
             asked += [(prefix, *part) for part in _missing(prefix, *plan[prefix.waves])]
@@ -157,15 +165,17 @@ def _next_wave(
 
 
 def _missing(prefix: Prefix, first: int, count: int) -> list[tuple[int, int]]:
-    """(first, how many) of each run of numbers in a wave of which the prefix has no rollout yet."""
+    """Return (first number, count) of each run of numbers in a wave for which the prefix has no rollout yet."""
     missing = [j for j in range(first, first + count) if j not in prefix.rollouts]
     runs = [list(run) for _, run in groupby(missing, key=lambda j: j - missing.index(j))]
     return [(run[0], len(run)) for run in runs]
 
 
 def _pass_on(run: Run, prefix: Prefix, j: int, ids: tuple[int, ...]) -> None:
-    """Gives a rollout to the longer prefixes that it has passed through, token by token. One that ended where such a
-    prefix ends did so with a line that has the mark and no answer; after that prefix it would have gone on."""
+    """Add a rollout to the longer prefixes whose tokens it begins with.
+
+    A rollout that ends where such a prefix ends has an answer mark without an answer and does not count for it.
+    """
     whole = (*prefix.encoded.ids, *ids)
     for longer in prefix.longer:
         length = len(longer.encoded.ids)

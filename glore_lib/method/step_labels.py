@@ -14,7 +14,7 @@ POSTPROCESSING = {
 
 
 def orm_labels(samples: pd.DataFrame) -> pd.DataFrame:
-    """Every step of a sample labelled with whether the sample's final answer is right (record ``step_labels``)."""
+    """Label every step of a sample with whether its final answer is correct (record ``step_labels``)."""
     rows = [
         {"question_id": s.question_id, "sample_id": s.sample_id, "step": i, "label_raw": int(s.is_correct),
          "label": int(s.is_correct), "source": "final_answer"}
@@ -25,9 +25,9 @@ def orm_labels(samples: pd.DataFrame) -> pd.DataFrame:
 
 
 def balance_samples(samples: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """Balanced ORM: equally many right and wrong samples of every question, the surplus dropped at random.
+    """Keep equally many correct and wrong samples of every question, at random, for the balanced ORM.
 
-    Questions whose samples are all right or all wrong drop out.
+    Questions whose samples are all correct or all wrong drop out.
     """
     counts = samples.groupby(["question_id", "is_correct"])["sample_id"].count().unstack(fill_value=0)
     keep = counts.reindex(columns=[False, True], fill_value=0).min(axis=1)
@@ -37,9 +37,9 @@ def balance_samples(samples: pd.DataFrame, seed: int) -> pd.DataFrame:
 
 
 def balance_steps(labels: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """Post-processing 3: equally many positive and negative labels at each step number, the surplus dropped at random.
+    """Keep equally many positive and negative labels at each step number, at random (post-processing 3).
 
-    A step without a row here has no label in training; its text is still read.
+    A step without a row has no label in training; the model still reads its text.
     """
     counts = labels.groupby(["step", "label"])["sample_id"].count().unstack(fill_value=0)
     keep = counts.reindex(columns=[0, 1], fill_value=0).min(axis=1)
@@ -49,8 +49,10 @@ def balance_steps(labels: pd.DataFrame, seed: int) -> pd.DataFrame:
 
 
 def choose_drafts(samples: pd.DataFrame, per_question: int) -> pd.DataFrame:
-    """Which samples to label by rollouts: of each question the first ``per_question`` distinct ones, wrong and right
-    taken in turn, so that both kinds are there where a question has both."""
+    """Choose the samples to label by rollouts: the first ``per_question`` distinct ones of each question.
+
+    Wrong and correct samples alternate, so that both kinds are chosen where a question has both.
+    """
     distinct = samples.drop_duplicates(["question_id", "text"])
     turn = distinct.groupby(["question_id", "is_correct"]).cumcount() * 2 + distinct["is_correct"]
     chosen = distinct.assign(turn=turn).sort_values(["question_id", "turn"]).groupby("question_id").head(per_question)
@@ -58,12 +60,12 @@ def choose_drafts(samples: pd.DataFrame, per_question: int) -> pd.DataFrame:
 
 
 def rollout_labels(rollouts: pd.DataFrame, monotone: bool, consistent: bool) -> pd.DataFrame:
-    """Labels from rollouts (record ``step_labels``): ``label_raw`` is 1 if any rollout is right, ``label`` is what
-    post-processing makes of it.
+    """Label steps from their rollouts (record ``step_labels``).
 
-    The consistency rule (post-processing 2) decides which rollouts verify, and the monotone rule (1) then spreads their
-    positives to the earlier steps. The paper numbers them the other way round; were 1 done first, dropping a verifying
-    rollout could no longer take back the positives it had spread.
+    ``label_raw`` is 1 if any rollout is correct; ``label`` is the result of post-processing. The consistency rule
+    (post-processing 2) decides which rollouts verify a prefix, and the monotone rule (1) then spreads the positives to
+    earlier steps. The paper numbers them the other way round; applied first, rule 1 would keep positives that come from
+    rollouts which rule 2 drops.
     """
     verifies = rollouts["is_correct"] & (rollouts["is_consistent"] | (not consistent))
     keys = ["question_id", "sample_id", "step"]
@@ -73,14 +75,18 @@ def rollout_labels(rollouts: pd.DataFrame, monotone: bool, consistent: bool) -> 
         .agg(label_raw=("is_correct", "max"), label=("label", "max"))
     )
     labels = labels.reset_index().astype({"label_raw": int, "label": int})
-    if monotone:
-        backwards = labels.sort_values(["sample_id", "step"], ascending=[True, False])
-        labels["label"] = backwards.groupby("sample_id")["label"].cummax()
-    return labels.assign(source="rollouts")
+    labels = labels.assign(source="rollouts")
+    return make_monotone(labels) if monotone else labels
+
+
+def make_monotone(labels: pd.DataFrame) -> pd.DataFrame:
+    """Make every step before a positive one positive (post-processing 1)."""
+    backwards = labels.sort_values(["sample_id", "step"], ascending=[True, False])
+    return labels.assign(label=backwards.groupby("sample_id")["label"].cummax())
 
 
 def exact_labels(run: Run, samples: pd.DataFrame, split: str) -> pd.DataFrame | None:
-    """The true labels where the task knows them (record ``step_labels``), else None."""
+    """Return the true labels (record ``step_labels``), or None if the task does not know them."""
     questions = run.questions(split)
     rows = []
     for s in samples.itertuples():
@@ -96,12 +102,12 @@ def exact_labels(run: Run, samples: pd.DataFrame, split: str) -> pd.DataFrame | 
 
 
 def first_errors(labels: pd.DataFrame) -> pd.Series:
-    """The first step labelled 0 of every sample (index ``sample_id``); samples without one are left out."""
+    """Return the first step labelled 0 of every sample that has one (index ``sample_id``)."""
     return labels[labels["label"] == 0].groupby("sample_id")["step"].min()
 
 
 def stepwise_supervision(run: Run, samples: pd.DataFrame, labels: pd.DataFrame, split: str) -> pd.DataFrame:
-    """Labels in TRL's stepwise format, a row a sample: ``prompt``, ``completions`` (steps), ``labels`` (booleans)."""
+    """Return labels in TRL's stepwise format, one row per sample: ``prompt``, ``completions`` (steps), ``labels``."""
     questions = run.questions(split)
     by_sample = labels.sort_values("step").groupby("sample_id")["label"].apply(lambda x: [bool(y) for y in x])
     labelled = samples[samples["sample_id"].isin(by_sample.index)]

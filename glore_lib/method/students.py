@@ -1,4 +1,4 @@
-"""Students: supervised fine-tuning and expert iteration (paper, sections 3 and 4.1, step 1; appendix B)."""
+"""Students: sampling and supervised fine-tuning (paper, sections 3 and 4.1, step 1; appendix B)."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from glore_lib.artifacts.store import Artifact
+from glore_lib.artifacts.store import Artifact, Info
 from glore_lib.models import training
-from glore_lib.models.launch import fit
 from glore_lib.models.tokens import encode
-from glore_lib.params import Training
+from glore_lib.params import Training, digest
 from glore_lib.run import Run
 from glore_lib.sampling import Request
 from glore_lib.solutions import split_steps
@@ -19,9 +18,9 @@ from glore_lib.tasks import Question
 
 @dataclass(frozen=True)
 class Student:
-    """A policy: the model, its name in the records, and the solutions it was trained on."""
+    """A policy: the model (None: the base model itself), its name in the records, and its training solutions."""
 
-    model: Artifact | None  # None: the base model itself
+    model: Artifact | None
     policy: str
     data: Artifact | None = None
 
@@ -29,62 +28,72 @@ class Student:
 def sample_solutions(
     run: Run, student: Student, split: str, n: int, temperature: float, purpose: str, one_shot: bool = False
 ) -> Artifact:
-    """``n`` graded solutions a question of a split (record ``samples``); temperature 0 is greedy decoding."""
-    questions = run.questions(split)
-    prompt = run.task.one_shot_prompt if one_shot else run.task.prompt
+    """Sample and grade ``n`` solutions per question of a split (record ``samples``).
 
-    def make() -> pd.DataFrame:
+    Temperature 0 decodes greedily. ``purpose`` names the samples and gives their seeds.
+    """
+    questions = list(run.questions(split).values())
+    prompt = run.task.one_shot_prompt if one_shot else run.task.prompt
+    prompts = [prompt(q.question) for q in questions]
+
+    def make() -> tuple[pd.DataFrame, Info]:
         requests = [
-            Request(tuple(encode(run.tokenizer, prompt(q.question)).ids), n, run.seed(purpose, split, q.question_id))
-            for q in questions.values()
-        ]  # fmt: skip
+            Request(tuple(encode(run.tokenizer, text).ids), n, run.seed(purpose, split, q.question_id))
+            for q, text in zip(questions, prompts, strict=True)
+        ]
         sampler = run.sampler(student.model)
         answers = sampler.sample(requests, temperature, run.params.sampling.max_new_tokens, f"{purpose} {split}")
-        rows, tokens = [], 0
-        for q, request, completions in zip(questions.values(), requests, answers, strict=True):
-            for j, completion in enumerate(completions):
-                tokens += completion.tokens
-                rows.append(
-                    {
-                        "question_id": q.question_id, "sample_id": f"{q.question_id}/{purpose}/{j}",
-                        "policy": student.policy,
-                        "temperature": float(temperature), "seed": request.seed, "text": completion.text,
-                        "final_answer": run.task.final_answer(completion.text),
-                        "is_correct": run.task.is_correct(completion.text, q.reference_answer),
-                        "finished": completion.finished,
-                    }
-                )  # fmt: skip
-        frame = pd.DataFrame(rows)
-        frame.attrs["tokens_generated"] = tokens
-        return frame
+        rows = [
+            {
+                "question_id": q.question_id,
+                "sample_id": f"{q.question_id}/{purpose}/{j}",
+                "policy": student.policy,
+                "temperature": float(temperature),
+                "seed": request.seed,
+                "text": completion.text,
+                "final_answer": run.task.final_answer(completion.text),
+                "is_correct": run.task.is_correct(completion.text, q.reference_answer),
+                "finished": completion.finished,
+            }
+            for q, request, completions in zip(questions, requests, answers, strict=True)
+            for j, completion in enumerate(completions)
+        ]
+        return pd.DataFrame(rows), {"tokens_generated": sum(c.tokens for answer in answers for c in answer)}
 
+    asked = [[q.question_id, text, q.reference_answer] for q, text in zip(questions, prompts, strict=True)]
     params = {
         "n": n,
         "temperature": temperature,
         "sampling": run.params.sampling,
         "purpose": purpose,
-        "count": len(questions),
-        "base": run.base_key if student.model is None else None,
+        "questions": digest(asked),
+        "base": run.base_key,
     }
     return run.frame(f"samples-{purpose}-{split}", "samples", make, params, [student.model] if student.model else [])
 
 
 def accuracy(samples: Artifact) -> float:
-    """The fraction of right samples; of greedy ones, the paper's maj@1."""
+    """Return the share of correct samples; of greedy ones, the paper's maj@1."""
     return float(samples.read()["is_correct"].mean())
 
 
-def fine_tune(
-    run: Run, name: str, pairs: Iterable[tuple[Question, str]], training_params: Training, inputs: list[Artifact]
-) -> Artifact:
-    """The base model, fine-tuned on (question, solution) pairs."""
+def validation_accuracy(run: Run, student: Student) -> float:
+    """Return greedy accuracy (maj@1) on the validation split; the base model itself gets a one-shot prompt."""
+    purpose, one_shot = f"greedy-{student.policy}", student.model is None
+    return accuracy(sample_solutions(run, student, "validation", 1, 0.0, purpose, one_shot))
 
-    def make(folder: Path) -> dict:
+
+def fine_tune(
+    run: Run, name: str, pairs: Iterable[tuple[Question, str]], training_params: Training, data: Artifact
+) -> Artifact:
+    """Fine-tune the base model on (question, solution) pairs, those of the artifact ``data``."""
+
+    def make(folder: Path) -> Info:
         examples = [
             training.solution_example(run.tokenizer, run.task.prompt(q.question), split_steps(solution))
             for q, solution in pairs
-        ]  # fmt: skip
-        return fit(run, None, name, examples, training_params, folder)
+        ]
+        return run.fit(None, name, examples, training_params, folder)
 
     params = {
         "name": name,
@@ -92,41 +101,38 @@ def fine_tune(
         "finetuning": run.params.finetuning,
         "training": training_params,
     }
-    return run.folder(f"student-{name}", make, params, inputs)
+    return run.folder(f"student-{name}", make, params, [data])
 
 
-def sft_data(run: Run) -> list[tuple[Question, str]]:
-    """The first ``student.sft_questions`` training questions with their reference solutions."""
+def reference_pairs(run: Run) -> list[tuple[Question, str]]:
+    """Return the first ``student.sft_questions`` training questions with their reference solutions."""
     questions = list(run.questions("train").values())[: run.params.student.sft_questions]
     return [(q, q.reference_solution) for q in questions if q.reference_solution]
 
 
-def sft_student(run: Run) -> Student:
-    """The base model fine-tuned on reference solutions, where the data set has them."""
-    data = _sft_frame(run)
-    return Student(fine_tune(run, "sft", sft_data(run), run.params.student.sft, [data]), "sft", data)
+def sft_data(run: Run) -> Artifact:
+    """Store D_0, the reference solutions that SFT learns (record ``solutions``)."""
+    pairs = reference_pairs(run)
+    questions = digest([[q.question_id, run.task.prompt(q.question), solution] for q, solution in pairs])
+    return run.frame("sft-data", "solutions", lambda: solution_rows(pairs, "reference"), {"questions": questions}, [])
 
 
-def sft_control(run: Run, student: Student) -> Student:
-    """The base model fine-tuned on the SFT data for as many steps as ``student``: what expert iteration adds to it."""
-    steps = student.model.record["info"]["steps"]
-    training_params = run.params.student.training.model_copy(update={"max_steps": steps, "epochs": steps})
-    data = _sft_frame(run)
-    return Student(fine_tune(run, "sft-control", sft_data(run), training_params, [data]), "sft-control", data)
-
-
-def _sft_frame(run: Run) -> Artifact:
-    n = run.params.student.sft_questions
-    return run.frame("sft-data", "solutions", lambda: _solutions(sft_data(run), "reference"), {"n": n}, [])
-
-
-def _solutions(pairs: list[tuple[Question, str]], source: str) -> pd.DataFrame:
+def solution_rows(pairs: list[tuple[Question, str]], source: str) -> pd.DataFrame:
+    """Return (question, solution) pairs as records ``solutions``."""
     rows = [{"question_id": q.question_id, "text": text, "source": source} for q, text in pairs]
     return pd.DataFrame(rows, columns=["question_id", "text", "source"])
 
 
-def validation_accuracy(run: Run, student: Student) -> float:
-    """Greedy accuracy (maj@1) on the validation split; the base model itself is shown one example."""
-    return accuracy(
-        sample_solutions(run, student, "validation", 1, 0.0, f"greedy-{student.policy}", one_shot=student.model is None)
-    )
+def sft_student(run: Run) -> Student:
+    """Fine-tune the base model on reference solutions, for data sets that have them."""
+    data = sft_data(run)
+    return Student(fine_tune(run, "sft", reference_pairs(run), run.params.student.sft, data), "sft", data)
+
+
+def sft_control(run: Run, student: Student) -> Student:
+    """Fine-tune the base model on the SFT data for as many steps as ``student``, to show what expert iteration adds."""
+    steps = student.model.record["info"]["steps"]
+    training_params = run.params.student.training.model_copy(update={"max_steps": steps, "epochs": steps})
+    data = sft_data(run)
+    model = fine_tune(run, "sft-control", reference_pairs(run), training_params, data)
+    return Student(model, "sft-control", data)

@@ -4,16 +4,16 @@ from typing import Any
 
 import pandas as pd
 
+from glore_lib import statistics as st
 from glore_lib.method import rollouts, step_labels
-from glore_lib.method import statistics as st
-from glore_lib.method.appendix.g_label_quality import _quality
+from glore_lib.method.appendix.measures import label_numbers
 from glore_lib.method.evaluation import Tables
 from glore_lib.method.replication import Replication
 from glore_lib.method.step_labels import rollout_labels
 from glore_lib.params import ParamsError, Section
 from glore_lib.run import Run
 
-# Post-processing 1 and 2 on and off, as (monotone, consistent).
+# Post-processing 1 and 2 as (monotone, consistent).
 RULES = {
     "raw": (False, False),
     "monotone": (True, False),
@@ -22,22 +22,22 @@ RULES = {
 }
 
 
-# Ablations of the labels
-
-
 def label_rules(lab: Replication) -> pd.DataFrame:
-    """The SORM's training labels with each of the three post-processing steps on and off: how many are positive (also
-    by step number, with all three and without balancing) and, where the exact labels are known, how good they are."""
+    """Compare the SORM's training labels with each post-processing step on and off.
+
+    Measured are the share of positive labels (with all rules also by step number) and, where the exact labels are
+    known, their quality.
+    """
     tables, rollouts, samples = lab.tables, lab.data.rollouts.read(), lab.data.samples.read()
     labelled = samples[samples["sample_id"].isin(rollouts["sample_id"])]
     exact = step_labels.exact_labels(lab.run, labelled, "train")
-    seed = lab.run.seed("labels", "sorm", lab.data.samples.record["name"])  # as the SORM's own
+    seed = lab.run.seed("labels", "sorm", lab.data.samples.record["name"])  # that of the SORM
     numbers = []
     for rule, switches in RULES.items():
         every = rollout_labels(rollouts, *switches)
         for method, labels in {rule: every, f"{rule}+balanced": step_labels.balance_steps(every, seed)}.items():
             numbers.append(_positive(tables, method, "positive_labels", labels))
-            numbers += _quality(tables, method, labels, exact)
+            numbers += label_numbers(tables, method, labels, exact)
             if rule == "consistent":
                 for step, of_step in labels.groupby("step"):
                     numbers.append(_positive(tables, method, f"positive_labels_of_step@{step}", of_step))
@@ -45,8 +45,11 @@ def label_rules(lab: Replication) -> pd.DataFrame:
 
 
 def rollout_counts(lab: Replication, drafts: int) -> pd.DataFrame:
-    """Labels by the first K rollouts, for K up to twice the run's in powers of two, of the first ``drafts`` drafts of
-    the validation split (or all, where there are fewer), on which all rollouts are drawn."""
+    """Compare labels by K rollouts, for K in powers of two up to twice the run's, on validation drafts.
+
+    All rollouts of the first ``drafts`` drafts are sampled, without early stopping. Raises ParamsError if ``drafts`` is
+    less than 1.
+    """
     if drafts < 1:
         raise ParamsError(f"drafts = {drafts}: must be a whole number greater than 0")
     rm, validation = lab.run.params.reward_models, lab.validation
@@ -62,14 +65,17 @@ def rollout_counts(lab: Replication, drafts: int) -> pd.DataFrame:
     for k in (2**i for i in range(most.bit_length()) if 2**i <= most):
         for rule in ("raw", "consistent"):
             labels = rollout_labels(drawn[drawn["rollout"] < k], *RULES[rule])
-            at_k = [_positive(lab.tables, rule, "positive_labels", labels), *_quality(lab.tables, rule, labels, exact)]
+            at_k = [
+                _positive(lab.tables, rule, "positive_labels", labels),
+                *label_numbers(lab.tables, rule, labels, exact),
+            ]
             numbers += [row | {"metric": f"{row['metric']}@{k}"} for row in at_k]
     return pd.DataFrame(numbers)
 
 
 def _with(run: Run, section: str, **values: Any) -> Run:
-    """The run with other parameters in a section, on the same artifacts."""
-    run.free()  # two runs would have two engines
+    """Return the run with other parameters in a section, on the same artifacts."""
+    run.free()  # otherwise there would be two engines
     changed: Section = getattr(run.params, section).model_copy(update=values)
     return Run(run.params.model_copy(update={section: changed}), run.store, run.task)
 

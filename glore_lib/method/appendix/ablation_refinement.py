@@ -6,10 +6,10 @@ from itertools import repeat
 import numpy as np
 import pandas as pd
 
+from glore_lib import statistics as st
 from glore_lib.artifacts.store import Artifact
-from glore_lib.method import statistics as st
 from glore_lib.method import step_labels
-from glore_lib.method.appendix.g_label_quality import LOCATORS, _true_errors
+from glore_lib.method.appendix.measures import LOCATORS, true_errors
 from glore_lib.method.evaluation import Numbers, pick
 from glore_lib.method.refinement import RefinementSpec, locate_first_error, marked_step, refine
 from glore_lib.method.replication import Replication, SplitEvaluation
@@ -28,13 +28,13 @@ CHOICE_PAIRS = (
 )  # fmt: skip
 
 
-# Ablations of the refinement
-
-
 def thresholds(lab: Replication, ts: Sequence[float]) -> pd.DataFrame:
-    """On the validation split, for each threshold T and locator: the share of first errors found (against the exact
-    labels, else those by rollouts), and of wrong drafts those in which none is seen, those refined from their first
-    step on (as globally), and those fixed. Every draft is refined once from every step; what T chooses is looked up."""
+    """Sweep the threshold T of each locator on the validation split.
+
+    Measured are the share of first errors located (by exact labels, otherwise by rollouts) and, of the wrong drafts,
+    those without a located error, those refined from step 1 (as globally), and those fixed. Every draft is refined once
+    from every step, and T selects among these. Raises ParamsError if a threshold is not between 0 and 1.
+    """
     for t in ts:
         if not 0 < t < 1:
             raise ParamsError(f"thresholds = {t}: must be between 0 and 1 (0 and 1 excluded)")
@@ -48,7 +48,7 @@ def thresholds(lab: Replication, ts: Sequence[float]) -> pd.DataFrame:
     right = lab.tables.right(validation.drafts, refined)
     wrong = ~right["greedy"].to_numpy()
     labels = validation.draft_set.labels if validation.draft_set.exact is None else validation.draft_set.exact
-    truth = _true_errors(validation.drafts, labels)
+    truth = true_errors(validation.drafts, labels)
     numbers = []
     for t in ts:
         for locator in LOCATORS:
@@ -66,8 +66,10 @@ def thresholds(lab: Replication, ts: Sequence[float]) -> pd.DataFrame:
 
 
 def chosen_thresholds(swept: pd.DataFrame, usual: float) -> dict[str, float]:
-    """For each locator the T of :func:`thresholds` that fixes most wrong drafts, of equals the one nearest to the
-    ``usual`` one; that one where there was no wrong draft."""
+    """Return for each locator the T of :func:`thresholds` that fixes most wrong drafts.
+
+    Ties go to the T nearest to the ``usual`` one, which is also returned if there are no wrong drafts.
+    """
     shares = swept[swept["metric"].str.startswith("fixed_fraction@") & (swept["n"] > 0)]
     shares = shares.assign(t=shares["metric"].str.extract(r"@(.+)", expand=False).astype(float))
     best = shares.assign(far=(shares["t"] - usual).abs()).sort_values(["value", "far"], ascending=[False, True])
@@ -76,8 +78,10 @@ def chosen_thresholds(swept: pd.DataFrame, usual: float) -> dict[str, float]:
 
 
 def refined_otherwise(lab: Replication, ts: Mapping[str, float]) -> pd.DataFrame:
-    """On the test split, the share of wrong drafts that is fixed, and the accuracy with all drafts refined: local
-    refinements at the thresholds ``ts`` of each locator, chosen elsewhere, and refinements refined again."""
+    """Measure local refinement at the thresholds ``ts``, and repeated refinement, on the test split.
+
+    For each: the share of wrong drafts fixed, and accuracy with all drafts refined.
+    """
     run, test = lab.run, lab.test
     once = {kind: test.refined[kind] for kind in ("global", *(f"local+{locator}" for locator in LOCATORS))}
     tuned = {
@@ -108,10 +112,13 @@ def _located(split: SplitEvaluation, scores: Artifact, threshold: float) -> pd.S
 
 
 def choices(lab: Replication) -> pd.DataFrame:
-    """Accuracy on the test split by how the answer is picked. ``gated_…``: the refinement (global, or local + SORM)
-    where the ORM gives the draft at most T, else the draft. Of six answers each, ``refined`` (the draft, both
-    refinements, the three samples of Bo3) and ``sampled`` (the draft and five samples), ``…_orm``: the one the ORM
-    scores highest, ``…_vote``: the most frequent, ``…_weighted``: the one whose scores by the ORM sum to most."""
+    """Compare ways to choose an answer by their accuracy on the test split.
+
+    ``gated_…`` takes the refinement if the ORM scores the draft at most T, otherwise the draft. Of six answers each,
+    ``refined_…`` (draft, both refinements, the samples of Bo3) and ``sampled_…`` (draft and five samples), ``…_orm``
+    takes the one with the highest score, ``…_vote`` the most frequent, and ``…_weighted`` the one with the highest sum
+    of scores.
+    """
     right, scores, answers = _answers(lab)
     doubted = scores["draft"] <= lab.run.params.reward_models.threshold
 
@@ -135,7 +142,7 @@ def choices(lab: Replication) -> pd.DataFrame:
 
 
 def _answers(lab: Replication) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Of every answer to a test question, a column each: whether it is right, its score by the ORM, and the answer."""
+    """Return whether each answer to a test question is correct, its score by the ORM, and the answer itself."""
     test, p = lab.test, lab.run.params.evaluation
     sources = {"draft": test.drafts, "global": test.refined["global"], "local": test.refined["local+sorm"]}
     scores = {"draft": test.scores["orm"]} | {k: test.score("orm", sources[k], f"-{k}") for k in REFINED[1:]}
@@ -156,8 +163,10 @@ def _of_answers(scores: Artifact, answers: Artifact) -> np.ndarray:
 
 
 def is_right_vote(answers: Sequence[str], right: Sequence[bool], weights: Sequence[float]) -> bool:
-    """Whether the answer is right whose weights sum to most; of equals the first. Empty answers never vote, and where
-    none does nothing is right."""
+    """Return whether the answer with the highest sum of weights, the first of ties, is correct.
+
+    Empty answers do not vote; without votes the result is False.
+    """
     votes: dict[str, float] = {}
     for answer, weight in zip(answers, weights, strict=True):
         if answer:

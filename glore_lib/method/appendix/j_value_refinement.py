@@ -2,20 +2,17 @@
 
 import pandas as pd
 
-from glore_lib.method import statistics as st
-from glore_lib.method.appendix.g_label_quality import LOCATORS, _first_errors, _true_errors
+from glore_lib import statistics as st
+from glore_lib.method.appendix.measures import LOCATORS, first_error_numbers, true_errors
 from glore_lib.method.refinement import RefinementSpec, refine
 from glore_lib.method.replication import Replication
 
-# Appendix J: value-based refinement
-
 
 def best_prefixes(step_scores: pd.DataFrame) -> pd.Series:
-    """The step at which value-based refinement begins in each sample: the one after the prefix P_i that is scored
-    highest (the shortest of equals), by ``sample_id``.
+    """Return the step at which value-based refinement begins: the one after the prefix with the highest score.
 
-    The last step is no prefix to go on from, and the question alone (P_0) has no score: a sample of one step begins
-    anew, and no other does.
+    Of equal scores the shortest prefix wins (index ``sample_id``). Neither the last step nor the question alone (P_0),
+    which has no score, is a candidate; a sample of one step begins at step 1.
     """
     last = step_scores.groupby("sample_id")["step"].transform("max")
     inner = step_scores[step_scores["step"] < last].sort_values(["score", "step"], ascending=[False, True])
@@ -24,9 +21,11 @@ def best_prefixes(step_scores: pd.DataFrame) -> pd.Series:
 
 
 def value_refinement(lab: Replication) -> pd.DataFrame:
-    """Of the wrong drafts of the test split: the share fixed from the step after the most valued prefix (``value+…``)
-    and from the first step at or below T (``local+…``), both with the prefix left to the refiner and forced on it; and
-    where each begins, seen from the true first error."""
+    """Compare value-based refinement (``value+…``) with local refinement (``local+…``) on the wrong test drafts.
+
+    Local refinement begins at the first step scored at most T. Both are tried with the prefix written freely and
+    forced; where each begins is compared with the true first error.
+    """
     test, force = lab.test, lab.run.params.refiner.force_prefix
     other = "free" if force else "forced"
     begins = {f"local+{k}": errors for k, errors in test.first_errors.items()}
@@ -44,5 +43,7 @@ def value_refinement(lab: Replication) -> pd.DataFrame:
     for a, b in pairs:
         numbers += lab.tables.compared(a, b, fixed, "fixed_fraction")
     if test.draft_set.exact is not None:
-        numbers += _first_errors(lab.tables, _true_errors(test.drafts, test.draft_set.exact), begins | values, "_exact")
+        numbers += first_error_numbers(
+            lab.tables, true_errors(test.drafts, test.draft_set.exact), begins | values, "_exact"
+        )
     return pd.DataFrame(numbers)

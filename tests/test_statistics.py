@@ -9,8 +9,8 @@ from hypothesis.extra.numpy import arrays
 from numpy.testing import assert_allclose, assert_array_equal
 
 from glore_lib.artifacts.records import SCHEMAS
-from glore_lib.method import statistics
-from glore_lib.method.statistics import (
+from glore_lib import statistics
+from glore_lib.statistics import (
     Estimate,
     best_of_k,
     clustered,

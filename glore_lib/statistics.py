@@ -1,7 +1,7 @@
 """Intervals, paired comparisons, and accuracy as a function of K from one pool of samples.
 
-Answers are independent between questions, so an accuracy over one answer a question gets a Wilson interval. Steps of
-one question are not: they get a bootstrap over questions. Every interval covers 95 %.
+Answers to different questions are independent: an accuracy over one answer per question has a Wilson interval. Steps of
+one question are not: their intervals are bootstrapped over questions. All intervals are 95 % intervals.
 """
 
 from collections import Counter
@@ -21,12 +21,12 @@ from statsmodels.stats.proportion import proportion_confint
 
 LEVEL = 0.95
 RESAMPLES = 2000
-DRAWS = 200  # random subsets behind majority@K where there are more of them
+DRAWS = 200  # random subsets for majority@K if there are more subsets than that
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value, its 95 % interval, and the number of steps, answers or questions behind it; NaN where ``n`` is 0."""
+    """A value, its 95 % interval, and the number of steps, answers or questions; NaN if ``n`` is 0."""
 
     value: float
     ci_low: float
@@ -34,7 +34,7 @@ class Estimate:
     n: int
 
     def percent(self, unit: str = "", sign: str = "") -> str:
-        """ "value [low, high]" in per cent, ``unit`` after the value; "n = 0" where nothing was counted."""
+        """Return "value [low, high]" in per cent, with ``unit`` after the value, or "n = 0"."""
         if not self.n:
             return "n = 0"
         value, low, high = (100 * number + 0.0 for number in (self.value, self.ci_low, self.ci_high))  # never "-0.0"
@@ -46,7 +46,7 @@ NO_DATA = Estimate(nan, nan, nan, 0)
 
 @dataclass(frozen=True)
 class Confusion:
-    """How 0/1 predictions agree with 0/1 labels; each rate has the ``n`` of its own denominator."""
+    """Agreement of 0/1 predictions with 0/1 labels; each rate has the ``n`` of its own denominator."""
 
     accuracy: Estimate
     false_positive_rate: Estimate  # of the steps labelled 0, the share predicted 1
@@ -56,7 +56,7 @@ class Confusion:
 
 
 def row(task: str, model: str, method: str, metric: str, estimate: Estimate) -> dict[str, Any]:
-    """One row of a ``numbers`` frame."""
+    """Return an estimate as a row of a ``numbers`` frame."""
     return {
         "task": task, "model": model, "method": method, "metric": metric, "value": estimate.value,
         "ci_low": estimate.ci_low, "ci_high": estimate.ci_high, "n": estimate.n,
@@ -64,14 +64,14 @@ def row(task: str, model: str, method: str, metric: str, estimate: Estimate) -> 
 
 
 def estimate(row: Any) -> Estimate:
-    """What a row of a ``numbers`` frame, as ``itertuples`` gives it, tells."""
+    """Build an Estimate from a row of a ``numbers`` frame, as ``itertuples`` yields it."""
     return Estimate(row.value, row.ci_low, row.ci_high, row.n)
 
 
 def proportion(successes: ArrayLike) -> Estimate:
-    """The share of ones in independent 0/1 outcomes [n], with its Wilson interval.
+    """Estimate the share of ones in independent 0/1 outcomes [n], with its Wilson interval.
 
-    Raises ValueError where an outcome is neither 0 nor 1.
+    Raises ValueError if an outcome is neither 0 nor 1.
     """
     outcomes = _binary(successes, "successes")
     n, count = len(outcomes), int(outcomes.sum())
@@ -79,18 +79,18 @@ def proportion(successes: ArrayLike) -> Estimate:
         return NO_DATA
     value = count / n
     low, high = proportion_confint(count, n, alpha=1 - LEVEL, method="wilson")
-    # Rounding can leave a bound 1e-17 on the wrong side of 0, of 1 or of the value itself.
+    # Rounding can push a bound 1e-17 beyond 0, 1 or the value.
     return Estimate(value, min(max(float(low), 0.0), value), max(min(float(high), 1.0), value), n)
 
 
 def clustered(values: ArrayLike, clusters: ArrayLike, seed: int, bounds: tuple[float, float] = (0.0, 1.0)) -> Estimate:
-    """The mean of values [n] that are independent only between clusters [n], such as the steps of one question.
+    """Estimate the mean of values [n] that are independent only between clusters [n], such as the steps of a question.
 
-    The interval is the percentile bootstrap over clusters. Clusters are taken in sorted order, so the order of rows
-    does not matter. ``bounds`` are the least and greatest value possible. They are used where all clusters have the
-    same mean and resampling would give an interval of no width: a cluster then counts as one trial, and the share of
-    clusters unlike the ones seen is at most Wilson's upper bound for none in C. For 0/1 values this is the Wilson
-    interval of C trials. Raises ValueError where lengths differ or a value is not finite or out of bounds.
+    The interval is the percentile bootstrap over clusters, taken in sorted order, so the order of rows does not matter.
+    ``bounds`` are the smallest and largest possible values. They matter if all clusters have the same mean, where
+    resampling would give an interval of zero width: each cluster then counts as one trial, and the share of clusters
+    that differ is at most Wilson's upper bound for 0 of C. For 0/1 values this is the Wilson interval of C trials.
+    Raises ValueError if lengths differ or a value is not finite or out of bounds.
     """
     numbers, ids = np.asarray(values, dtype=float), np.asarray(clusters)
     if numbers.shape != ids.shape or numbers.ndim != 1:
@@ -114,17 +114,17 @@ def clustered(values: ArrayLike, clusters: ArrayLike, seed: int, bounds: tuple[f
     return Estimate(value, float(ends[0]), float(ends[1]), len(numbers))
 
 
-@lru_cache(maxsize=8)  # the same questions are resampled for every number of a table
+@lru_cache(maxsize=8)  # every number of a table resamples the same questions
 def _resamples(size: int, seed: int) -> NDArray[np.float64]:
-    """How often each of ``size`` clusters is drawn in each resample: [RESAMPLES, size]."""
+    """Count how often each of ``size`` clusters is drawn in each resample: [RESAMPLES, size]."""
     return np.random.default_rng(seed).multinomial(size, np.full(size, 1 / size), RESAMPLES).astype(float)
 
 
 def paired_difference(a: ArrayLike, b: ArrayLike, clusters: ArrayLike | None = None, seed: int = 0) -> Estimate:
-    """The mean of ``a - b`` over paired outcomes in [0, 1], with the paired bootstrap interval.
+    """Estimate the mean of ``a - b`` over paired outcomes in [0, 1], with the paired bootstrap interval.
 
-    Without ``clusters`` each pair is a cluster of its own. For step-level data, give the questions: McNemar's test
-    would take the steps of one question for independent, so there this interval, above or below 0, is the test.
+    Without ``clusters`` each pair is its own cluster. For step-level data pass the questions: McNemar's test would
+    treat the steps of a question as independent, so there an interval that excludes 0 is the test.
     """
     first, second = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
     if first.shape != second.shape:
@@ -134,7 +134,7 @@ def paired_difference(a: ArrayLike, b: ArrayLike, clusters: ArrayLike | None = N
 
 
 def mcnemar_p(a: ArrayLike, b: ArrayLike) -> float:
-    """The two-sided exact McNemar p value of paired 0/1 outcomes, one pair a question; 1 where they never differ."""
+    """Return the two-sided exact McNemar p value of paired 0/1 outcomes, one pair per question."""
     first, second = _binary(a, "a"), _binary(b, "b")
     if first.shape != second.shape:
         raise ValueError(f"a {first.shape} and b {second.shape}: must be paired")
@@ -143,7 +143,7 @@ def mcnemar_p(a: ArrayLike, b: ArrayLike) -> float:
 
 
 def confusion(labels: ArrayLike, predictions: ArrayLike, clusters: ArrayLike, seed: int) -> Confusion:
-    """Accuracy and error rates of 0/1 predictions against 0/1 labels, each [n], with intervals by cluster.
+    """Compare 0/1 predictions with 0/1 labels, each [n]: accuracy and error rates, with intervals by cluster.
 
     A rate is resampled over the clusters that its denominator reaches.
     """
@@ -167,32 +167,32 @@ def confusion(labels: ArrayLike, predictions: ArrayLike, clusters: ArrayLike, se
 
 
 def best_of_k(scores: ArrayLike, correct: ArrayLike, ks: Sequence[int]) -> NDArray[np.float64]:
-    """Expected accuracy of the top-scored of K samples, over all K-subsets of a question's pool (paper, Figure 4).
+    """Compute the expected accuracy of the top-scored of K samples, over all K-subsets of a pool (paper, Figure 4).
 
     ``scores`` and ``correct`` are [questions, N]; the result is [len(ks), questions] and exact. The sample of rank r
-    (0 the best) is the best of a random K-subset with probability C(N-1-r, K-1) / C(N, K). Equal scores are broken at
-    random, which is to say averaged over. Raises ValueError where shapes differ, a score is NaN, or K is not in 1..N.
+    (0 is the best) is the best of a random K-subset with probability C(N-1-r, K-1) / C(N, K). Ties are averaged over.
+    Raises ValueError if shapes differ, a score is NaN, or K is not in 1..N.
     """
     values, right = np.asarray(scores, dtype=float), _pool(correct)
     if values.shape != right.shape:
         raise ValueError(f"scores {values.shape} and correct {right.shape}: must be of one shape")
     if np.isnan(values).any():
-        raise ValueError("scores: NaN can't be ranked")
+        raise ValueError("scores: NaN cannot be ranked")
     size = right.shape[1]
     ranks = np.arange(size)
-    # The samples tied with one of "min" rank a and "max" rank b share the probabilities of the ranks a..b equally.
+    # Samples tied over the ranks a..b share the probabilities of these ranks equally.
     first = rankdata(-values, method="min", axis=1).astype(int) - 1
     last = rankdata(-values, method="max", axis=1).astype(int)
     curves = []
     for k in _checked(ks, size):
         cumulative = np.concatenate([[0.0], np.cumsum(binomial(size - 1 - ranks, k - 1) / binomial(size, k))])
         accuracy = (right * (cumulative[last] - cumulative[first]) / (last - first)).sum(axis=1)
-        curves.append(np.minimum(accuracy, 1.0))  # a sum of many probabilities may end at 1 + 1e-16
+        curves.append(np.minimum(accuracy, 1.0))  # rounding may exceed 1 by 1e-16
     return np.array(curves).reshape(len(ks), len(right))
 
 
 def oracle_at_k(correct: ArrayLike, ks: Sequence[int]) -> NDArray[np.float64]:
-    """The chance that at least one of K samples is right: the unbiased pass@k, 1 - C(N-c, K) / C(N, K).
+    """Compute the probability that one of K samples is correct: the unbiased pass@k, 1 - C(N-c, K) / C(N, K).
 
     ``correct`` is [questions, N]; the result is [len(ks), questions]. Raises ValueError where K is not in 1..N.
     """
@@ -203,19 +203,18 @@ def oracle_at_k(correct: ArrayLike, ks: Sequence[int]) -> NDArray[np.float64]:
 
 
 def majority_vote(answers: Sequence[str]) -> str:
-    """The most frequent answer; of equally frequent ones the first. Empty answers never vote; "" where none does."""
+    """Return the most frequent answer, the first of ties; empty answers do not vote ("" if none does)."""
     votes = Counter(answer for answer in answers if answer)
     return votes.most_common(1)[0][0] if votes else ""
 
 
 def majority_at_k(answers: Sequence[Sequence[str]], correct: ArrayLike, ks: Sequence[int], seed: int) -> NDArray:
-    """Expected accuracy of the majority vote of K samples, over K-subsets of a question's pool.
+    """Compute the expected accuracy of the majority vote of K samples, over K-subsets of a question's pool.
 
-    ``answers`` and ``correct`` are [questions, N], with ``correct`` the grade of each sample's answer; the result is
-    [len(ks), questions]. All subsets are taken where there are at most ``DRAWS`` of them, so K = 1 and K = N are exact;
-    otherwise ``DRAWS`` random ones, the same for every question. A tie counts as the share of the tied answers that
-    are right, as if the samples came in random order. Empty answers never vote. Raises ValueError where shapes
-    differ, K is not in 1..N, or one answer of a question is graded both right and wrong.
+    ``answers`` and ``correct`` (the grade of each answer) are [questions, N]; the result is [len(ks), questions]. All
+    subsets are used if there are at most ``DRAWS``, so K = 1 and K = N are exact; otherwise ``DRAWS`` random ones, the
+    same for every question. A tie counts as the share of correct answers among the tied ones. Empty answers do not
+    vote. Raises ValueError if shapes differ, K is not in 1..N, or an answer is graded both right and wrong.
     """
     right = _pool(correct)
     if [len(pool) for pool in answers] != [right.shape[1]] * len(right):
@@ -239,7 +238,7 @@ def majority_at_k(answers: Sequence[Sequence[str]], correct: ArrayLike, ks: Sequ
 
 
 def _subsets(size: int, k: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Indicators [subsets, N] of K-subsets: all of them, or ``DRAWS`` random ones."""
+    """Return indicators [subsets, N] of K-subsets: all of them, or ``DRAWS`` random ones."""
     if comb(size, k) <= DRAWS:
         chosen = np.array(list(combinations(range(size), k)))
     else:
