@@ -33,6 +33,13 @@ def _scoreboard(results: Path) -> pd.DataFrame:
     return scoreboard.to_read(scoreboard.read(results / "scoreboard.csv"))
 
 
+def _verdicts(results: Path) -> pd.DataFrame:
+    """Return the verdicts on the claims that some run tests, with one column per run."""
+    scores = scoreboard.read(results / "scoreboard.csv")
+    tested = scores[scores["verdict"] != "not tested here"].set_index(["id", "claim", "task"])["verdict"]
+    return tested.unstack(fill_value="", sort=False).reset_index("claim")
+
+
 def _by_run(file: str, metric: str, index: str) -> Callable[[Path], pd.DataFrame]:
     """A column a run, of one metric in one of the CSV files of some results."""
     return lambda results: _turned(pd.read_csv(results / file), {metric: ""}, index)
@@ -59,6 +66,7 @@ def _turned(numbers: pd.DataFrame, metrics: Mapping[str, str], index: str) -> pd
 # Name of the marks -> the table, from a folder that glore run left; per cent, 95 % intervals.
 TABLES: dict[str, Callable[[Path], pd.DataFrame]] = {
     "scoreboard": _scoreboard,
+    "verdicts": _verdicts,
     "table1": _by_run("tables/table1.csv", "step_accuracy", "reward model"),
     "table3": _by_run("tables/table3.csv", "fixed_fraction", "refinement"),
     "figure6": _by_run("figures/figure6.csv", "accuracy", "answer"),
