@@ -36,8 +36,7 @@ class Table:
 
     def __repr__(self) -> str:
         shown = self.frame.map(lambda value: _cell(value).replace("\n", " / "))
-        with pd.option_context("display.max_colwidth", WIDTH):
-            return NONE if shown.empty else shown.to_string(index=self._named)
+        return NONE if shown.empty else shown.to_string(index=self._named, max_colwidth=WIDTH)
 
     @property
     def _named(self) -> bool:

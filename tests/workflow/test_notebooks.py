@@ -1,24 +1,58 @@
-"""The notebooks: tidy as they are kept, and all of them executed, in order, on reduced parameters."""
+"""The notebooks: tidy as they are kept, true of any run, and all of them executed in order on reduced parameters."""
 
+import ast
+import inspect
 import re
 import struct
 from base64 import b64decode
+from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
+from clone import TINY
+from glore_lib import solutions, statistics
+from glore_lib.method import evaluation, expert_iteration, refinement, reward_models, step_labels
+from glore_lib.models import training
 from glore_lib.params import read_yaml
+from glore_lib.reporting import source
+from glore_lib.run import Run
 from glore_lib.workflow.check import check
 from glore_lib.workflow.pipeline import APPENDIX, FIGURES, ROOT, STAGES, Pipeline
+from tiny import Scripted, solver
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 OF_APPENDIX = sorted((ROOT / "notebooks" / "appendix").glob("*.ipynb"))
-RENDERED = sorted((ROOT / "results").glob("*/*/0*.ipynb"))
+OF_METHOD = [path for path in NOTEBOOKS if path.stem in STAGES and path.stem != FIGURES]
+RENDERED = sorted((ROOT / "results").rglob("0*.ipynb"))
 LINES, COLUMNS, INCHES = 45, 130, 8.2  # of an output on a screen
+CELL = 25  # lines of code
 DPI = 100  # of pictures in notebooks: matplotlib's
 REDUCED = read_yaml((Path(__file__).parents[1] / "reduced.yaml").read_text())
+# The functions that are the paper: each is displayed from its source, and applied to an example.
+OF_THE_PAPER = {
+    expert_iteration.merge_solutions, step_labels.orm_labels, step_labels.balance_samples, step_labels.rollout_labels,
+    step_labels.make_monotone, solutions.is_consistent, step_labels.balance_steps, step_labels.first_errors,
+    refinement.local_pairs, refinement.global_pairs, refinement.locate_first_error, refinement.marked_step,
+    reward_models.labelled_solution, evaluation.pick, statistics.best_of_k,
+}  # fmt: skip
+
+
+def read(path: Path) -> list[nbformat.NotebookNode]:
+    return nbformat.read(path, as_version=4).cells
+
+
+def tagged(cell: nbformat.NotebookNode, tag: str) -> bool:
+    return tag in cell.metadata.get("tags", [])
+
+
+def name(path: Path) -> str:
+    return path.stem if path in NOTEBOOKS + OF_APPENDIX else f"{path.parent.name}/{path.stem}"
 
 
 def test_the_notebooks_are_the_stages_and_the_explorer():
@@ -26,47 +60,73 @@ def test_the_notebooks_are_the_stages_and_the_explorer():
     assert {f"appendix/{path.stem}" for path in OF_APPENDIX} == set(APPENDIX)
 
 
-def name(path: Path) -> str:
-    return path.stem if path in NOTEBOOKS + OF_APPENDIX else f"{path.parent.name}/{path.stem}"
-
-
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
 def test_a_notebook_opens_with_its_question_and_where_in_the_paper(path: Path):
-    first = nbformat.read(path, as_version=4).cells[0]
+    first = read(path)[0]
     assert first.cell_type == "markdown" and first.source.startswith("# ")
     if path.stem != FIGURES:
-        assert re.search(r"\*\*Question\.\*\* .+\?", first.source)
-        assert re.search(r"\(Paper, section", first.source)
+        assert re.search(r"\*\*Question\.\*\* .+\?", first.source, re.DOTALL)
+        assert re.search(r"\(Paper,\ssection", first.source)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS + OF_APPENDIX, ids=name)
 def test_no_result_stands_in_the_text(path: Path):
     """A notebook is true of any run: numbers are computed, but for the paper's. 95 % is what every interval covers."""
-    for cell in nbformat.read(path, as_version=4).cells:
+    for cell in read(path):
         if cell.cell_type == "markdown":
-            ours = [line for line in cell.source.splitlines() if "paper" not in line.lower()]
-            text = " ".join(ours).replace("95 %", "")
+            paragraphs = cell.source.split("\n\n")
+            text = " ".join(p for p in paragraphs if "paper" not in p.lower()).replace("95 %", "")
             assert not re.search(r"\d\s?%|= ?0?\.\d|\d+\.\d+ points", text), text
 
 
-@pytest.mark.parametrize("path", [path for path in NOTEBOOKS if path.stem in list(STAGES)[:5]], ids=name)
-def test_a_notebook_shows_examples_and_says_what_was_found(path: Path):
-    cells = nbformat.read(path, as_version=4).cells
+@pytest.mark.parametrize("path", OF_METHOD, ids=name)
+def test_a_notebook_shows_examples_and_its_findings(path: Path):
+    cells = read(path)
     sources = [cell.source for cell in cells if cell.cell_type == "code"]
     assert any("examples.worked_example(" in source for source in sources)
-    found = next(i for i, cell in enumerate(cells) if cell.source == "## What was found")
-    assert cells[found + 1].source.startswith("findings.tell(")
+    found = next(i for i, cell in enumerate(cells) if cell.source == "## Findings")
+    assert cells[found + 1].source.startswith("findings.")
+    assert cells[-1].source == f'tables.costs(lab.run, "{path.stem}")'
+
+
+def called(cells: list[nbformat.NotebookNode]) -> Iterator[tuple[str, list[str]]]:
+    """Yield every call of a function by its plain name in the code cells, with those arguments that are names."""
+    for cell in cells:
+        if cell.cell_type == "code":
+            for node in ast.walk(ast.parse(cell.source)):
+                if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                    yield node.func.id, [argument.id for argument in node.args if isinstance(argument, ast.Name)]
+
+
+def test_the_functions_of_the_paper_are_shown_and_applied():
+    shown_in: dict[str, str] = {}
+    for path in OF_METHOD:
+        calls = list(called(read(path)))
+        shown = [function for made, arguments in calls if made == "show" for function in arguments]
+        assert shown, path.stem
+        applied = {made for made, _ in calls}
+        assert applied & set(shown), path.stem
+        shown_in |= dict.fromkeys(shown, path.stem)
+        for function in OF_THE_PAPER:
+            if function.__name__ in shown:
+                assert function.__name__ in applied, f"{path.stem} shows {function.__name__} and never calls it"
+    assert {function.__name__ for function in OF_THE_PAPER} <= set(shown_in)
+
+
+@pytest.mark.parametrize("function", OF_THE_PAPER, ids=lambda function: function.__name__)
+def test_a_function_of_the_paper_fits_a_screen(function):
+    assert len(repr(source.show(function)).splitlines()) <= LINES
+    assert inspect.getdoc(function)
 
 
 def test_the_report_gets_some_examples():
-    cells = nbformat.read(ROOT / "notebooks" / "05_evaluation.ipynb", as_version=4).cells
-    tagged = [cell for cell in cells if "report-example" in cell.metadata.get("tags", [])]
-    assert 1 <= len(tagged) <= 2 and all("worked_example" in cell.source for cell in tagged)
+    examples = [cell for cell in read(ROOT / "notebooks" / "05_evaluation.ipynb") if tagged(cell, "report-example")]
+    assert 1 <= len(examples) <= 2 and all("worked_example" in cell.source for cell in examples)
 
 
 @pytest.mark.parametrize("path", RENDERED, ids=name)
 def test_every_output_fits_a_screen(path: Path):
-    for cell in nbformat.read(path, as_version=4).cells:
+    for cell in read(path):
         for output in cell.get("outputs", []):
             assert output.output_type in ("stream", "display_data", "execute_result")
             assert output.get("name") != "stderr", output.text  # no warnings, no progress bars
@@ -84,21 +144,110 @@ def test_every_output_fits_a_screen(path: Path):
 
 
 @pytest.mark.parametrize("path", OF_APPENDIX, ids=name)
-def test_notebooks_of_the_appendix_begin_with_a_question_and_end_with_what_was_found(path: Path):
-    cells = nbformat.read(path, as_version=4).cells
+def test_notebooks_of_the_appendix_begin_with_a_question_and_end_with_findings(path: Path):
+    cells = read(path)
     assert "**Question" in cells[0].source and "(Paper," in cells[0].source
-    assert cells[-4].source == "## What was found"
+    assert cells[-4].source == "## Findings"
     assert cells[-3].source.startswith("print(*appendix.found_")
-    assert cells[-1].source == f'display.costs(run, "{path.stem}")'
+    assert cells[-1].source == f'tables.costs(run, "{path.stem}")'
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS + OF_APPENDIX, ids=name)
 def test_notebooks_are_kept_without_outputs_and_with_short_cells(path: Path):
-    cells = nbformat.read(path, as_version=4).cells
-    for cell in (cell for cell in cells if cell.cell_type == "code"):
+    notebook = nbformat.read(path, as_version=4)
+    assert (notebook.nbformat, notebook.nbformat_minor) == (4, 5)
+    assert len({cell.id for cell in notebook.cells}) == len(notebook.cells)
+    for cell in (cell for cell in notebook.cells if cell.cell_type == "code"):
         assert not cell.outputs and cell.execution_count is None
-        assert len(cell.source.splitlines()) <= 12
-    assert sum("parameters" in cell.metadata.get("tags", []) for cell in cells) == 1
+        assert len(cell.source.splitlines()) <= CELL
+        assert all(len(line) <= 120 for line in cell.source.splitlines())
+    assert sum(tagged(cell, "parameters") for cell in notebook.cells) == 1
+
+
+@pytest.mark.parametrize("path", OF_METHOD + OF_APPENDIX, ids=name)
+def test_cells_that_train_or_sample_are_announced(path: Path):
+    """The text above says so, and what it costs; :func:`test_cells_on_any_run` finds cells without the tag."""
+    cells = read(path)
+    for above, cell in pairwise(cells):
+        if tagged(cell, "trains"):
+            assert above.cell_type == "markdown"
+            assert re.search(r"\*\*[Tt]he next cell (trains|samples)", above.source), cell.source
+            assert "on 2 cores" in above.source or path in OF_APPENDIX, cell.source
+        else:
+            assert "the next cell trains" not in above.source.lower()
+
+
+# Executed
+
+
+class Executed:
+    """The code cells of notebooks, executed here, with those that trained or sampled and what was displayed."""
+
+    def __init__(self, artifacts: Path, overrides: dict[str, Any]):
+        self.given = {"params_file": str(TINY), "overrides": overrides, "artifacts": str(artifacts)}
+        self.outputs: list[str] = []
+        self.worked, self.busy = [], False
+
+    def work(self) -> None:
+        self.busy = True
+
+    def run(self, path: Path, **given: str) -> None:
+        names: dict[str, Any] = {}
+        for cell in (cell for cell in read(path) if cell.cell_type == "code"):
+            self.busy = False
+            body = ast.parse(cell.source)
+            last = body.body.pop() if isinstance(body.body[-1], ast.Expr) else None
+            exec(compile(body, path.stem, "exec"), names)
+            if last:
+                self._display(eval(compile(ast.Expression(last.value), path.stem, "eval"), names))
+            if tagged(cell, "parameters"):
+                names |= self.given | given
+            if self.busy:
+                self.worked.append(cell)
+
+    def _display(self, value: object) -> None:
+        for how in ("_repr_markdown_", "_repr_html_", "__repr__"):
+            if hasattr(value, how) and not isinstance(value, Figure):
+                self.outputs.append(getattr(value, how)())
+        assert len(self.outputs[-1].splitlines()) <= LINES if self.outputs else True
+
+
+STUDENTS = {"right half the time": 0.5, "always right": 1.0, "never right": 0.0, "silent": None}
+
+
+@pytest.mark.parametrize("student", STUDENTS)
+def test_cells_on_any_run(student, tiny_base, tmp_path, monkeypatch, capsys):
+    """Notebooks 01-05 hold for runs without any wrong answer, without any correct one, or without a single step."""
+    steps = {"epochs": 1, "max_steps": 1, "learning_rate": 1e-3}
+    settings = {
+        "base_model.source": str(tiny_base), "task.train_questions": 6, "task.validation_questions": 4,
+        "task.test_questions": 5, "student.samples_per_question": 3, "student.sft_control": True,
+        "reward_models.samples_per_question": 4, "reward_models.sorm_samples_per_question": 2,
+        "reward_models.figure4": True, "reward_models.figure4_training": steps, "evaluation.rerank_samples": 4,
+    }  # fmt: skip
+    done = Executed(tmp_path / "artifacts", settings)
+    right = STUDENTS[student]
+
+    def sampler(run: Run, model: object) -> Scripted:
+        answer = (lambda *_: "") if right is None else solver(run, right)
+        scripted = Scripted(run.tokenizer, answer)
+        sample = scripted.sample
+        monkeypatch.setattr(scripted, "sample", lambda *given: (done.work(), sample(*given))[1])
+        return scripted
+
+    train = training.train
+    monkeypatch.setattr(training, "train", lambda *given, **more: (done.work(), train(*given, **more))[1])
+    monkeypatch.setattr(Run, "sampler", sampler)
+    for path in OF_METHOD:
+        out = {"out": str(tmp_path / "out")} if path.stem == "05_evaluation" else {}
+        done.run(path, **out)
+        printed = capsys.readouterr().out.splitlines()
+        assert all(len(line) <= COLUMNS for line in printed), max(printed, key=len)
+    assert all(tagged(cell, "trains") for cell in done.worked), [
+        c.source for c in done.worked if not tagged(c, "trains")
+    ]
+    assert len(done.worked) >= 10
+    assert (tmp_path / "out" / "run.json").exists()
 
 
 @pytest.mark.slow
@@ -106,27 +255,30 @@ def test_notebooks_are_kept_without_outputs_and_with_short_cells(path: Path):
 def test_all_notebooks_run_and_a_second_run_finds_all_done(tmp_path: Path):
     files = [ROOT / "params" / f"mini-{difficulty}.yaml" for difficulty in ("hard", "easy")]
 
-    def pipeline() -> Pipeline:
-        return Pipeline(files, tmp_path / "out", tmp_path / "artifacts", REDUCED, appendix=True)
+    def pipeline(root: str = "out", artifacts: str = "artifacts", appendix: bool = True) -> Pipeline:
+        return Pipeline(files, tmp_path / root, tmp_path / artifacts, REDUCED, appendix=appendix, name="mini")
 
     pipeline().execute()
     for run in ("mini-hard", "mini-easy"):
         written = {path.name for path in (tmp_path / "out" / run / "appendix").iterdir()}
         assert {f"{Path(stage).name}{suffix}" for stage in APPENDIX for suffix in (".ipynb", ".csv", ".svg")} <= written
-    tables = {path: path.read_bytes() for path in (tmp_path / "out" / "tables").iterdir()}
+    out = tmp_path / "out" / "mini"
+    tables = {path: path.read_bytes() for path in (out / "tables").iterdir()}
     assert {path.stem for path in tables} == {"table1", "table2", "table3"}
-    table3 = pd.read_csv(tmp_path / "out" / "tables" / "table3.csv")
+    table3 = pd.read_csv(out / "tables" / "table3.csv")
     assert {"global", "local+orm", "local+sorm", "global+local+sorm", "local+oracle"} <= set(table3["method"])
-    for name in ("figure4", "figure5", "figure6"):
-        assert (tmp_path / "out" / "figures" / f"{name}.svg").stat().st_size > 1000
+    for figure in ("figure4", "figure5", "figure6"):
+        assert (out / "figures" / f"{figure}.svg").stat().st_size > 1000
     assert not any(job.due for job in pipeline().jobs)
-    compared, differences = check(tmp_path / "out", tmp_path / "artifacts")
-    assert compared > 1000
-    assert differences == []
+    for folder in (tmp_path / "out" / "mini-hard", tmp_path / "out" / "mini-easy", out):
+        compared, differences = check(folder, tmp_path / "artifacts")
+        assert compared > 500
+        assert differences == []
+    for path in (tmp_path / "out").rglob("0*.ipynb"):
+        test_every_output_fits_a_screen(path)
 
     # From an empty folder, the same parameters and seed give the same tables, byte for byte.
-    again = Pipeline(files, tmp_path / "again", tmp_path / "artifacts-again", REDUCED)
-    again.execute()
-    assert {path.name: path.read_bytes() for path in (tmp_path / "again" / "tables").iterdir()} == {
+    pipeline("again", "artifacts-again", appendix=False).execute()
+    assert {path.name: path.read_bytes() for path in (tmp_path / "again" / "mini" / "tables").iterdir()} == {
         path.name: content for path, content in tables.items()
     }
