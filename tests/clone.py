@@ -12,7 +12,8 @@ from glore_lib.workflow.pipeline import Pipeline
 TINY = Path(__file__).parent / "params" / "tiny.yaml"
 PARAMETERS = {
     "stage": 'params_file = "../params/x.yaml"\noverrides = {}\nartifacts = "../artifacts"',
-    "figures": 'params_files = []\noverrides = {}\nartifacts = "../artifacts"\nout = "../results/x"',
+    "out": 'params_file = "../params/x.yaml"\noverrides = {}\nartifacts = "../artifacts"\nout = "../results/x"',
+    "figures": 'runs = []\nout = "../results/x"',
 }
 WORK = """import json
 from pathlib import Path
@@ -29,12 +30,17 @@ folder.mkdir(parents=True, exist_ok=True)
 records = {name: {"seconds": s, "info": {"rows": 3, "generated_tokens": 11}} for name, s in used.items()}
 (folder / "STAGE.json").write_text(json.dumps({"artifacts": records}))"""
 HEADER = "task,model,method,metric,value,ci_low,ci_high,n"
+TABLES = """for name, content in {"tables/numbers.csv": "HEADER", "run.json": "{}"}.items():
+    path = Path(out) / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content)""".replace("HEADER", HEADER)
 FIGURES = """from pathlib import Path
 with open("../log.txt", "a") as log:
-    log.write(f"{len(params_files)} 06_figures\\n")
+    log.write(f"{len(runs)} 06_figures\\n")
+assert all((Path(run) / "run.json").exists() for run in runs)
 for name, content in {"tables/table1.csv": "HEADER", "figures/figure4.png": "value"}.items():
     path = Path(out) / name
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(content)""".replace("HEADER", HEADER)
 
 APPENDIX = """path = Path(out) / "experiment.csv"
@@ -50,15 +56,18 @@ def write_notebook(path: Path, *cells: str) -> None:
 
 
 def write_stage(notebooks: Path, stage: str, *cells: str) -> None:
-    work = WORK.replace("STAGE", stage)
-    write_notebook(notebooks / f"{stage}.ipynb", PARAMETERS["stage"], *(cells or (work,)))
+    work = [WORK.replace("STAGE", stage)]
+    if stage == pipeline.SAVES_TABLES:
+        work.append(TABLES)
+    parameters = PARAMETERS["out" if stage == pipeline.SAVES_TABLES else "stage"]
+    write_notebook(notebooks / f"{stage}.ipynb", parameters, *(cells or work))
 
 
 class Clone:
-    """A clone with two stand-in stages and the figures, and one params file."""
+    """A clone with stand-in notebooks and one params file; ``out`` is the run's folder, ``comparison`` that of 06."""
 
     def __init__(self, root: Path):
-        self.root, self.notebooks, self.out = root, root / "notebooks", root / "results" / "x"
+        self.root, self.notebooks, self.results = root, root / "notebooks", root / "results"
         self.params = root / "params" / "tiny.yaml"
         for folder in (self.notebooks, self.params.parent):
             folder.mkdir(parents=True)
@@ -70,13 +79,23 @@ class Clone:
         (self.notebooks / "appendix").mkdir()
         for stage in pipeline.APPENDIX:
             work = WORK.replace("STAGE", Path(stage).name)
-            write_notebook(self.notebooks / f"{stage}.ipynb", f'{PARAMETERS["stage"]}\nout = ""', work, APPENDIX)
+            write_notebook(self.notebooks / f"{stage}.ipynb", PARAMETERS["out"], work, APPENDIX)
+
+    @property
+    def out(self) -> Path:
+        return self.results / "tiny"
+
+    @property
+    def comparison(self) -> Path:
+        return self.results / "tiny-figures"
 
     def pipeline(self, *files: Path, **options) -> Pipeline:
-        return Pipeline(files or [self.params], self.out, self.root / "artifacts", notebooks=self.notebooks, **options)
+        return Pipeline(
+            files or [self.params], self.results, self.root / "artifacts", notebooks=self.notebooks, **options
+        )
 
     def run(self, *files: Path, **options) -> list[str]:
-        """Runs the pipeline; what the notebooks logged since."""
+        """Run the pipeline; return what the notebooks logged."""
         self.log.unlink(missing_ok=True)
         self.pipeline(*files, **options).execute()
         return self.log.read_text().splitlines() if self.log.exists() else []
@@ -87,7 +106,13 @@ class Clone:
 
     @property
     def manifest(self) -> dict:
+        """That of the run."""
         return json.loads((self.out / "manifest.json").read_text())
 
+    @property
+    def compared(self) -> dict:
+        """The manifest of the comparison."""
+        return json.loads((self.comparison / "manifest.json").read_text())
+
     def files(self) -> dict[str, bytes]:
-        return {str(p.relative_to(self.out)): p.read_bytes() for p in self.out.rglob("*") if p.is_file()}
+        return {str(p.relative_to(self.results)): p.read_bytes() for p in self.results.rglob("*") if p.is_file()}

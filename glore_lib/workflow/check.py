@@ -1,7 +1,8 @@
-"""``glore check``: are the numbers in a results folder those that the stored samples, labels and scores give?
+"""Recompute the numbers of a results folder, and list those that differ: ``glore check``.
 
-Everything that notebook 06 writes as numbers is made again, by the same functions, from the artifacts behind it. What
-is kept of the numbers themselves is not read, and nothing is sampled, trained or scored.
+The tables of a run are recomputed from its stored samples, labels and scores by the functions that made them; what is
+stored of the numbers themselves is not read, and nothing is sampled, trained or scored. A comparison is recomputed
+from its run folders.
 """
 
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from typing import Any
 import pandas as pd
 from pydantic import ValidationError
 
-from glore_lib.artifacts.manifest import read_manifest
+from glore_lib.artifacts.manifest import read_manifest, run_folders
 from glore_lib.artifacts.records import StoreError, verify_record
 from glore_lib.artifacts.store import Artifact, Store
 from glore_lib.method import replication
@@ -34,7 +35,7 @@ ABSENT = "absent"
 
 @dataclass(frozen=True)
 class Difference:
-    """A number of a results folder that is not what the artifacts give."""
+    """A stored number that differs from the recomputed one."""
 
     file: str
     row: str
@@ -43,23 +44,26 @@ class Difference:
 
 
 @dataclass
-class Kept(Store):
-    """The artifacts that there are. One that is missing or damaged is an error that names it; only what
-    :mod:`glore_lib.method.replication` works out of others, numbers above all, is made, anew and in the folder ``apart``."""
+class ReadOnlyStore(Store):
+    """Existing artifacts. A missing or damaged one is an error that names it.
 
-    apart: Store = field(kw_only=True)
+    What :mod:`glore_lib.method.replication` derives from other artifacts, numbers above all, is made again, in the
+    store ``derived``.
+    """
+
+    derived: Store = field(kw_only=True)
 
     def frame(self, name: str, schema: str, key: dict[str, Any], make: Any) -> Artifact:
-        """The frame that is there; raises ParamsError where it is not and is none of numbers."""
+        """Return an existing frame, or one derived again; raise ParamsError if it is missing or damaged."""
         if make.__module__ == replication.__name__:
-            return self.apart.frame(name, schema, key, make)
+            return self.derived.frame(name, schema, key, make)
         return super().frame(name, schema, key, make)
 
     def _is_whole(self, folder: Path) -> bool:
         if not folder.exists():
             raise ParamsError(
-                f"artifacts {self.root}: has no {folder.name}, on which the results rest; it is kept elsewhere, was "
-                "removed, or the library has changed since: glore run makes it"
+                f"artifacts {self.root}: has no {folder.name}, which the results need; it is elsewhere, was removed, "
+                "or the library has changed since: glore run makes it"
             )
         try:
             verify_record(folder)
@@ -69,43 +73,39 @@ class Kept(Store):
 
 
 def check(out: Path, artifacts: Path) -> tuple[int, list[Difference]]:
-    """How many numbers of the results folder ``out`` were compared, and those that differ from what the artifacts give.
+    """Return how many numbers of the folder ``out`` were compared, and those that differ when recomputed.
 
-    Raises :class:`ParamsError` where the results, their manifest or an artifact behind them are missing.
+    Raises :class:`ParamsError` where the results, their manifest or what they are recomputed from is missing.
     """
     manifest = read_manifest(out)
-    if not artifacts.is_dir():
-        raise ParamsError(f"artifacts {artifacts}: no such folder; give the one of the run with --artifacts")
-    quiet()
     with TemporaryDirectory() as scratch:
-        apart, again = Path(scratch) / "artifacts", Path(scratch) / "out"
-        labs = [_opened(name, held["params"], artifacts, apart) for name, held in manifest["runs"].items()]
-        _recompute(labs, again)
+        again = Path(scratch) / "out"
+        if "runs" in manifest:
+            write_comparison(run_folders(out), again)
+        else:
+            save_run(_open(manifest, artifacts, Path(scratch) / "artifacts"), again)
         files = {str(path.relative_to(root)) for root in (out, again) for glob in CHECKED for path in root.glob(glob)}
         compared = [cell for name in sorted(files) for cell in _cells(name, out / name, again / name)]
     return len(compared), [Difference(*map(str, cell)) for cell in compared if not _alike(*cell[2:])]
 
 
-def _opened(name: str, held: dict[str, Any], artifacts: Path, apart: Path) -> Replication:
+def _open(manifest: dict[str, Any], artifacts: Path, derived: Path) -> Replication:
+    if not artifacts.is_dir():
+        raise ParamsError(f"artifacts {artifacts}: no such folder; give the one of the run with --artifacts")
+    quiet()
     try:
-        params = Params.model_validate(held)
+        params = Params.model_validate(manifest["params"])
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise ParamsError(f"manifest, run {name}: {where}: {first['msg']}; made by another version") from None
-    return Replication(Run(params, Kept(artifacts, apart=Store(apart)), checked_task(params)))
-
-
-def _recompute(labs: list[Replication], out: Path) -> None:
-    """Write what notebooks 05 and 06 write."""
-    folders = [out.parent / "runs" / lab.run.params.run for lab in labs]
-    for lab, folder in zip(labs, folders, strict=True):
-        save_run(lab, folder)
-    write_comparison(folders, out)
+        raise ParamsError(
+            f"manifest, run {manifest['run']}: {where}: {first['msg']}; made by another version"
+        ) from None
+    return Replication(Run(params, ReadOnlyStore(artifacts, derived=Store(derived)), checked_task(params)))
 
 
 def _cells(name: str, stored: Path, recomputed: Path) -> Iterator[tuple[str, str, Any, Any]]:
-    """Every (file, row, stored value, recomputed value) of a table; of a Markdown table, its lines."""
+    """Yield every (file, row, stored value, recomputed value) of a table; of a Markdown table, its lines."""
     if not (stored.exists() and recomputed.exists()):
         yield name, "", *(("a file" if path.exists() else ABSENT) for path in (stored, recomputed))
         return
@@ -119,7 +119,7 @@ def _cells(name: str, stored: Path, recomputed: Path) -> Iterator[tuple[str, str
 
 
 def _by_row(path: Path) -> dict[str, Any]:
-    """The numbers of a CSV by the words that name their row, and their column."""
+    """Return the numbers of a CSV by the text columns that name their row, and their own column."""
     frame = pd.read_csv(path, keep_default_na=False, na_values=[""])
     names = [column for column in frame if column not in MEASURED]
     labels = frame[names].fillna("").astype("str").agg(" ".join, axis=1)

@@ -13,19 +13,17 @@ import nbformat
 import psutil
 import pytest
 
-from clone import HEADER, PARAMETERS, WORK, Clone, write_notebook, write_stage
+from clone import HEADER, TABLES, WORK, Clone, write_notebook, write_stage
 from glore_lib.params import ParamsError, load_params
-from glore_lib.workflow import kernels, pipeline
-from glore_lib.workflow.pipeline import STAGES, StageError
-
-STAND_IN_IMPORTS = ("ipykernel.kernelapp", "ipykernel.ipkernel")  # the stand-ins need no model
+from glore_lib.workflow import StageError, notebooks, pipeline
+from glore_lib.workflow.pipeline import STAGES, Results, comparison_hashes, render
 
 
 def use_two_stages(patch: pytest.MonkeyPatch) -> None:
     """Kernels take a second to start: two stages and the figures show what six would."""
     patch.setattr(pipeline, "STAGES", {"01_expert_iteration": 0.5, "02_orm": 0.4, "06_figures": 0.1})
+    patch.setattr(pipeline, "SAVES_TABLES", "02_orm")
     patch.setattr(pipeline, "APPENDIX", {"appendix/j_value": 0.1})
-    patch.setattr(kernels, "IMPORTS", STAND_IN_IMPORTS)
     patch.setattr(pipeline, "code_hash", lambda: "c0de")  # so that an editor that saves a module does not fail a test
 
 
@@ -41,7 +39,7 @@ def clone(two_stages, tmp_path) -> Clone:
 
 @pytest.fixture(scope="module")
 def rendered(tmp_path_factory) -> Clone:
-    """A clone whose two stages and figures are rendered; tests copy it."""
+    """Render a clone with two stages and the figures; tests copy it."""
     with pytest.MonkeyPatch.context() as patch:
         use_two_stages(patch)
         clone = Clone(tmp_path_factory.mktemp("rendered") / "clone")
@@ -53,17 +51,22 @@ def rendered(tmp_path_factory) -> Clone:
 def done(rendered, two_stages, tmp_path) -> Clone:
     shutil.copytree(rendered.root, tmp_path / "clone")
     clone = object.__new__(Clone)
-    clone.root, clone.notebooks, clone.out = (tmp_path / "clone" / part for part in ("", "notebooks", "results/x"))
+    clone.root, clone.notebooks, clone.results = (tmp_path / "clone" / part for part in ("", "notebooks", "results"))
     clone.params = clone.root / "params" / "tiny.yaml"
     return clone
 
 
+def add_run(clone: Clone, name: str = "other") -> Path:
+    """Write the params file of another run."""
+    path = clone.params.with_name(f"{name}.yaml")
+    path.write_text(clone.params.read_text().replace("run: tiny", f"run: {name}"))
+    return path
+
+
 @pytest.mark.slow
-def test_runs_every_stage_of_every_params_file_then_the_figures_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(kernels, "IMPORTS", STAND_IN_IMPORTS)
+def test_runs_every_stage_of_every_params_file_then_the_figures_once(tmp_path):
     clone = Clone(tmp_path)
-    other = clone.params.with_name("other.yaml")
-    other.write_text(clone.params.read_text().replace("run: tiny", "run: other"))
+    other = add_run(clone)
     stages = [stage for stage in STAGES if stage != "06_figures"]
     told = []
     running = clone.pipeline(clone.params, other, overrides={"student.rounds": 3})
@@ -71,26 +74,22 @@ def test_runs_every_stage_of_every_params_file_then_the_figures_once(tmp_path, m
     assert clone.log.read_text().splitlines() == [
         *(f"tiny {stage} 3" for stage in stages), *(f"other {stage} 3" for stage in stages), "2 06_figures",
     ]  # fmt: skip
-    assert {str(p.relative_to(clone.out)) for p in clone.out.rglob("*.ipynb")} == {
-        "06_figures.ipynb", *(f"{run}/{stage}.ipynb" for run in ("tiny", "other") for stage in stages),
+    assert {str(p.relative_to(clone.results)) for p in clone.results.rglob("*.ipynb")} == {
+        "comparison/06_figures.ipynb", *(f"{run}/{stage}.ipynb" for run in ("tiny", "other") for stage in stages),
     }  # fmt: skip
     assert [label for label, share in told if share == 1] == [job.label for job in running.jobs]
     shares = [share for label, share in told if label == "tiny 01_expert_iteration"]
     assert shares == sorted(shares)
     assert shares[0] == 0
+    compared = json.loads((clone.results / "comparison" / "manifest.json").read_text())
+    params_hash = load_params(other, {"student.rounds": 3}).digest()
+    assert compared["runs"]["other"] == {
+        "folder": "../other", "params_hash": params_hash, "code_hash": compared["code_hash"],
+    }  # fmt: skip
 
 
 def test_a_second_run_executes_nothing_and_leaves_every_file_as_it_is(done):
     before = done.files()
-    assert done.run() == []
-    assert done.files() == before
-
-
-def test_the_report_comes_last_and_is_made_again_alone_where_it_is_lost(done):
-    before = done.files()
-    assert b"01_expert_iteration.ipynb" in before["report.html"]
-    assert b"not finished" not in before["report.html"]
-    (done.out / "report.html").unlink()
     assert done.run() == []
     assert done.files() == before
 
@@ -102,23 +101,23 @@ def test_results_that_came_with_a_clone_are_made_anew(done):
 
 
 def test_the_appendix_is_rendered_where_it_is_asked_for_and_follows_the_same_rules(done):
-    assert not (done.out / "tiny" / "appendix").exists()
+    assert not (done.out / "appendix").exists()
     assert done.run(appendix=True) == ["tiny j_value 1"]
-    rendered = done.out / "tiny" / "appendix" / "j_value.ipynb"
+    rendered = done.out / "appendix" / "j_value.ipynb"
     made = nbformat.read(rendered, as_version=4).metadata["glore"]
     assert made["notebook_hash"] == pipeline.notebook_hash(done.notebooks / "appendix" / "j_value.ipynb")
     assert (made["params_hash"], made["code_hash"]) == (load_params(done.params).digest(), "c0de")
     manifest = done.manifest
-    assert [entry["stage"] for entry in manifest["stages"]] == [
-        "01_expert_iteration", "02_orm", "appendix/j_value", "06_figures",
-    ]  # fmt: skip
-    assert manifest["outputs"] == ["figures/figure4.png", "tables/table1.csv", "tiny/appendix/experiment.csv"]
+    assert [entry["stage"] for entry in manifest["stages"]] == ["01_expert_iteration", "02_orm", "appendix/j_value"]
+    assert manifest["outputs"] == ["appendix/experiment.csv", "run.json", "tables/numbers.csv"]
     assert manifest["stages"][2]["tokens"] == {"generated_tokens": 11}
     assert done.run(appendix=True) == done.run() == []
     assert done.manifest == manifest
 
     write_stage(done.notebooks, "01_expert_iteration", WORK.replace("STAGE", "01_expert_iteration"), "'new cell'")
     assert done.run() == ["tiny 01_expert_iteration 1"]
+    assert done.manifest["stages"][2] == manifest["stages"][2]  # not asked for now, and not forgotten
+    assert done.manifest["outputs"] == manifest["outputs"]
     for start in ("appendix/j_value", "j_value", "value"):
         due = [job.stage for job in done.pipeline(appendix=True, start=start).jobs if job.due]
         assert due == ["appendix/j_value", "06_figures"]
@@ -131,8 +130,8 @@ def test_the_appendix_is_removed_by_fresh(done):
     write_stage(done.notebooks, "01_expert_iteration", "1 / 0")
     with pytest.raises(StageError):
         done.run(fresh=True)
-    assert not (done.out / "tiny" / "appendix").exists()
-    assert (done.out / "tiny").is_dir()  # with what was rendered up to the failing cell
+    assert not (done.out / "appendix").exists()
+    assert done.out.is_dir()  # with what was rendered up to the failing cell
 
 
 @pytest.mark.parametrize("task", ["gsm8k", "svamp"])
@@ -151,7 +150,7 @@ def test_the_appendix_needs_the_judged_solutions(clone, tmp_path, monkeypatch, t
 
 
 def test_a_rendered_notebook_says_what_it_was_made_with(done):
-    made = nbformat.read(done.out / "tiny" / "02_orm.ipynb", as_version=4).metadata["glore"]
+    made = nbformat.read(done.out / "02_orm.ipynb", as_version=4).metadata["glore"]
     source = nbformat.read(done.notebooks / "02_orm.ipynb", as_version=4)
     assert made["complete"] is True
     assert made["params_hash"] == load_params(done.params).digest()
@@ -165,21 +164,37 @@ def test_a_rendered_notebook_says_what_it_was_made_with(done):
 def test_manifest(done):
     manifest, params = done.manifest, load_params(done.params)
     assert manifest["status"] == "done"
-    assert manifest["runs"]["tiny"] == {
-        "params_hash": params.digest(), "seed": 0, "params": params.model_dump(mode="json"),
+    about = {name: manifest[name] for name in ("run", "params_hash", "seed", "params", "stale")}
+    assert about == {
+        "run": "tiny", "params_hash": params.digest(), "seed": 0, "params": params.model_dump(mode="json"), "stale": {},
     }  # fmt: skip
-    assert [(e["run"], e["stage"], e["status"]) for e in manifest["stages"]] == [
-        ("tiny", "01_expert_iteration", "done"), ("tiny", "02_orm", "done"), (None, "06_figures", "done"),
-    ]  # fmt: skip
+    assert [(e["stage"], e["status"]) for e in manifest["stages"]] == [
+        ("01_expert_iteration", "done"),
+        ("02_orm", "done"),
+    ]
     # The base artifact is counted with the first stage that uses it, never twice.
-    assert [e["tokens"] for e in manifest["stages"]] == [{"generated_tokens": 22}, {"generated_tokens": 11}, {}]
-    assert [e["reused_seconds"] for e in manifest["stages"]] == [0, 0, 0]
+    assert [e["tokens"] for e in manifest["stages"]] == [{"generated_tokens": 22}, {"generated_tokens": 11}]
+    assert [e["reused_seconds"] for e in manifest["stages"]] == [0, 0]
     assert all(0 < e["seconds"] < 60 for e in manifest["stages"])
     assert manifest["seconds"] == pytest.approx(sum(e["seconds"] for e in manifest["stages"]), abs=0.05)
-    assert manifest["outputs"] == ["figures/figure4.png", "tables/table1.csv"]
+    assert manifest["outputs"] == ["run.json", "tables/numbers.csv"]
     assert {"python", "torch", "transformers", "papermill"} <= set(manifest["versions"])
     assert manifest["hardware"]["cpus"] >= 1
     assert manifest["hardware"]["memory_gib"] > 0
+
+
+def test_manifest_of_a_comparison(done):
+    compared = done.compared
+    assert compared["status"] == "done"
+    assert compared["runs"] == {
+        "tiny": {"folder": "../tiny", "params_hash": load_params(done.params).digest(), "code_hash": "c0de"},
+    }  # fmt: skip
+    (stage,) = compared["stages"]
+    assert (stage["stage"], stage["status"], stage["tokens"]) == ("06_figures", "done", {})
+    assert compared["outputs"] == ["figures/figure4.png", "tables/table1.csv"]
+    made = nbformat.read(done.comparison / "06_figures.ipynb", as_version=4).metadata["glore"]
+    assert comparison_hashes([done.out]).items() <= made.items()
+    assert not list(done.comparison.glob("0[1-5]*"))
 
 
 def test_nothing_that_is_committed_tells_where_or_by_whom_it_was_made(done):
@@ -202,7 +217,7 @@ def test_outputs_lose_paths_and_progress_bars(clone):
         "print('50%\\r100%', file=sys.stderr)",
     )  # fmt: skip
     clone.run()
-    notebook = nbformat.read(clone.out / "tiny" / "01_expert_iteration.ipynb", as_version=4)
+    notebook = nbformat.read(clone.out / "01_expert_iteration.ipynb", as_version=4)
     text = "".join(output.text for output in notebook.cells[-1].outputs)
     assert "glore_lib/__init__.py\n" in text
     assert str(pipeline.ROOT) not in text
@@ -222,12 +237,12 @@ def test_kernel_is_the_running_python_whatever_is_registered(clone, monkeypatch,
 
 
 def test_a_changed_notebook_is_rendered_again_alone_and_its_work_is_not_lost(done):
-    write_stage(done.notebooks, "02_orm", WORK.replace("STAGE", "02_orm"), "'new cell'")
+    write_stage(done.notebooks, "02_orm", WORK.replace("STAGE", "02_orm"), TABLES, "'new cell'")
     before = done.manifest
-    assert done.run() == ["tiny 02_orm 1"]
-    assert "new cell" in (done.out / "tiny" / "02_orm.ipynb").read_text()
-    first, second, figures = done.manifest["stages"]
-    assert [first, figures] == [before["stages"][0], before["stages"][2]]
+    assert done.run() == ["tiny 02_orm 1", "1 06_figures"]  # its tables may be new
+    assert "new cell" in (done.out / "02_orm.ipynb").read_text()
+    first, second = done.manifest["stages"]
+    assert first == before["stages"][0]
     assert second["reused_seconds"] == 7.5  # of its own artifact, found done; the base is the first stage's
     assert second["seconds"] > 7.5
     assert second["tokens"] == {"generated_tokens": 11}
@@ -236,22 +251,6 @@ def test_a_changed_notebook_is_rendered_again_alone_and_its_work_is_not_lost(don
 def test_changed_library_renders_everything_again(done, monkeypatch):
     monkeypatch.setattr(pipeline, "code_hash", lambda: "0" * 12)
     assert done.run() == ["tiny 01_expert_iteration 1", "tiny 02_orm 1", "1 06_figures"]
-
-
-def test_code_hash_covers_modules_and_shipped_models_but_not_caches(tmp_path, monkeypatch):
-    assert len(pipeline.code_hash()) == 12
-    monkeypatch.setattr(pipeline, "LIBRARY", tmp_path)
-    (tmp_path / "module.py").write_text("x = 1")
-    (tmp_path / "model.safetensors").write_bytes(b"w")
-    hashes = [pipeline.code_hash()]
-    for name, content in {"module.py": "x = 2", "model.safetensors": "v", "sub/new.py": ""}.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(content)
-        hashes.append(pipeline.code_hash())
-    assert len(set(hashes)) == len(hashes)
-    (tmp_path / "__pycache__").mkdir()
-    (tmp_path / "__pycache__" / "module.cpython-311.pyc").write_bytes(b"c")
-    assert pipeline.code_hash() == hashes[-1]
 
 
 @pytest.mark.parametrize("start", ["02", "orm", "02_orm"])
@@ -264,21 +263,23 @@ def test_from_executes_again_what_is_done(done):
 
 
 def test_fresh_replaces_results_and_touches_nothing_else(done):
-    for name in ("tables/mine.csv", "notes.txt", "tiny/notes.ipynb"):
-        (done.out / name).write_text("mine")
-    (done.out / "tables" / "table1.csv").write_text("stale")
+    mine = [done.comparison / "tables" / "mine.csv", done.out / "notes.txt", done.out / "notes.ipynb"]
+    for path in mine:
+        path.write_text("mine")
+    for table in (done.comparison / "tables" / "table1.csv", done.out / "tables" / "numbers.csv"):
+        table.write_text("stale")
     done.params.write_text(done.params.read_text().replace("rounds: 1", "rounds: 2"))
     assert done.run(fresh=True) == ["tiny 01_expert_iteration 2", "tiny 02_orm 2", "1 06_figures"]
-    files = done.files()
-    assert [files[name] for name in ("tables/mine.csv", "notes.txt", "tiny/notes.ipynb")] == [b"mine"] * 3
-    assert files["tables/table1.csv"] == HEADER.encode()
-    assert done.manifest["runs"]["tiny"]["params"]["student"]["rounds"] == 2
-    assert done.manifest["outputs"] == ["figures/figure4.png", "tables/table1.csv"]
+    assert [path.read_text() for path in mine] == ["mine"] * 3
+    assert (done.comparison / "tables" / "table1.csv").read_text() == HEADER
+    assert (done.out / "tables" / "numbers.csv").read_text() == HEADER
+    assert done.manifest["params"]["student"]["rounds"] == 2
+    assert done.compared["outputs"] == ["figures/figure4.png", "tables/table1.csv"]
     assert (done.root / "artifacts" / "base-00").is_dir()
 
 
 def test_fresh_removes_nothing_outside_the_folder_whatever_the_manifest_says(done):
-    outside = done.out.parent / "mine.csv"
+    outside = done.results / "mine.csv"
     outside.write_text("mine")
     manifest = done.manifest
     manifest["outputs"].append("../mine.csv")
@@ -290,50 +291,56 @@ def test_fresh_removes_nothing_outside_the_folder_whatever_the_manifest_says(don
     assert not (done.out / "tables").exists()
 
 
-def test_fresh_takes_away_the_renderings_of_runs_that_are_no_longer_asked_for(done):
-    other = done.params.with_name("other.yaml")
-    other.write_text(done.params.read_text().replace("run: tiny", "run: other"))
-    write_notebook(done.notebooks / "06_figures.ipynb", PARAMETERS["figures"], "raise ValueError")
-    with pytest.raises(StageError):
-        done.run(other, fresh=True)
-    assert not (done.out / "tiny").exists()
-    assert not (done.out / "tables").exists()
+def test_fresh_replaces_a_comparison_of_other_runs(done):
+    other = add_run(done)
+    done.run(other, name="tiny-figures", fresh=True)
+    assert list(done.compared["runs"]) == ["other"]
+    assert done.manifest["status"] == "done"  # the other run's folder is as it was
+
+
+def test_one_run_touches_no_folder_of_another(done):
+    before = done.files()
+    done.run(add_run(done))
+    after = done.files()
+    assert {name: after[name] for name in before} == before
+    assert {name.partition("/")[0] for name in set(after) - set(before)} == {"other", "other-figures"}
 
 
 def test_a_failing_cell_keeps_what_was_rendered_and_a_second_run_goes_on_there(clone):
     write_stage(clone.notebooks, "02_orm", "print('before')", "\n# a comment\nraise ValueError('boom\\nand more')", "1")
     with pytest.raises(StageError) as failure:
         clone.run()
-    partial = clone.out / "tiny" / "02_orm.partial.ipynb"
+    partial = clone.out / "02_orm.partial.ipynb"
     # The parameters, those that were put in, the print, and then the failing cell.
     assert str(failure.value) == (
         f"tiny 02_orm failed in cell [4] (# a comment): ValueError: boom; rendered so far: {partial}"
     )
-    assert sorted(p.name for p in (clone.out / "tiny").iterdir()) == ["01_expert_iteration.ipynb", partial.name]
+    assert sorted(p.name for p in clone.out.iterdir()) == ["01_expert_iteration.ipynb", partial.name, "manifest.json"]
     notebook = nbformat.read(partial, as_version=4)
     assert notebook.metadata["glore"]["complete"] is False
     assert [cell.execution_count for cell in notebook.cells if cell.cell_type == "code"] == [1, 2, 3, 4, None]
     assert str(clone.root) not in partial.read_text()
     manifest = clone.manifest
     assert manifest["status"] == "failed"
-    assert [entry["status"] for entry in manifest["stages"]] == ["done", "failed", "waiting"]
+    assert [entry["status"] for entry in manifest["stages"]] == ["done", "failed"]
+    assert not list(clone.comparison.iterdir())
     assert manifest["stages"][1]["error"] == "tiny 02_orm failed in cell [4] (# a comment): ValueError: boom"
-    assert manifest["stages"][1]["partial"] == "tiny/02_orm.partial.ipynb"
+    assert manifest["stages"][1]["partial"] == "02_orm.partial.ipynb"
 
     write_stage(clone.notebooks, "02_orm")
     assert clone.run() == ["tiny 02_orm 1", "1 06_figures"]
     assert not partial.exists()
-    assert [entry["status"] for entry in clone.manifest["stages"]] == ["done"] * 3
+    assert [entry["status"] for entry in clone.manifest["stages"]] == ["done"] * 2
     assert clone.manifest["stages"][0] == manifest["stages"][0]
 
 
 def test_a_failure_does_not_take_away_an_earlier_rendering(done):
-    before = (done.out / "tiny" / "02_orm.ipynb").read_bytes()
+    before = (done.out / "02_orm.ipynb").read_bytes()
     write_stage(done.notebooks, "02_orm", "1 / 0")
     with pytest.raises(StageError, match="ZeroDivisionError"):
         done.run()
-    assert (done.out / "tiny" / "02_orm.ipynb").read_bytes() == before
-    assert (done.out / "tiny" / "02_orm.partial.ipynb").exists()
+    assert (done.out / "02_orm.ipynb").read_bytes() == before
+    assert (done.out / "02_orm.partial.ipynb").exists()
 
 
 def test_a_dead_kernel_is_a_failed_stage(clone):
@@ -343,114 +350,86 @@ def test_a_dead_kernel_is_a_failed_stage(clone):
     ):
         clone.run()
     assert clone.manifest["stages"][0]["status"] == "failed"
-    assert (clone.out / "tiny" / "01_expert_iteration.partial.ipynb").exists()
+    assert (clone.out / "01_expert_iteration.partial.ipynb").exists()
 
 
 PROCESS = """import json, os, sys, psutil
 parent = psutil.Process(os.getppid())
-open("../PATH", "w").write(json.dumps({"parent": parent.cmdline(), "ids": [os.getpid(), parent.pid],
+open("../PATH", "w").write(json.dumps({"ids": [os.getpid(), parent.pid],
     "cwd": os.getcwd(), "tqdm": os.environ.get("TQDM_DISABLE"), "python": sys.executable}))"""
 
 
-def told(clone: Clone, stage: str) -> dict:
-    return json.loads((clone.root / stage).read_text())
-
-
-def test_kernels_are_copies_of_one_process_and_leave_nothing_running(clone):
+def test_every_notebook_has_a_kernel_of_its_own_which_ends_with_it(clone):
     for stage in ("01_expert_iteration", "02_orm"):
-        write_stage(clone.notebooks, stage, WORK.replace("STAGE", stage), PROCESS.replace("PATH", stage))
+        cells = [WORK.replace("STAGE", stage), PROCESS.replace("PATH", stage), *([TABLES] * (stage == "02_orm"))]
+        write_stage(clone.notebooks, stage, *cells)
     clone.run()
-    first, second = told(clone, "01_expert_iteration"), told(clone, "02_orm")
-    assert "glore_lib.workflow.kernels" in first["parent"]
-    assert first["ids"][1] == second["ids"][1]
+    first, second = (json.loads((clone.root / stage).read_text()) for stage in ("01_expert_iteration", "02_orm"))
+    assert first["ids"][1] == second["ids"][1] == os.getpid()
     assert first["ids"][0] != second["ids"][0]
     assert (second["cwd"], second["tqdm"], second["python"]) == (str(clone.notebooks), "1", sys.executable)
-    assert not any(psutil.pid_exists(pid) for pid in {*first["ids"], *second["ids"]})
+    assert not any(psutil.pid_exists(told["ids"][0]) for told in (first, second))
 
 
-def test_copies_show_figures_although_matplotlib_was_imported_before_there_was_a_kernel(clone, monkeypatch):
-    monkeypatch.setattr(kernels, "IMPORTS", ("matplotlib.pyplot", *STAND_IN_IMPORTS))
+def test_kernels_are_encrypted_and_show_figures(clone):
     drawing = "import matplotlib.pyplot as plt\nplt.plot([1, 2])"
-    write_stage(clone.notebooks, "01_expert_iteration", WORK.replace("STAGE", "01_expert_iteration"), drawing)
-    clone.run()
-    outputs = nbformat.read(clone.out / "tiny" / "01_expert_iteration.ipynb", as_version=4).cells[-1].outputs
-    assert any("image/png" in output.data for output in outputs)
-
-
-def test_without_the_original_a_kernel_is_a_process_of_its_own(clone):
-    killing = "import os, time\nos.kill(os.getppid(), 9)\ntime.sleep(600)"
-    write_stage(clone.notebooks, "01_expert_iteration", WORK.replace("STAGE", "01_expert_iteration"), killing)
-    with pytest.raises(StageError, match="process was killed"):
-        clone.run()
-
-    class Lost(kernels.Original):
-        def __init__(self, folder: Path):
-            super().__init__(folder)
-            self.process.kill()
-
-    for stage in ("01_expert_iteration", "02_orm"):
-        write_stage(clone.notebooks, stage, WORK.replace("STAGE", stage), PROCESS.replace("PATH", stage))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kernels, "Original", Lost)
-        clone.run()
-    assert told(clone, "02_orm")["ids"][1] == os.getpid()
-
-
-def test_one_notebook_alone_and_a_changed_library_need_fresh_kernels(done, monkeypatch, tmp_path):
-    write_stage(done.notebooks, "02_orm", WORK.replace("STAGE", "02_orm"), PROCESS.replace("PATH", "02_orm"))
-    done.run()
-    assert told(done, "02_orm")["ids"][1] == os.getpid()
-    monkeypatch.setattr(kernels, "LIBRARY", tmp_path)
-    (tmp_path / "module.py").touch()
-    os.utime(tmp_path / "module.py", (time.time() + 1000,) * 2)
-    done.run(start="01")
-    assert told(done, "02_orm")["ids"][1] == os.getpid()
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="kernels are copies on Linux only")
-def test_a_killed_run_leaves_no_kernel(clone):
-    program = (
-        "import sys; from pathlib import Path; from glore_lib import kernels\n"
-        "kernels.IMPORTS = ()\n"
-        "original = kernels.Original(Path('.'))\n"
-        "command = [sys.executable, '-m', 'timeit', '-n1', '-r1', 'import time; time.sleep(600)']\n"
-        "import os; copy = original.copy(command, dict(os.environ), Path('.'))\n"
-        "print(original.process.pid, copy.pid, flush=True); copy.wait()"
+    connection = (
+        "import json\nfrom ipykernel.connect import get_connection_info\n'curve_publickey' in get_connection_info()"
     )
-    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
-        pids = [int(pid) for pid in process.stdout.readline().split()]
-        assert len(pids) == 2
-        process.kill()
+    write_stage(
+        clone.notebooks, "01_expert_iteration", WORK.replace("STAGE", "01_expert_iteration"), connection, drawing
+    )
+    clone.run()
+    cells = nbformat.read(clone.out / "01_expert_iteration.ipynb", as_version=4).cells
+    assert cells[-2].outputs[0].data["text/plain"] == "True"
+    assert any("image/png" in output.data for output in cells[-1].outputs)
+
+
+PROGRAM = (
+    # A suite that was itself started in the background has SIGINT ignored, and hands that on.
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    "import sys; from pathlib import Path; from glore_lib.workflow import pipeline\n"
+    "pipeline.STAGES = {'01_expert_iteration': 0.5, '02_orm': 0.4, '06_figures': 0.1}\n"
+    "pipeline.SAVES_TABLES = '02_orm'\n"
+    "pipeline.code_hash = lambda: 'c0de'\n"
+    "root = Path(sys.argv[1])\n"
+    "pipeline.Pipeline([root / 'params' / 'tiny.yaml'], root / 'results', root / 'artifacts',"
+    " notebooks=root / 'notebooks').execute()"
+)
+
+
+def start(clone: Clone, reached: str) -> subprocess.Popen:
+    """Start a process that runs the clone; return once it has written the file ``reached``."""
+    process = subprocess.Popen([sys.executable, "-c", PROGRAM, str(clone.root)], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 180
+    while not ((clone.root / reached).exists() and (clone.root / reached).read_text()):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    return process
+
+
+def test_a_killed_run_leaves_no_kernel(clone):
+    write_stage(clone.notebooks, "01_expert_iteration", PROCESS.replace("PATH", "told"), "import time\ntime.sleep(600)")
+    process = start(clone, "told")
+    process.kill()
+    process.wait()
+    kernel = json.loads((clone.root / "told").read_text())["ids"][0]
     deadline = time.monotonic() + 60
-    while any(psutil.pid_exists(p) and psutil.Process(p).status() != psutil.STATUS_ZOMBIE for p in pids):
+    while psutil.pid_exists(kernel) and psutil.Process(kernel).status() != psutil.STATUS_ZOMBIE:
         assert time.monotonic() < deadline
         time.sleep(0.1)
 
 
 def test_interrupting_keeps_what_was_rendered(clone):
-    write_stage(clone.notebooks, "02_orm", "open('../reached', 'w').close()\nimport time\ntime.sleep(600)")
-    program = (
-        # A suite that was itself started in the background has SIGINT ignored, and hands that on.
-        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "import sys; from pathlib import Path; from glore_lib import kernels, pipeline\n"
-        "kernels.IMPORTS = ('ipykernel.kernelapp',)\n"
-        "pipeline.STAGES = {'01_expert_iteration': 0.5, '02_orm': 0.4, '06_figures': 0.1}\n"
-        "pipeline.code_hash = lambda: 'c0de'\n"
-        "root = Path(sys.argv[1])\n"
-        "pipeline.Pipeline([root / 'params' / 'tiny.yaml'], root / 'results' / 'x', root / 'artifacts',"
-        " notebooks=root / 'notebooks').execute()"
-    )
-    process = subprocess.Popen([sys.executable, "-c", program, str(clone.root)], stderr=subprocess.DEVNULL)
+    write_stage(clone.notebooks, "02_orm", "open('../reached', 'w').write('x')\nimport time\ntime.sleep(600)")
+    process = start(clone, "reached")
     try:
-        deadline = time.monotonic() + 180
-        while not (clone.root / "reached").exists():
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
         process.send_signal(signal.SIGINT)
         assert process.wait(90) != 0
     finally:
         process.kill()
-    assert [entry["status"] for entry in clone.manifest["stages"]] == ["done", "interrupted", "waiting"]
+    assert [entry["status"] for entry in clone.manifest["stages"]] == ["done", "interrupted"]
     write_stage(clone.notebooks, "02_orm")
     assert clone.run() == ["tiny 02_orm 1", "1 06_figures"]
 
@@ -460,7 +439,7 @@ def test_other_parameters_are_refused_before_anything_is_written(done):
     done.params.write_text(done.params.read_text().replace("rounds: 1", "rounds: 2"))
     with pytest.raises(ParamsError) as refusal:
         done.pipeline()
-    held = json.loads(before["manifest.json"])["runs"]["tiny"]["params_hash"]
+    held = json.loads(before["tiny/manifest.json"])["params_hash"]
     for part in (str(done.out), "tiny", held, load_params(done.params).digest(), "--fresh"):
         assert part in str(refusal.value)
     assert "\n" not in str(refusal.value)
@@ -472,16 +451,73 @@ def test_overrides_count_as_parameters(done):
         done.pipeline(overrides={"student.rounds": 2})
 
 
-def test_a_run_can_be_added_to_a_folder_but_not_left_out(done):
-    other = done.params.with_name("other.yaml")
-    other.write_text(done.params.read_text().replace("run: tiny", "run: other"))
-    due = [job.label for job in done.pipeline(done.params, other).jobs if job.due]
+@pytest.mark.parametrize("setting", [{"sampling.rows": 2}, {"finetuning.micro_batch_size": 1}, {"caption": "Another."}])
+def test_what_computes_nothing_may_change(done, setting):
+    """Lowering them is the advice after running out of memory."""
+    assert load_params(done.params, setting) != load_params(done.params)
+    assert not any(job.due for job in done.pipeline(overrides=setting).jobs)
+    write_stage(done.notebooks, "02_orm", WORK.replace("STAGE", "02_orm"), TABLES, "'new cell'")
+    assert done.run(overrides=setting) == ["tiny 02_orm 1", "1 06_figures"]
+    assert done.manifest["params"] == load_params(done.params, setting).model_dump(mode="json")
+
+
+def test_a_run_can_be_added_to_a_comparison_but_not_left_out(done):
+    other = add_run(done)
+    due = [job.label for job in done.pipeline(done.params, other, name="tiny-figures").jobs if job.due]
     assert due == ["other 01_expert_iteration", "other 02_orm", "06_figures"]
-    with pytest.raises(ParamsError, match=r"holds run tiny of other parameters .*not asked for now"):
-        done.pipeline(other)
+    with pytest.raises(ParamsError, match=r"tiny-figures: also compares tiny, which this command does not include"):
+        done.pipeline(other, name="tiny-figures")
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"runs": 1}', "\xff"])
+def test_folders_of_runs_and_of_comparisons_do_not_mix(done):
+    with pytest.raises(ParamsError, match="tiny: holds the run tiny; give another --out or --name"):
+        done.pipeline(add_run(done), name="tiny")
+    with pytest.raises(ParamsError, match="tiny-figures: holds a comparison"):
+        done.pipeline(add_run(done, "tiny-figures"), fresh=True)
+    with pytest.raises(ParamsError, match="tiny-figures: holds a comparison; give the folders of its runs"):
+        comparison_hashes([done.comparison])
+
+
+@pytest.mark.parametrize("name", ["tiny", "", "a/b", "..", ".x"])
+def test_names_that_a_comparison_cannot_have(clone, name):
+    with pytest.raises(ParamsError, match=f"--name {name}: must be the name of a folder, other than that of a run"):
+        clone.pipeline(name=name)
+
+
+def test_a_comparison_is_built_from_run_folders_alone(done):
+    done.run(add_run(done))
+    shutil.rmtree(done.root / "artifacts")
+    done.log.unlink()
+    out = done.root / "elsewhere" / "both"
+
+    def made() -> Results:
+        return Results(out, done.notebooks, compared=[done.out, done.results / "other"])
+
+    render([made()])
+    assert done.log.read_text() == "2 06_figures\n"
+    compared = json.loads((out / "manifest.json").read_text())
+    assert [run["folder"] for run in compared["runs"].values()] == ["../../results/tiny", "../../results/other"]
+    assert made().done
+    table = done.out / "tables" / "numbers.csv"
+    table.write_text(table.read_text() + "\ntiny,m,orm,accuracy,1,1,1,1")
+    assert not made().done
+
+
+@pytest.mark.parametrize("stale", [False, True])
+def test_artifacts_of_older_code_are_marked_and_computed_again_where_asked_for(done, stale):
+    record = next((done.root / "artifacts" / "stages").glob("tiny-*/02_orm.json"))
+    made = json.loads(record.read_text())
+    if stale:
+        made["artifacts"]["base-00"]["stale"] = "method/step_labels.py"
+        record.write_text(json.dumps(made))
+    due = [job.stage for job in done.pipeline(recompute=True).jobs if job.due]
+    assert due == (["02_orm", "06_figures"] if stale else [])
+    write_stage(done.notebooks, "01_expert_iteration", WORK.replace("STAGE", "01_expert_iteration"), "'new cell'")
+    done.run()
+    assert done.manifest["stale"] == ({"base-00": "method/step_labels.py"} if stale else {})
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"runs": 1}', '{"runs": {"tiny": {}}, "stages": []}', "\xff"])
 def test_an_unreadable_manifest_is_refused(clone, content):
     clone.out.mkdir(parents=True)
     (clone.out / "manifest.json").write_bytes(content.encode("latin-1"))
@@ -498,13 +534,8 @@ def test_output_folder_that_is_a_file(clone):
 
 
 def test_two_params_files_of_one_name(clone):
-    with pytest.raises(ParamsError, match="run = 'tiny': this name is taken"):
+    with pytest.raises(ParamsError, match="run = 'tiny': every params file needs a name of its own"):
         clone.pipeline(clone.params, clone.params)
-
-
-def test_a_run_can_not_be_named_as_an_output_folder(clone):
-    with pytest.raises(ParamsError, match="run = 'tables'"):
-        clone.pipeline(overrides={"run": "tables"})
 
 
 def test_unknown_stage(clone):
@@ -514,7 +545,7 @@ def test_unknown_stage(clone):
 
 def test_missing_notebook(clone):
     (clone.notebooks / "02_orm.ipynb").unlink()
-    with pytest.raises(ParamsError, match=r"02_orm\.ipynb: not there"):
+    with pytest.raises(ParamsError, match=r"02_orm\.ipynb: no such file"):
         clone.pipeline()
 
 
@@ -524,7 +555,27 @@ def test_a_parameter_that_no_notebook_reads_is_an_error(clone):
         clone.pipeline()
 
 
+@pytest.mark.parametrize(
+    ("cell", "names"),
+    [
+        ("a, b = 1, 2", {"a", "b"}), ("(a, [b, *c]), d = (1, [2, 3]), 4", {"a", "b", "c", "d"}),
+        ("a: int = 1\nb: str", {"a", "b"}), ("a = b = c[0] = 1", {"a", "b"}), ("# none", set()),
+    ],
+)  # fmt: skip
+def test_a_parameters_cell_may_assign_in_any_way(tmp_path, cell, names):
+    write_notebook(tmp_path / "notebook.ipynb", cell, "other = 1")
+    assert notebooks.declared_parameters(tmp_path / "notebook.ipynb") == names
+
+
+def test_a_parameters_cell_that_is_no_python(clone):
+    write_notebook(clone.notebooks / "02_orm.ipynb", "params_file = =", "1")
+    with pytest.raises(
+        ParamsError, match=r"02_orm\.ipynb: its cell tagged 'parameters' must be Python: invalid syntax"
+    ):
+        clone.pipeline()
+
+
 @pytest.mark.parametrize("damage", ["", "{}", "[]"])
 def test_a_damaged_rendering_is_rendered_again(done, damage):
-    (done.out / "tiny" / "02_orm.ipynb").write_text(damage)
-    assert [job.stage for job in done.pipeline().jobs if job.due] == ["02_orm"]
+    (done.out / "01_expert_iteration.ipynb").write_text(damage)
+    assert [job.stage for job in done.pipeline().jobs if job.due] == ["01_expert_iteration"]

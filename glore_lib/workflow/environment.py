@@ -1,0 +1,59 @@
+"""Describe what a run was made with: the commit, package versions and hardware."""
+
+import os
+import platform
+import shutil
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import psutil
+from packaging.requirements import Requirement
+
+import glore_lib
+
+LIBRARY = Path(glore_lib.__file__).resolve().parent
+ROOT = LIBRARY.parent
+
+
+def git() -> dict[str, Any]:
+    """Return the commit, and whether files that results depend on differ from it; empty without git."""
+
+    def ask(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        changes = ask("status", "--porcelain", "--", "glore_lib", "notebooks", "params", "requirements.lock")
+        return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(changes)}
+    except (OSError, subprocess.CalledProcessError):
+        return {}
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the installed packages that this one requires."""
+    found = {"python": platform.python_version()}
+    for name in sorted({Requirement(line).name for line in metadata.requires("glore_lib") or []}):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue  # of an extra that is not installed
+    return found
+
+
+def hardware() -> dict[str, Any]:
+    """Return the processor, cores, memory, GPUs and system of this machine."""
+    gpus: list[str] = []
+    if shutil.which("nvidia-smi"):
+        query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
+        gpus = subprocess.run(query, capture_output=True, text=True, check=False).stdout.splitlines()
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return {
+        "cpu": models[0] if models else platform.processor() or platform.machine(),
+        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "gpus": gpus,
+        "system": f"{platform.system()} {platform.machine()}",
+    }

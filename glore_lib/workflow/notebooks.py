@@ -1,0 +1,164 @@
+"""Execute one notebook with papermill: fresh kernel, progress by cell, outputs without traces of this machine."""
+
+import ast
+import json
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import papermill
+from jupyter_client.kernelspec import KernelSpecManager
+from jupyter_client.manager import AsyncKernelManager
+from nbclient.exceptions import DeadKernelError
+from papermill.exceptions import PapermillExecutionError
+
+from glore_lib.artifacts.records import NOTE
+from glore_lib.params import ParamsError, digest
+from glore_lib.workflow.environment import ROOT
+
+KILLED = "its Python process was killed, as the system does when memory runs out"
+
+
+class Kernel(AsyncKernelManager):
+    """A kernel of the running interpreter, whatever is registered under its name, with encrypted transport.
+
+    Encryption matters since other users of the machine can reach the kernel's ports.
+    """
+
+    def _transport_encryption_default(self) -> str:
+        return "auto"
+
+    def _kernel_spec_manager_default(self) -> KernelSpecManager:
+        return KernelSpecManager(kernel_dirs=[])
+
+
+class CellError(RuntimeError):
+    """A notebook that did not run to its end. ``killed``: its kernel died."""
+
+    def __init__(self, where: str, why: str, killed: bool):
+        super().__init__(f"failed {where}: {why}")
+        self.killed = killed
+
+
+def execute(
+    source: Path,
+    target: Path,
+    parameters: dict[str, Any],
+    folder: Path,
+    hashes: dict[str, str],
+    progress: Callable[[float], None],
+) -> nbformat.NotebookNode:
+    """Execute a notebook in ``folder``, and save it to ``target`` after every cell; return it cleaned.
+
+    ``progress`` is given the share of cells done. ``hashes`` go into the metadata of what is saved. Raises
+    :class:`CellError`; the cells up to the failing one are kept in ``target``.
+    """
+    cells = _Cells(source, progress)
+    try:
+        notebook = papermill.execute_notebook(
+            source.resolve(), target.resolve(), parameters, cwd=folder,
+            kernel_name="python3", language="python", kernel_manager_class=Kernel,
+            extra_arguments=["--log-level=CRITICAL"], progress_bar=False,
+            on_cell_execute=cells.start, on_cell_executed=cells.end,
+        )  # fmt: skip
+    except BaseException as error:
+        with suppress(OSError, ValueError):  # the disk is full, or papermill's own writing was interrupted
+            partial = nbformat.read(target, as_version=4)
+            finish(partial, hashes | {"complete": False})
+            nbformat.write(partial, target)
+        if isinstance(error, PapermillExecutionError):
+            why = f"{error.ename}: {error.evalue}"
+        elif isinstance(error, DeadKernelError):
+            why = KILLED
+        elif isinstance(error, Exception):
+            why = f"{type(error).__name__}: {error}"
+        else:
+            raise
+        why = _without_paths(why.strip().splitlines()[0])
+        raise CellError(_without_paths(cells.where), why, isinstance(error, DeadKernelError)) from error
+    return notebook
+
+
+def finish(notebook: nbformat.NotebookNode, made: dict[str, Any]) -> None:
+    """Record in a notebook how it was made, and remove what belongs to this machine or moment."""
+    notebook.metadata["glore"] = made
+    notebook.metadata.pop("widgets", None)
+    for name in ("input_path", "output_path"):
+        notebook.metadata.papermill.pop(name, None)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            outputs = json.dumps([output for output in cell.outputs if not _is_progress_bar(output)])
+            cell.outputs = nbformat.from_dict(json.loads(_without_paths(outputs)))
+
+
+def made_with(rendered: Path) -> dict[str, Any]:
+    """Return the hashes, seconds and tokens of a notebook rendered to its end; empty where there is none."""
+    try:
+        made = dict(nbformat.read(rendered, as_version=4).metadata["glore"])
+    except (OSError, ValueError, KeyError, AttributeError, nbformat.ValidationError):  # AttributeError: other JSON
+        return {}
+    return made if made.get("complete") is True else {}
+
+
+def is_done(rendered: Path, hashes: dict[str, str]) -> bool:
+    """Return whether a notebook was rendered to its end with these hashes of source, parameters and library."""
+    made = made_with(rendered)
+    return bool(made) and all(made.get(name) == value for name, value in hashes.items())
+
+
+def notebook_hash(source: Path) -> str:
+    """Return a hash of a notebook's source cells; outputs and metadata do not count."""
+    return digest([[cell.cell_type, cell.source] for cell in nbformat.read(source, as_version=4).cells])
+
+
+def declared_parameters(source: Path) -> set[str]:
+    """Return the names that a notebook's cell tagged ``parameters`` sets."""
+    cells = nbformat.read(source, as_version=4).cells
+    tagged = [cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])]
+    try:
+        tree = ast.parse("\n".join(tagged))
+    except SyntaxError as error:
+        raise ParamsError(f"notebook {source}: its cell tagged 'parameters' must be Python: {error}") from None
+    return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+
+
+class _Cells:
+    """Keep track of the code cell at work, numbered as Jupyter does."""
+
+    def __init__(self, source: Path, progress: Callable[[float], None]):
+        cells = nbformat.read(source, as_version=4).cells
+        own = sum(cell.cell_type == "code" and bool(cell.source.strip()) for cell in cells)
+        self.total = own + 2  # papermill's cell of parameters, and what comes after the cells
+        self.number, self.where, self.progress = 0, "before its first cell", progress
+        progress(0.0)
+
+    def start(self, cell: nbformat.NotebookNode, **_: Any) -> None:
+        self.number += 1
+        lines = [line for line in cell.source.splitlines() if line.strip()]
+        self.where = f"in cell [{self.number}] ({lines[0].strip()})"
+
+    def end(self, cell: nbformat.NotebookNode, **_: Any) -> None:
+        """Print warnings about damaged files to stderr: they belong to this run and not to its results."""
+        for output in cell.outputs:
+            if output.output_type == "stream" and output.name == "stderr":
+                lines = output.text.splitlines(keepends=True)
+                output.text = "".join(line for line in lines if not line.startswith(NOTE))
+                print(*(line for line in lines if line.startswith(NOTE)), sep="", end="", file=sys.stderr)
+        cell.outputs = [output for output in cell.outputs if output.get("text") != ""]
+        self.progress(self.number / self.total)
+
+
+def _is_progress_bar(output: nbformat.NotebookNode) -> bool:
+    return "application/vnd.jupyter.widget-view+json" in output.get("data", {}) or (
+        output.output_type == "stream" and output.name == "stderr" and "\r" in output.text
+    )
+
+
+def _without_paths(text: str) -> str:
+    """Return a text, such as a warning, without the folders of this machine."""
+    for folder, short in ((sys.prefix, ""), (sys.base_prefix, ""), (ROOT, ""), (Path.home(), "~/")):
+        text = text.replace(f"{folder}/", short)
+    return text
