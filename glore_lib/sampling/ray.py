@@ -1,8 +1,8 @@
-"""Ray: the same completions from workers on one machine or on many, each with a backend of its own.
+"""Sample with Ray workers on one machine or several, each with its own backend; the completions are the same.
 
-A completion depends on its request alone, so any worker may make it, and make it again: requests are cut in shards, a
-free worker takes the next one, and the shard of a worker that is lost goes to another. Every machine needs this package
-and the models' folders under the same paths, so a cluster needs a file system that its machines share.
+A completion depends only on its request, so any worker can compute it, more than once if need be. Requests are split
+into shards; a free worker takes the next shard, and the shard of a lost worker goes to another. Every machine needs
+this package and the models' folders under the same paths, so the machines of a cluster need a shared file system.
 """
 
 import logging
@@ -25,22 +25,22 @@ from glore_lib.params import ParamsError, Sampling
 from glore_lib.sampling import Answers, Request, Sampler
 from glore_lib.sampling.resumable import shards
 
-SHARDS = 4  # a worker, where they fill its batches: the last to finish is then not waited for long
-TRIES = 3  # with a shard that its worker is lost with
+SHARDS = 4  # shards per worker, if they fill its batches: the last shard then ends soon after the others
+TRIES = 3  # attempts at a shard whose worker is lost
 
 
 class RaySampler:
-    """A :class:`glore_lib.sampling.Sampler`: workers on Ray, each with the backend that ``build`` makes of ``model``.
+    """A :class:`glore_lib.sampling.Sampler` with Ray workers, each with a backend that ``build`` makes from ``model``.
 
-    Raises ParamsError where Ray is not reached, where its machines have no room for the workers, or where one of them
-    has no folder ``model``; RuntimeError where workers are lost again and again. What a backend raises is raised here.
+    Raises ParamsError if Ray is unreachable, has no room for the workers, or a machine lacks the folder ``model``;
+    RuntimeError if workers are lost repeatedly; and what a backend raises.
     """
 
     def __init__(self, build: Callable[[str], Sampler], model: str, sampling: Sampling):
         self._build, self._rows, self._placement = build, sampling.rows, sampling.ray
         self._model = str(Path(model).absolute()) if Path(model).is_dir() else model
         self._free: list[ActorHandle] = []
-        self._busy: dict[ray.ObjectRef, tuple[ActorHandle, list[int]]] = {}  # with a shard; with none: loading
+        self._busy: dict[ray.ObjectRef, tuple[ActorHandle, list[int]]] = {}  # worker and shard; no shard: loading
         _samplers.add(self)
         _connect()
         if (room := self._room()) < self._placement.workers:
@@ -51,11 +51,11 @@ class RaySampler:
             )
 
     def sample(self, requests: list[Request], temperature: float, max_new_tokens: int, progress: str) -> Answers:
-        """See :meth:`glore_lib.sampling.Sampler.sample`; for what is raised, the class."""
+        """Distribute the requests; see :meth:`glore_lib.sampling.Sampler.sample` and, for errors, the class."""
         completions: Answers = [[] for _ in requests]
         todo = deque(shards(requests, self._shard_size(sum(r.n for r in requests))))
         losses: Counter[tuple[int, ...]] = Counter()
-        for other in _samplers - {self}:  # one that a traceback keeps would keep its workers, and we wait for its room
+        for other in _samplers - {self}:  # one kept alive by a traceback would keep its workers' resources
             other._dismiss()
         try:
             with tqdm(total=sum(r.n for r in requests), desc=progress, unit="sample", leave=False) as bar:
@@ -71,8 +71,8 @@ class RaySampler:
                         answers = ray.get(done)
                     except RayTaskError as error:
                         raise error.cause from error
-                    except RayError as error:  # the worker's process or machine is gone
-                        ray.kill(worker)  # or out of reach
+                    except RayError as error:  # the worker's process or machine is lost
+                        ray.kill(worker)  # it may only be unreachable
                         todo.extendleft([shard] if shard else [])
                         losses[tuple(shard)] += 1
                         if losses[tuple(shard)] == TRIES:
@@ -88,20 +88,14 @@ class RaySampler:
         return completions
 
     def _hire(self) -> None:
-        """Starts the workers that are missing, as far as there is room for them: machines may be lost too."""
+        """Start missing workers, as many as there is room for: machines may be lost too."""
         missing = self._placement.workers - len(self._free) - len(self._busy)
         if missing:
             missing = min(missing, self._room() - len(self._free) - len(self._busy))
+        need = {"num_cpus": self._placement.cpus_per_worker, "num_gpus": self._placement.gpus_per_worker}
         for _ in range(missing):
-            worker = (
-                ray.remote(_Worker)
-                .options(
-                    num_cpus=self._placement.cpus_per_worker,
-                    num_gpus=self._placement.gpus_per_worker,
-                    scheduling_strategy="SPREAD",
-                )
-                .remote(self._build, self._model)
-            )
+            actor = ray.remote(_Worker).options(scheduling_strategy="SPREAD", **need)
+            worker = actor.remote(self._build, self._model)
             self._busy[worker.load.remote()] = worker, []
         if not self._busy and not self._free:
             raise RuntimeError("sampling.ray: every worker is lost, and no machine is left with room for one")
@@ -112,7 +106,7 @@ class RaySampler:
         self._free, self._busy = [], {}
 
     def _room(self) -> int:
-        """How many workers Ray's machines could hold if nothing else ran there."""
+        """Return how many workers Ray's machines could hold if nothing else ran there."""
         need = {"CPU": self._placement.cpus_per_worker, "GPU": self._placement.gpus_per_worker}
         return sum(
             min(int(node["Resources"].get(name, 0) // amount) for name, amount in need.items() if amount)
@@ -121,27 +115,27 @@ class RaySampler:
         )
 
     def _shard_size(self, samples: int) -> int:
-        """Enough samples to fill a backend's batch, unless then workers would have none."""
+        """Return enough samples to fill a backend's batch, but few enough to give every worker some."""
         workers = self._placement.workers
         return min(ceil(samples / workers), max(self._rows, ceil(samples / workers / SHARDS)))
 
 
-_samplers: WeakSet[RaySampler] = WeakSet()  # those of this process; one has workers at a time
+_samplers: WeakSet[RaySampler] = WeakSet()  # in this process; only one has workers at a time
 
 
 class _Worker:
-    """What runs on Ray. The backend is built by a call: Ray would hide why a constructor failed."""
+    """The actor that Ray runs. It builds its backend in a method: Ray would hide a constructor's error."""
 
     def __init__(self, build: Callable[[str], Sampler], model: str):
         self.build, self.model = build, model
 
     def load(self) -> Answers:
         if not ray.get_gpu_ids():
-            os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray hides no GPU from workers that asked for none
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray does not hide GPUs from workers that use none
         if Path(self.model).is_absolute() and not Path(self.model).is_dir():
             raise ParamsError(
                 f"sampling.ray: machine {platform.node()} has no folder {self.model}: put the base model and the "
-                "artifacts on a file system that all machines have under the same path"
+                "artifacts on a file system that all machines mount at the same path"
             )
         self.sampler = self.build(self.model)
         return []
@@ -151,13 +145,13 @@ class _Worker:
 
 
 def _connect() -> None:
-    """To the cluster at RAY_ADDRESS; where that is not set, to a Ray of our own, which ends with this process."""
+    """Connect to the cluster at RAY_ADDRESS; if unset, start a local Ray that ends with this process."""
     if ray.is_initialized():
         return
     address = os.environ.get("RAY_ADDRESS") or "local"
     host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
-        if port.isdigit():  # asked first: ray.init would try for minutes
+        if port.isdigit():  # checked first: ray.init would retry for minutes
             socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, ValueError, RuntimeError) as error:

@@ -1,10 +1,9 @@
 """The transformers backend: batched decoding with a key-value cache.
 
-What requests have in common (the question of samples and of rollouts) is read and kept once (see :mod:`.attention`).
-Completions of one prompt are decoded as one row while they are the same, and fork where they draw different tokens: of
-eight samples of a question, most tokens are common to several. Rows that are finished leave the batch. Random numbers
-belong to the completion, not to the batch, so that a result does not depend on what it happens to be batched with (up
-to floating-point rounding).
+The prefix that requests share (the question of samples and of rollouts) is read and stored once (see
+:mod:`.attention`). Completions of one prompt are decoded as one row while they are equal, and fork when they draw
+different tokens: most tokens of eight samples of a question are common to several. Finished rows leave the batch.
+Random numbers belong to the completion, so that up to rounding results do not depend on the batch.
 """
 
 from dataclasses import dataclass, field
@@ -22,17 +21,17 @@ from glore_lib.sampling import Answers, Completion, Request, attention, newline_
 from glore_lib.sampling.attention import SharedPrefix
 from glore_lib.solutions import ANSWER_MARK
 
-ROOM = 32
-DROP_AT = 0.2  # finished rows leave once they are this share of the batch: each time, the whole cache is copied
-READ_TOKENS = 2048  # of prefixes, at a time
-SPREAD = 4  # completions in a batch for each of its rows: most of them share one
+ROOM = 32  # tokens that a cache grows by
+DROP_AT = 0.2  # remove finished rows at this share of the batch: each removal copies the whole cache
+READ_TOKENS = 2048  # tokens of prefixes read at a time
+SPREAD = 4  # completions per row of a batch: most share a row
 
 
 @dataclass
 class _Row:
-    """Completions that are the same so far, each by the place of its request and its number."""
+    """Completions that are equal so far, each as (index of its request, its number)."""
 
-    request: Request  # of the first one; the others' prompts are the same
+    request: Request  # of the first completion; the others have the same prompt
     completions: list[tuple[int, int]]
     tokens: list[int] = field(default_factory=list)
     line: int = 0  # where the last line starts in ``tokens``
@@ -47,14 +46,14 @@ class _Row:
 
 
 class PreallocatedLayer(DynamicLayer):
-    """A layer's keys and values with room for more: the layer it extends copies them at every token."""
+    """Preallocate memory for a layer's keys and values; its base class copies them at every token."""
 
     _buffers: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Adds keys and values [rows, heads, new, width]; returns all of them [rows, heads, length, width]."""
+        """Append keys and values [rows, heads, new, width]; return all of them [rows, heads, length, width]."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
             self.keys, self.values = key_states[:, :, :0], value_states[:, :, :0]
@@ -64,15 +63,15 @@ class PreallocatedLayer(DynamicLayer):
         return self.keys, self.values
 
     def fork(self, sources: torch.Tensor, targets: torch.Tensor, rows: int) -> None:
-        """Copies the rows ``sources`` over ``targets``, of which there may be new ones; there are ``rows`` then."""
+        """Copy the rows ``sources`` to ``targets``, some of which may be new, up to ``rows`` in total."""
         self._show(rows, self.keys.shape[2])
         for states in (self.keys, self.values):
             states[targets] = states[sources]
 
     def _show(self, rows: int, length: int) -> None:
-        """Makes ``keys`` and ``values`` as large as that, with what they held at their beginning."""
+        """Resize ``keys`` and ``values``, keeping their contents."""
         held = self._buffers
-        is_held = held and self.keys.data_ptr() == held[0].data_ptr()  # not where rows were dropped since
+        is_held = held and self.keys.data_ptr() == held[0].data_ptr()  # not after rows were dropped
         if not (is_held and rows <= len(held[0]) and length <= held[0].shape[2]):
             room = (rows + rows // 2 if rows > len(self.keys) else rows), length + ROOM
             self._buffers = held = tuple(_grown(states, *room) for states in (self.keys, self.values))
@@ -87,17 +86,16 @@ def _grown(states: torch.Tensor, rows: int, length: int) -> torch.Tensor:
 
 @dataclass
 class _Batch:
-    """Rows that are decoded together, and what the model has kept of them. A place without a row is free."""
+    """Rows that are decoded together, with their caches. A place without a row is free."""
 
     places: list[_Row | None]
     shared: SharedPrefix
     cache: Cache
     mask: torch.Tensor  # [places, own length], 1 where there is a token
-    position: torch.Tensor  # [places], of the next token
+    position: torch.Tensor  # [places], position of the next token
 
     def take(self, forks: list[tuple[int, _Row]], limit: int) -> list[_Row]:
-        """Gives each fork a place, with what was kept of the place that it comes from; returns those that find none,
-        for there are at most ``limit``."""
+        """Copy each fork's source to a free place, of at most ``limit``; return the forks that found none."""
         free = [place for place, row in enumerate(self.places) if not row]
         free += range(len(self.places), limit)
         placed = list(zip(forks, free, strict=False))
@@ -117,7 +115,7 @@ class _Batch:
         self.shared = self.shared.regrouped(self.shared.groups[come_from])
 
     def drop_free(self) -> None:
-        """Takes the free places out."""
+        """Remove the free places."""
         keep = [place for place, row in enumerate(self.places) if row]
         self.places = [self.places[place] for place in keep]
         rows = torch.tensor(keep, device=self.mask.device)
@@ -126,7 +124,7 @@ class _Batch:
 
 
 class TransformersSampler:
-    """A :class:`glore_lib.sampling.Sampler`; ``rows`` is the largest number of different texts decoded at a time."""
+    """A :class:`glore_lib.sampling.Sampler` that decodes at most ``rows`` different texts at a time."""
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: int):
         self.model, self.tokenizer, self.rows = model.eval(), tokenizer, rows
@@ -134,9 +132,7 @@ class TransformersSampler:
         self._newlines = newline_tokens(tokenizer)
 
     def sample(self, requests: list[Request], temperature: float, max_new_tokens: int, progress: str) -> Answers:
-        """See :meth:`glore_lib.sampling.Sampler.sample`.
-
-        Raises ParamsError for a model whose attention this backend can't compute, and where memory runs out."""
+        """Raise ParamsError for unsupported attention or out of memory; see :class:`glore_lib.sampling.Sampler`."""
         self._check(max((len(r.prompt) for r in requests), default=0) + max_new_tokens)
         found: dict[tuple[int, int], Completion] = {}
         memory = raise_on_oom("sampling.rows", self.rows, "lower it")
@@ -154,17 +150,17 @@ class TransformersSampler:
         return [[found[i, j] for j in range(r.first, r.first + r.n)] for i, r in enumerate(requests)]
 
     def _check(self, length: int) -> None:
-        """Raises ParamsError for models whose attention is not the plain one that prefixes are shared by."""
+        """Raise ParamsError for models whose attention does not allow shared prefixes."""
         config = self.model.config.get_text_config()
         window = getattr(config, "sliding_window", None)
         if getattr(config, "attn_logit_softcapping", None) or (window and length > window):
             raise ParamsError(
                 f"base_model.source: {config.model_type} caps its attention scores, or its window of {window} tokens "
-                f"is shorter than the {length} of a prompt and its answer: this backend can't sample it"
+                f"is shorter than a prompt and its answer ({length}); set sampling.backend to vllm or change the model"
             )
 
     def _batch_size(self, waiting: list[_Row], temperature: float) -> int:
-        """How many of the waiting rows to decode together. Greedy ones never fork."""
+        """Return how many of the waiting rows to decode together. Greedy rows never fork."""
         completions = np.cumsum([len(row.completions) if temperature else 1 for row in waiting[: self.rows]])
         return max(1, int((completions <= (SPREAD if temperature else 1) * self.rows).sum()))
 
@@ -172,7 +168,7 @@ class TransformersSampler:
     def _decode(
         self, requests: list[Request], rows: list[_Row], temperature: float, limit: int
     ) -> tuple[list[_Row], list[_Row]]:
-        """What the rows grew to, each at its end; and rows that were left, for want of a place where they forked."""
+        """Decode rows to their ends; return the finished rows, and the forks that did not fit the batch."""
         uniforms = {
             (i, j): np.random.default_rng([requests[i].seed, j]).random(row.request.start + limit, dtype=np.float32)
             for row in rows
@@ -202,8 +198,10 @@ class TransformersSampler:
         return ended, left
 
     def _read(self, rows: list[_Row]) -> _Batch:
-        """Reads all rows' texts but for their last tokens: each distinct prefix once, and of what comes after it, each
-        text that another one begins with only as that one's beginning (the prefixes P_1, P_2, ... of one solution)."""
+        """Compute the caches of all rows, without their last tokens.
+
+        Each distinct prefix is read once. A text that begins another (P_1, P_2, ... of a solution) is read with it.
+        """
         distinct = list(dict.fromkeys(row.request.prefix for row in rows))
         ids, mask = self._pad(distinct)
         prefixes = self._read_prefixes(ids, mask)
@@ -226,7 +224,7 @@ class TransformersSampler:
         return _Batch(list(rows), shared, cache, own, mask.sum(1)[shared.groups] + lengths)
 
     def _read_prefixes(self, ids: torch.Tensor, mask: torch.Tensor) -> Cache:
-        """Their cache, read some at a time: what is computed at once should fit a CPU's caches."""
+        """Compute the prefixes' cache in parts that fit a CPU's caches."""
         parts = []
         for rows in torch.arange(len(ids), device=ids.device).split(max(1, READ_TOKENS // ids.shape[1])):
             parts.append(DynamicCache(config=self.model.config))
@@ -240,7 +238,7 @@ class TransformersSampler:
         return whole
 
     def _pad(self, prompts: list[tuple[int, ...]]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Left-padded token ids and the mask of what is no padding, both [prompts, longest]."""
+        """Return left-padded token ids and the mask, 0 at padding; both [prompts, longest]."""
         width, device = max(map(len, prompts)), self.model.device
         pad = self.tokenizer.pad_token_id
         ids = torch.tensor([[pad] * (width - len(p)) + list(p) for p in prompts], device=device)
@@ -250,7 +248,7 @@ class TransformersSampler:
     def _forward(
         self, ids: torch.Tensor, mask: torch.Tensor, position: torch.Tensor, cache: Cache, shared: SharedPrefix | None
     ) -> torch.Tensor:
-        """The logits [rows, vocabulary] after the last token."""
+        """Return the logits [rows, vocabulary] after the last token."""
         output = self.model(
             input_ids=ids, attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True,
             logits_to_keep=1, shared=shared,
@@ -260,8 +258,7 @@ class TransformersSampler:
     def _choose(
         self, logits: torch.Tensor, rows: list[_Row], uniforms: dict[tuple[int, int], np.ndarray], temperature: float
     ) -> list[list[int]]:
-        """A token for each completion of each row; with a temperature, by inverting the cumulative distribution at the
-        completion's random number."""
+        """Choose a token for each completion of each row; with a temperature, by inverse transform sampling."""
         if not temperature:
             return [[token] * len(row.completions) for token, row in zip(logits.argmax(-1).tolist(), rows, strict=True)]
         drawn = [[uniforms[c][row.request.start + len(row.tokens)] for c in row.completions] for row in rows]
@@ -272,7 +269,7 @@ class TransformersSampler:
         return [row[: len(numbers)] for row, numbers in zip(tokens.tolist(), drawn, strict=True)]
 
     def _note_ends(self, rows: list[_Row]) -> None:
-        """Which rows end with their last token, and where new lines begin."""
+        """Note which rows end with their last token, and where lines begin."""
         with_newline = []
         for row in rows:
             row.finished = row.tokens[-1] == self.tokenizer.eos_token_id
@@ -285,8 +282,7 @@ class TransformersSampler:
 
 
 def _rows(requests: list[Request]) -> list[_Row]:
-    """A row for each distinct prompt, longest prefixes first. Those with the same prefix stand beside each other, and
-    so do those that begin with another's prompt."""
+    """Make a row for each distinct prompt, longest prefixes first; equal prefixes and beginnings are adjacent."""
     rows: dict[tuple, _Row] = {}
     for i in sorted(range(len(requests)), key=lambda i: (-requests[i].shared, requests[i].prompt)):
         request = requests[i]
@@ -296,8 +292,7 @@ def _rows(requests: list[Request]) -> list[_Row]:
 
 
 def _append(rows: list[_Row], tokens: list[list[int]]) -> list[tuple[int, _Row]]:
-    """Appends to each row the first of its completions' tokens; those with another leave it, and are returned, each
-    with the place in ``rows`` of the row that it was."""
+    """Append to each row its first completion's token; return forks for other tokens, with the index of their row."""
     forks = []
     for k, (row, drawn) in enumerate(zip(rows, tokens, strict=True)):
         by_token: dict[int, list[tuple[int, int]]] = {}
@@ -310,10 +305,10 @@ def _append(rows: list[_Row], tokens: list[list[int]]) -> list[tuple[int, _Row]]
 
 
 def _longest(texts: list[tuple[int, ...]]) -> tuple[list[tuple[int, ...]], list[int]]:
-    """The texts that no other begins with, and for each of ``texts`` the place of one that begins with it."""
+    """Return the texts that are no prefix of another, and for each text the index of one that it is a prefix of."""
     longest: list[tuple[int, ...]] = []
     places = {}
-    for text in sorted(set(texts), reverse=True):  # what begins with a text comes right before it
+    for text in sorted(set(texts), reverse=True):  # a text comes right after those it is a prefix of
         if not (longest and longest[-1][: len(text)] == text):
             longest.append(text)
         places[text] = len(longest) - 1

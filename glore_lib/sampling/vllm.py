@@ -1,12 +1,11 @@
-"""The vLLM backend: an engine in processes of its own, with continuous batching, prefix caching, tensor parallelism and
-adapters that are not merged.
+"""The vLLM backend: an engine in its own processes, with continuous batching, prefix caching and unmerged adapters.
 
-Every completion is a request of its own. vLLM splits a request for n samples in the same way, but then none of them can
-be stopped alone, with the line that holds the final answer. What prompts begin with alike is read once.
+Every completion is a separate request. vLLM splits a request for n samples in the same way, but then no sample can be
+stopped on its own, at the line with the final answer. Common beginnings of prompts are read once.
 
-A completion's random numbers come from ``(seed, j)`` alone, so that it is the same whatever is asked for beside it, up
-to floating-point rounding: the engine's kernels round differently in batches of other sizes, and where two tokens are
-nearly as likely that may decide. Another backend draws other samples from the same seed.
+A completion's random numbers depend only on ``(seed, j)``, so it does not depend on other requests, up to rounding:
+kernels round differently for other batch sizes, which decides where two tokens are almost equally likely. Other
+backends draw other samples from the same seed.
 """
 
 import gc
@@ -35,20 +34,20 @@ from glore_lib.params import ParamsError, Sampling
 from glore_lib.sampling import Answers, Completion, Request, newline_tokens
 from glore_lib.solutions import ANSWER_MARK
 
-if TYPE_CHECKING:  # importing it takes seconds, and most machines don't have it
+if TYPE_CHECKING:  # slow to import, and often not installed
     from vllm import LLMEngine
     from vllm.lora.request import LoRARequest
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # an adapter's files, as peft names them
-# An error as a process of the engine tells it, alone or in its log. One whose worker is gone tells "cancelled".
+# An error in the output of an engine's process. A process whose worker is gone reports "cancelled".
 _ERROR = re.compile(r"^(?:\([^)]*\) ERROR [^\]]*\] )?[\w.]*(?:Error|Exception): (?!cancelled$)(.+)", re.MULTILINE)
-# What ended it where no process has told an error.
+# The cause if no process has reported an error.
 _KILLED = "one of its processes was killed, as the system does where the machine's memory runs out"
 
 
 @dataclass
 class _Row:
-    """A sample while it grows."""
+    """A sample while it is generated."""
 
     request: Request
     number: int
@@ -58,12 +57,12 @@ class _Row:
 
     @property
     def seed(self) -> int:
-        """As many bits as vLLM takes: seeds of different rows are never the same."""
+        """Return a seed of as many bits as vLLM takes, so that no two rows share one."""
         return int(np.random.SeedSequence([self.request.seed, self.number]).generate_state(1, np.uint64)[0] >> 1)
 
 
 class VLLMSampler:
-    """A :class:`glore_lib.sampling.Sampler` of the model in ``source``: a folder, also an adapter's, or a hub name.
+    """A :class:`glore_lib.sampling.Sampler` of the model ``source``: a folder, perhaps of an adapter, or a hub name.
 
     The engine starts with the first requests and holds the GPU until :meth:`free`.
     """
@@ -78,18 +77,17 @@ class VLLMSampler:
         self._adapter: LoRARequest | None = None
 
     def sample(self, requests: list[Request], temperature: float, max_new_tokens: int, progress: str) -> Answers:
-        """Raises ParamsError where the engine does not start, or dies, or where a prompt and its answer may be longer
-        than it reads."""
+        """Raise ParamsError if the engine fails, or if a prompt and its answer may exceed the model's context."""
         if not requests:
             return []
         if not self._engine:
             self._start()
         from vllm.v1.engine.exceptions import EngineDeadError
-        from zmq import ZMQError  # a request was on its way to an engine that died
+        from zmq import ZMQError  # a request was sent to an engine that had died
 
         self._check(max((len(r.prompt) for r in requests), default=0), max_new_tokens)
         samples = [[_Row(r, j) for j in range(r.first, r.first + r.n)] for r in requests]
-        # Prompts that begin alike come after each other, while what they have in common is still cached.
+        # Prompts with a common beginning come in sequence, while it is cached.
         order = sorted(range(len(requests)), key=lambda i: requests[i].prompt)
         waiting = (row for i in order for row in samples[i])
         watched = self._watched(EngineDeadError, ZMQError)
@@ -99,16 +97,16 @@ class VLLMSampler:
         return [[self._completion(row) for row in rows] for rows in samples]
 
     def free(self) -> None:
-        """Ends the engine's processes, and with them their hold on the GPU."""
+        """Stop the engine's processes, which frees the GPU."""
         self._engine = None
         self._resources.close()
 
     def _start(self) -> None:
-        gc.collect()  # models that were trained or scored with before
+        gc.collect()  # free models used before
         torch.cuda.empty_cache()
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # or it reports what it runs to its makers
-        os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"  # a fork would inherit this process's threads and GPU
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # do not send usage statistics
+        os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"  # a fork would inherit threads and GPU state
         from vllm import EngineArgs, LLMEngine
         from vllm.usage.usage_lib import UsageContext
 
@@ -122,7 +120,7 @@ class VLLMSampler:
                 dtype=self.dtype, max_model_len=-1, max_num_seqs=self.params.rows,
                 tensor_parallel_size=self.params.vllm.tensor_parallel_size,
                 gpu_memory_utilization=self.params.vllm.memory_fraction, enable_prefix_caching=True,
-                # Prompts come as tokens and go back as tokens, and what ends a text is decided here.
+                # Prompts and completions are tokens, and this class decides where a text ends.
                 skip_tokenizer_init=True, generation_config="vllm", disable_log_stats=True,
                 **(self._adapt(adapters, folder) if adapters else {}),
             )  # fmt: skip
@@ -131,13 +129,12 @@ class VLLMSampler:
         self._end_with_the_engine()
 
     def _end_with_the_engine(self) -> None:
-        """Has :meth:`sample` raise where an engine's process is killed. vLLM sees that too, and closes what the
-        engine's outputs come from, but its ``step`` goes on waiting for the next one."""
+        """Make :meth:`sample` raise if an engine's process is killed: vLLM's ``step`` would wait forever."""
         from vllm.v1.engine.exceptions import EngineDeadError
 
         client = self._engine.engine_core
         outputs = client.outputs_queue
-        # The processes are kept, for a sentinel is closed with its process.
+        # Keep the processes: a sentinel is closed with its process.
         ends = {process.sentinel: process for process in client.resources.engine_manager.processes}
 
         def report_death() -> None:
@@ -147,7 +144,7 @@ class VLLMSampler:
         Thread(target=report_death, daemon=True).start()
 
     def _adapt(self, adapters: list[str], folder: Path) -> dict[str, Any]:
-        """Has requests ask for the adapters; returns what the engine has to be told for it."""
+        """Make requests use the adapters; return the engine's arguments for them."""
         from vllm.config.lora import MaxLoRARanks
         from vllm.lora.request import LoRARequest
 
@@ -155,27 +152,27 @@ class VLLMSampler:
         rank, known = json.loads((path / _CONFIG).read_text())["r"], sorted(get_args(MaxLoRARanks))
         if rank > known[-1]:
             raise ParamsError(
-                f"finetuning.lora_rank: the adapters that {self.source} stands on have rank {rank} together, and vLLM "
-                f"takes at most {known[-1]}; lower it, or set sampling.backend to transformers"
+                f"finetuning.lora_rank: the adapters of {self.source} have a total rank of {rank}, and vLLM supports "
+                f"{known[-1]}; lower it, or set sampling.backend to transformers"
             )
         self._adapter = LoRARequest("adapter", 1, str(path))
         return {"enable_lora": True, "max_lora_rank": next(r for r in known if r >= rank)}
 
     @contextmanager
     def _watched(self, *errors: type[Exception]) -> Iterator[None]:
-        """Tells such errors in one line. After an error or an interruption there is no engine any more."""
+        """Explain such errors in one line. After any error or interruption the engine is stopped."""
         try:
             yield
         except BaseException as error:
-            engines = isinstance(error, errors) and not isinstance(error, ParamsError)
-            told = self._explain(error) if engines else None
+            from_engine = isinstance(error, errors) and not isinstance(error, ParamsError)
+            explained = self._explain(error) if from_engine else None
             self.free()
-            if told:
-                raise told from error
+            if explained:
+                raise explained from error
             raise
 
     def _explain(self, error: Exception) -> ParamsError:
-        """The first error that a process of the engine has told is the cause of the others, this process's as well."""
+        """Explain an error by the first one that a process of the engine reported, which caused the others."""
         log = self._log.read_text(errors="replace")
         found = _ERROR.search(log)
         if isinstance(error, ValidationError):
@@ -190,10 +187,7 @@ class VLLMSampler:
             remedy = "free some of the machine's memory and run again, or set it to transformers"
         elif re.search("memory|cache blocks", cause, re.IGNORECASE):
             setting = f"sampling.vllm.memory_fraction = {vllm.memory_fraction}"
-            remedy = (
-                "lower it or sampling.rows where something else holds memory, raise it or tensor_parallel_size where "
-                "the model needs more"
-            )
+            remedy = "lower it or sampling.rows if memory is in use, raise it or tensor_parallel_size if it is too low"
         elif vllm.tensor_parallel_size > 1 and re.search("parallel|GPU|device|NUMA", cause):
             setting = f"sampling.vllm.tensor_parallel_size = {vllm.tensor_parallel_size}"
             remedy = "must divide the model's attention heads, and there must be as many GPUs"
@@ -203,29 +197,28 @@ class VLLMSampler:
         else:
             setting = f"base_model.source = {base_and_adapters(self.source)[0]!r}"
             remedy = "name a model that vLLM supports, or set sampling.backend to transformers"
-        told = ParamsError(
-            f"{setting}: vLLM {'died' if self._engine else 'did not start'} ({' '.join(cause.split())}); {remedy}"
-        )
-        told.add_note(log)
-        return told
+        event = "died" if self._engine else "did not start"
+        explained = ParamsError(f"{setting}: vLLM {event} ({' '.join(cause.split())}); {remedy}")
+        explained.add_note(log)
+        return explained
 
     def _check(self, longest_prompt: int, max_new_tokens: int) -> None:
         reads = self._engine.model_config.max_model_len
         if longest_prompt + max_new_tokens > reads:
             raise ParamsError(
-                f"sampling.max_new_tokens = {max_new_tokens}: the longest prompt has {longest_prompt} tokens, and of "
-                f"both together the engine reads {reads}; lower it, or name a model that reads more"
+                f"sampling.max_new_tokens = {max_new_tokens}: with the longest prompt ({longest_prompt} tokens) it "
+                f"exceeds the model's context of {reads}; lower it, or name a model with a longer context"
             )
 
     def _grow(self, waiting: Iterator[_Row], temperature: float, limit: int) -> Iterator[_Row]:
-        """Lets the samples grow, and yields each when it has ended."""
+        """Generate the samples, and yield each when it is finished."""
         from vllm import SamplingParams
         from vllm.inputs import tokens_input
         from vllm.sampling_params import RequestOutputKind
 
         growing: dict[str, _Row] = {}
         while True:
-            # Some more than are decoded at a time, so that none waits for this process; all would fill its memory.
+            # Queue more than are decoded at a time, so that the engine never waits; all of them would fill its memory.
             for row in islice(waiting, 2 * self.params.rows - len(growing)):
                 name = next(self._names)
                 how = SamplingParams(
@@ -249,7 +242,7 @@ class VLLMSampler:
                 yield growing.pop(output.request_id)
 
     def _append(self, row: _Row, tokens: list[int]) -> bool:
-        """Whether one of the tokens ends the line that holds the final answer; those after it are dropped."""
+        """Append tokens up to the end of the final answer's line; return whether it was reached."""
         for token in tokens:
             row.tokens.append(token)
             if self._newlines[token]:
@@ -264,11 +257,13 @@ class VLLMSampler:
 
 
 def join_adapters(adapters: list[str], folder: Path) -> Path:
-    """Writes to ``folder`` the one LoRA adapter that does what several do, each trained over the ones before it, and
-    returns the folder. What they add to a matrix is summed, B1 A1 + B2 A2 = [B1 B2] [A1; A2], and so are the ranks."""
+    """Write one LoRA adapter equivalent to several, each trained over the previous ones; return ``folder``.
+
+    Their updates of a matrix add up, B1 A1 + B2 A2 = [B1 B2] [A1; A2], and so do the ranks.
+    """
     configs = [json.loads((Path(adapter) / _CONFIG).read_text()) for adapter in adapters]
     rank, start = sum(config["r"] for config in configs), 0
-    joined: dict[str, torch.Tensor] = {}  # zero where an adapter leaves alone what another one changes
+    joined: dict[str, torch.Tensor] = {}  # zero where an adapter does not change what another does
     for adapter, config in zip(adapters, configs, strict=True):
         ranks = slice(start, start := start + config["r"])
         for name, weight in load_file(Path(adapter) / _WEIGHTS).items():
@@ -287,8 +282,7 @@ def join_adapters(adapters: list[str], folder: Path) -> Path:
 
 @contextmanager
 def _output_to(path: Path) -> Iterator[None]:
-    """What this process and those that it starts write is kept in a file: the engine's processes print for as long as
-    they live, and only there do they tell what ended them."""
+    """Redirect the output of this process and of those it starts to a file, where the engine reports its errors."""
     saved = {stream: os.dup(stream) for stream in (1, 2)}
     with path.open("wb") as log:
         for stream in saved:
