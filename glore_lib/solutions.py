@@ -1,56 +1,56 @@
-"""Steps, prefixes, intermediate results and ``[BAD]`` marks: pure functions on text.
+"""Pure functions on text: steps, prefixes, intermediate results and ``[BAD]`` marks.
 
-A solution is steps separated by newlines (paper, section 2); a completion of a prefix is the text that follows it.
+A solution consists of steps separated by newlines (paper, section 2); a prefix is continued by its completion.
 """
 
 import re
 
 BAD = "[BAD]"
-ANSWER_MARK = "####"  # opens the line that holds the final answer; a solution ends with that line
+ANSWER_MARK = "####"  # starts the line with the final answer, the last line of a solution
 _ANNOTATION = re.compile(r"<<[^<>]*>>")
 _RESULT = re.compile(r"=\s*\$?(-?\d[\d,]*(?:\.\d+)?)")
-_NUMBER = re.compile(r"(?:(?<![\w)%])-)?\d[\d,]*(?:\.\d+)?")  # in 46-23 the minus is no sign
+_NUMBER = re.compile(r"(?:(?<![\w)%])-)?\d[\d,]*(?:\.\d+)?")  # the minus in 46-23 is not a sign
 
 
 def split_steps(solution: str) -> list[str]:
-    """The steps of a solution, without surrounding white space; blank lines are no steps."""
+    """Return the steps of a solution without surrounding white space; blank lines are not steps."""
     return [line.strip() for line in solution.split("\n") if line.strip()]
 
 
 def join_steps(steps: list[str]) -> str:
-    """The solution that :func:`split_steps` splits into these steps."""
+    """Return the solution that :func:`split_steps` splits into these steps."""
     return "\n".join(steps)
 
 
 def prefix_text(steps: list[str], i: int) -> str:
-    """The text of P_i: the first ``i`` steps, each with its newline, ready to be continued."""
+    """Return the text of P_i: the first ``i`` steps, each with its newline."""
     return "".join(f"{step}\n" for step in steps[:i])
 
 
 def mark_bad(steps: list[str], i: int) -> str:
-    """The draft with ``[BAD]`` in front of step ``i`` (1-based; 1 is also where a global refinement's mark goes)."""
+    """Insert ``[BAD]`` before step ``i`` of a draft (1-based; global refinements use 1)."""
     if not 1 <= i <= len(steps):
-        raise ValueError(f"first error {i} of a draft of {len(steps)} steps: must lie in 1..{len(steps)}")
+        raise ValueError(f"first error {i} of a draft of {len(steps)} steps: must be in 1..{len(steps)}")
     return join_steps([*steps[: i - 1], f"{BAD} {steps[i - 1]}", *steps[i:]])
 
 
 def strip_annotations(text: str) -> str:
-    """The text without GSM8K's calculator annotations: of ``48/2 = <<48/2=24>>24``, ``48/2 = 24``."""
+    """Remove GSM8K's calculator annotations: ``48/2 = <<48/2=24>>24`` becomes ``48/2 = 24``."""
     return _ANNOTATION.sub("", text)
 
 
 def results(text: str) -> list[str]:
-    """The intermediate results computed in ``text``: the number after each equals sign, without commas."""
+    """Return the intermediate results in ``text``: the number after each equals sign, without commas."""
     return [number.replace(",", "") for number in _RESULT.findall(strip_annotations(text))]
 
 
 def is_consistent(prefix: str, suffix: str) -> bool:
-    """Whether each intermediate result computed in ``prefix`` is used later on (paper, section 4.1, post-processing 2).
+    """Return whether each intermediate result of ``prefix`` is used later (paper, section 4.1, post-processing 2).
 
-    A result counts as used if its number occurs in the suffix, or in the prefix after the equation that computed it:
-    a chain's early results are used up before P_i ends. Numbers are compared whole, so 3 is not found in 13. The
-    paper does not say how numbers that recur by chance are treated; here they count as used. Annotations are no text:
-    each repeats the number that follows it, and every result would be used. Linear in the text.
+    A result is used if its number occurs in the suffix, or in the prefix after its equation: early results of a chain
+    are used before P_i ends. Whole numbers are compared, so 3 is not found in 13. The paper does not say how to treat
+    numbers that recur by chance; here they count as used. Annotations are removed first: each repeats the number after
+    it, so that every result would be used. Linear in the text.
     """
     prefix, suffix = strip_annotations(prefix), strip_annotations(suffix)
     last = {number[0].replace(",", ""): number.start() for number in _NUMBER.finditer(f"{prefix}\n{suffix}")}
@@ -58,5 +58,5 @@ def is_consistent(prefix: str, suffix: str) -> bool:
 
 
 def normalise(solution: str) -> str:
-    """The text by which duplicates are recognised: case and white space do not count, order and wording do."""
+    """Return the text by which duplicates are detected: case and white space are ignored."""
     return "\n".join(" ".join(step.lower().split()) for step in split_steps(solution))

@@ -1,4 +1,4 @@
-"""Tasks: questions, reference solutions, grading and prompts. One file a task; :func:`load_task` picks one."""
+"""Tasks: questions, reference solutions, grading and prompts. One module per task; :func:`load_task` picks one."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from glore_lib import params
 
 @dataclass(frozen=True)
 class Question:
-    """One question of one split. ``reference_solution`` is empty where the data set has none (SVAMP)."""
+    """A question of one split. ``reference_solution`` is empty if the data set has none (SVAMP)."""
 
     question_id: str
     split: str  # train, validation or test
@@ -19,41 +19,40 @@ class Question:
 
 
 class Task(Protocol):
-    """What every stage needs of a task. Solutions are steps separated by newlines, the last one ``#### answer``."""
+    """The interface of a task. Solutions are steps separated by newlines, the last one ``#### answer``."""
 
     caption: str  # names the data set and the split, for tables
 
     def check_data(self, counts: Mapping[str, int]) -> None:
-        """Raises a one-line ParamsError where the task's data can't be read, or where a split has fewer questions than
-        ``counts`` asks for; called before any work."""
+        """Raise ParamsError if the data can't be read or a split has fewer questions than ``counts`` asks for."""
 
     def questions(self, split: str, count: int, seed: int) -> list[Question]:
-        """``count`` distinct questions of a split; the same arguments give the same ones.
+        """Return ``count`` distinct questions of a split, the same for the same arguments.
 
-        Raises ParamsError where the split has fewer.
+        Raises ParamsError if the split has fewer.
         """
 
     def prompt(self, question: str) -> str:
-        """The text after which a model writes a solution."""
+        """Return the text after which a model writes a solution."""
 
     def one_shot_prompt(self, question: str) -> str:
-        """:meth:`prompt` after one worked example, for a base model that has seen no solution of the task."""
+        """Return :meth:`prompt` after one worked example, for a base model that was not trained on the task."""
 
     def refine_prompt(self, question: str, marked_draft: str) -> str:
-        """The text after which the refiner writes a solution, given a draft with its ``[BAD]`` mark."""
+        """Return the text after which the refiner writes a solution, given a draft with its ``[BAD]`` mark."""
 
     def final_answer(self, solution: str) -> str:
-        """The solution's normalised final answer; empty where there is none. Never raises."""
+        """Return the solution's normalised final answer, or "" if there is none. Never raises."""
 
     def is_correct(self, solution: str, reference_answer: str) -> bool:
-        """Whether the solution's final answer equals the reference; False without an answer. Never raises."""
+        """Return whether the solution's final answer equals the reference; False without one. Never raises."""
 
     def exact_step_labels(self, question: Question, solution: str) -> list[int] | None:
-        """The true label of every step where the task knows it, else None."""
+        """Return the true label of every step if the task knows it, else None."""
 
 
 def load_task(task: params.Task) -> Task:
-    """The task that the parameters name."""
+    """Return the task that the parameters name."""
     if task.name == "arithmetic":
         from glore_lib.tasks.arithmetic import Arithmetic
 
@@ -68,8 +67,7 @@ def load_task(task: params.Task) -> Task:
 
 
 def checked_task(p: params.Params) -> Task:
-    """The task of a run that can begin. Raises ParamsError where its data can't be read or are fewer than it asks for,
-    or where a base model or a package that it needs is not on this machine."""
+    """Return the task of a run; raise ParamsError if its data, its base model or a package it needs is missing."""
     task = load_task(p.task)
     task.check_data(p.task.counts)
     params.check_installed(p)

@@ -1,12 +1,12 @@
 """Generated word problems with an exact step checker: the small default task.
 
 A problem is a small graph of quantities ("tom's apples", "ann's apples"), each given in the text or defined from
-others; the question asks for one of them, a total or a difference. Because the graph is known, so is the right label
-of every step of any solution (see :meth:`Problem.step_labels`), which no natural data set offers.
+others; the question asks for one of them, a total or a difference. The graph determines the true label of every step
+of any solution (see :meth:`Problem.step_labels`), which no natural data set offers.
 
-Two difficulties stand for the paper's two benchmarks: ``hard`` (GSM8K's role: five steps) and ``easy``
-(SVAMP's role: three steps). In both, most relations are told from the side of the known quantity, and there are more
-sentences that do not matter than the base model was taught to solve.
+Two difficulties stand for the paper's benchmarks: ``hard`` (five steps) for GSM8K and ``easy`` (three steps) for SVAMP.
+In both, most relations are worded from the known quantity's side, and there are more irrelevant sentences than in the
+base model's training data.
 """
 
 import hashlib
@@ -29,14 +29,14 @@ OPERATORS: dict[str, Callable[[int, int], int | None]] = {
 }
 INVERSE = {"+": "-", "-": "+", "*": "/", "/": "*"}
 
-# How many of 100 hash buckets each split owns. A question belongs to the split its own text hashes into, so no two
-# splits (nor the base model's pre-training text) can ever share a question, whatever the seeds.
+# The hash buckets of each split. A question's text decides its split, so no two splits, nor the base model's
+# pre-training text, share a question, whatever the seeds.
 SPLIT_BUCKETS = {"pretrain": range(0, 50), "train": range(50, 75), "validation": range(75, 85), "test": range(85, 100)}
 
 _FRACTION = {2: "half", 3: "a third", 4: "a quarter"}
 _TIMES = {2: "twice", 3: "3 times", 4: "4 times", 5: "5 times"}
-# Each relation is worded from the point of view of x, who holds (y's amount) op k. x comes first and y last: a model
-# this small needs many times the text to learn whose number it is where phrasings differ in that.
+# Each relation is worded from the side of x, who holds (y's amount) op k. x always comes first and y last: a model
+# this small would need many times the text to learn phrasings that differ in that.
 _RELATIONS = {
     "+": ("{x} has {k} more {item} than {y} .", "{x} owns {k} {item} more than {y} ."),
     "-": ("{x} has {k} fewer {item} than {y} .", "{x} is {k} {item} short of {y} ."),
@@ -59,16 +59,16 @@ _ASK = {
 
 @dataclass(frozen=True)
 class Difficulty:
-    """What questions are made of. Probabilities lie in [0, 1]; steps count equations, without the answer line."""
+    """How questions are generated. Probabilities lie in [0, 1]; steps are equations, without the answer line."""
 
     min_steps: int
     max_steps: int
-    inverse: float  # relations worded from the known quantity's side, so that the operation must be turned round
+    inverse: float  # relations worded from the known quantity's side, so that the operation must be inverted
     join: float  # quantities that are the sum of two others
     boxes: float  # nested quantities: "5 boxes of 6"
-    distractors: int  # at most so many sentences that the answer does not need
-    shuffle: float  # chance that the sentences do not come in the order of solving
-    related: int = 0  # of the distractors, at most so many that tell of the item asked for, and of further holders
+    distractors: int  # maximum number of sentences that the answer does not need
+    shuffle: float  # probability that sentences are not in the order of solving
+    related: int = 0  # maximum number of distractors about the item asked for, with further holders
 
 
 DIFFICULTIES = {
@@ -95,14 +95,14 @@ class Equation:
 
 @dataclass(frozen=True)
 class Quantity:
-    """A node of the graph: who holds how many of what, and how that is known."""
+    """A node of the graph: who holds how many of which item, and how that is known."""
 
     holder: str
     item: str
     value: int
     sentence: str
     parents: tuple[int, ...] = ()
-    equations: tuple[Equation, ...] = ()  # the steps that compute it from its parents; none where it is given
+    equations: tuple[Equation, ...] = ()  # the steps that compute it from its parents; none if it is given
 
 
 _NUMBER = "[0-9]{1,9}"  # bounded, because int() refuses runaway digits
@@ -114,7 +114,7 @@ _ANSWER = re.compile(rf"^{ANSWER_MARK} ({_NUMBER})$")
 
 
 def parse_step(line: str) -> Equation | None:
-    """The equation on a solution's line, or None where the line is not one."""
+    """Return the equation on a solution's line, or None if the line is no equation."""
     match = _STEP.match(line.strip())
     if not match:
         return None
@@ -129,26 +129,26 @@ class Problem:
     question: str
     quantities: tuple[Quantity, ...]
     needed: tuple[int, ...]  # indices of the quantities that the answer depends on, in an order of solving
-    ask: tuple[Equation, ...]  # the closing step of a total or a difference; none where one quantity is asked for
+    ask: tuple[Equation, ...]  # the last step of a total or a difference; empty if one quantity is asked for
     answer: int
 
     def steps(self) -> list[Equation]:
-        """The reference solution's equations, in the order of solving."""
+        """Return the reference solution's equations, in the order of solving."""
         return [e for i in self.needed for e in self.quantities[i].equations] + list(self.ask)
 
     @property
     def solution(self) -> str:
-        """The reference solution: a step a line, then ``#### answer``."""
+        """Return the reference solution: one step per line, then ``#### answer``."""
         return "\n".join([*map(str, self.steps()), f"#### {self.answer}"])
 
     def step_labels(self, solution: str) -> list[int]:
-        """For each step, 1 while the right answer can still be reached from what was written so far, else 0.
+        """Return for each step 1 while the right answer can still be reached, else 0.
 
-        A step breaks a solution if it gives a quantity that the answer needs in any way other than the question
-        states it (a false equation, a wrong operand or operation), names something that the question does not, or
-        is no step at all. Steps may come in any order, operands of + and * in either, and a step about a quantity
-        that the answer does not need, right or wrong, breaks nothing. The answer line must hold the answer. Once
-        broken, always broken: labels never rise again. Shape: one label a step; blank lines are no steps.
+        A step breaks a solution if it computes a quantity that the answer needs in any other way than the question
+        states (a false equation, a wrong operand or operation), names something that is not in the question, or is
+        not a step at all. Steps may come in any order, operands of + and * in either order, and a step about a
+        quantity that the answer does not need, right or wrong, breaks nothing. The answer line must hold the answer.
+        Labels never rise again. There is one label per step; blank lines are not steps.
         """
         valid: dict[tuple[str, str, str], set[tuple[int, str, int]]] = {}
         for i, quantity in enumerate(self.quantities):
@@ -156,7 +156,7 @@ class Problem:
                 forms = valid.setdefault((e.subject, e.verb, e.item), set())
                 if i in self.needed:
                     forms.add(_canonical(e))
-            # A given quantity has no step of its own, and restating it as one is not a valid step.
+            # A given quantity has no step; restating it is not a valid step.
         for e in self.ask:
             valid.setdefault((e.subject, e.verb, e.item), set()).add(_canonical(e))
         labels, intact = [], 1
@@ -181,7 +181,7 @@ def _canonical(e: Equation) -> tuple[int, str, int]:
 
 @dataclass
 class _Draft:
-    """A problem while it is being made."""
+    """A problem while it is generated."""
 
     rng: random.Random
     difficulty: Difficulty
@@ -217,13 +217,13 @@ class _Draft:
         return Equation("", "has", a, op, b, -1 if c is None else c, self.item)
 
     def related(self, y: int) -> int:
-        """A quantity defined from quantity ``y`` by one operation, its value within bounds."""
+        """Add a quantity defined from quantity ``y`` by one operation, its value within bounds."""
         base = self.value(y)
         inverse = base > 2 and self.rng.random() < self.difficulty.inverse
         while True:
-            # Worded from y's side, "y has k more than x" says the opposite of the operation that finds x. Only "more"
-            # and "times" are: were "fewer" and "half" too, the operation would be an exclusive-or of the word and of
-            # the side asked for, which a model this small learned neither to write nor to check.
+            # Worded from y's side, "y has k more than x" states the inverse of the operation that computes x. Only
+            # "more" and "times" are worded so: with "fewer" and "half" the operation would be an exclusive-or of the word and
+            # the side asked for, which a model this small learns neither to write nor to check.
             op = self.rng.choices("+-*/", (0, 3, 0, 2) if inverse else (4, 4, 3, 2))[0]
             told = INVERSE[op] if inverse else op
             k = self.rng.randint(2, {"*": 5, "/": 4}.get(told, 30))
@@ -241,14 +241,14 @@ class _Draft:
         return self.add(_SUM, equation.c, (y, z), [equation], **words)
 
     def source(self) -> int:
-        """A quantity that depends on no other."""
+        """Add a quantity that depends on no other."""
         r = self.rng.random()
         if r < self.difficulty.boxes / 2:
             return self.boxes()
         return self.given_and_boxes() if r < self.difficulty.boxes else self.given()
 
     def grow(self) -> int:
-        """One more quantity, most often from the last one, so that chains get long."""
+        """Add a quantity, most often defined from the last one, so that chains get long."""
         rng, n = self.rng, len(self.quantities)
         if rng.random() < 0.15:
             return self.source()
@@ -261,7 +261,7 @@ class _Draft:
         return sum(len(self.quantities[i].equations) for i in indices)
 
     def ancestors(self, targets: tuple[int, ...]) -> tuple[int, ...]:
-        """The quantities that ``targets`` depend on, parents first."""
+        """Return the quantities that ``targets`` depend on, parents first."""
         order: list[int] = []
 
         def visit(i: int) -> None:
@@ -276,7 +276,7 @@ class _Draft:
 
 
 def _attempt(rng: random.Random, difficulty: Difficulty) -> Problem | None:
-    """A problem, or None where the dice gave none within the bounds."""
+    """Draw a problem; return None if it is not within the bounds."""
     steps = rng.randint(difficulty.min_steps, difficulty.max_steps)
     item, other_item = rng.sample(ITEMS, 2)
     draft = _Draft(rng, difficulty, item, rng.sample(HOLDERS, len(HOLDERS)))
@@ -318,7 +318,7 @@ def _attempt(rng: random.Random, difficulty: Difficulty) -> Problem | None:
 
 
 def generate(rng: random.Random, difficulty: Difficulty, split: str) -> Problem:
-    """One random problem of ``difficulty`` whose text belongs to ``split``."""
+    """Draw a problem of ``difficulty`` whose text belongs to ``split``."""
     while True:
         problem = _attempt(rng, difficulty)
         if problem and split_of(problem.question) == split:
@@ -326,13 +326,13 @@ def generate(rng: random.Random, difficulty: Difficulty, split: str) -> Problem:
 
 
 def split_of(question: str) -> str:
-    """The one split that a question's text belongs to."""
+    """Return the split that a question's text belongs to."""
     bucket = int.from_bytes(hashlib.sha256(question.encode()).digest()[:4], "big") % 100
     return next(name for name, buckets in SPLIT_BUCKETS.items() if bucket in buckets)
 
 
 def problems(difficulty: str, split: str, seed: int) -> Iterator[Problem]:
-    """An endless stream of distinct problems; the same arguments give the same stream."""
+    """Yield distinct problems without end, the same for the same arguments."""
     seen: set[str] = set()
     rng = random.Random(f"{difficulty}/{split}/{seed}")
     while True:
@@ -342,7 +342,7 @@ def problems(difficulty: str, split: str, seed: int) -> Iterator[Problem]:
             yield problem
 
 
-# A worked example in the task's language, written by hand; its question is not one of the validation or test split.
+# A worked example, written by hand; its question belongs to neither the validation nor the test split.
 _EXAMPLE = """\
 tom has 3 boxes of 4 pens . ann has 5 more pens than tom . how many pens do ann and tom have in all ?
 tom has 3 * 4 = 12 pens
@@ -352,7 +352,7 @@ in all 17 + 12 = 29 pens
 
 
 class Arithmetic:
-    """The generated task as the stages see it; see :class:`glore_lib.tasks.Task`."""
+    """The generated task, a :class:`glore_lib.tasks.Task`."""
 
     def __init__(self, difficulty: str):
         self.difficulty = difficulty
@@ -362,10 +362,10 @@ class Arithmetic:
         self._problems: dict[str, Problem] = {}
 
     def check_data(self, counts: Mapping[str, int]) -> None:
-        """Nothing to check: questions are generated."""
+        """Do nothing: questions are generated."""
 
     def questions(self, split: str, count: int, seed: int) -> list[Question]:
-        """The first ``count`` generated problems of a split and seed."""
+        """Return the first ``count`` problems of a split and seed."""
         found = []
         for i, problem in zip(range(count), problems(self.difficulty, split, seed), strict=False):
             self._problems[problem.question] = problem
@@ -374,26 +374,26 @@ class Arithmetic:
         return found
 
     def prompt(self, question: str) -> str:
-        """The question and a newline."""
+        """Return the question and a newline."""
         return f"{question}\n"
 
     def one_shot_prompt(self, question: str) -> str:
-        """The prompt after a worked example and a blank line."""
+        """Return the prompt after a worked example and a blank line."""
         return f"{_EXAMPLE}\n\n{self.prompt(question)}"
 
     def refine_prompt(self, question: str, marked_draft: str) -> str:
-        """The question, the marked draft and a line that asks for a solution."""
+        """Return the question, the marked draft and a line that asks for a solution."""
         return f"{question}\n{marked_draft}\nsolution :\n"
 
     def final_answer(self, solution: str) -> str:
-        """The whole number on the last line, where that is ``#### number``; else empty."""
+        """Return the whole number on the last line if that is ``#### number``, else ""."""
         match = _ANSWER.match(solution.strip().rsplit("\n", 1)[-1].strip())
         return str(int(match[1])) if match else ""
 
     def is_correct(self, solution: str, reference_answer: str) -> bool:
-        """Whether the final answer is the reference, digit by digit."""
+        """Return whether the final answer equals the reference."""
         return self.final_answer(solution) == reference_answer
 
     def exact_step_labels(self, question: Question, solution: str) -> list[int]:
-        """The true label of every step. The question must come from this object's :meth:`questions`."""
+        """Return the true label of every step of a question from this object's :meth:`questions`."""
         return self._problems[question.question].step_labels(solution)

@@ -1,6 +1,6 @@
-"""What the published data sets share: where their records come from, their splits, prompts and grading.
+"""The common base of published data sets: reading records, splits, prompts and grading.
 
-Records come from the folder that the environment variable ``GLORE_DATA_DIR`` names, else from the hub.
+Records are read from the folder in the environment variable ``GLORE_DATA_DIR`` if it is set, else from the hub.
 """
 
 import csv
@@ -26,14 +26,11 @@ Rows = list[dict[str, Any]]
 
 
 class Benchmark(ABC):
-    """A published data set as the stages see it; see :class:`glore_lib.tasks.Task`.
-
-    ``folder`` is the local copy, None where the hub is read; it is looked up once, when the object is made.
-    """
+    """A published data set, a :class:`glore_lib.tasks.Task`. ``folder`` is its local copy, None to read the hub."""
 
     name: str
-    files: tuple[str, ...]  # what a local copy must hold, relative to its folder
-    hub_name: str | None  # None where the hub does not have it
+    files: tuple[str, ...]  # of a local copy, relative to its folder
+    hub_name: str | None  # None if it is not on the hub
     example: tuple[str, str]  # a question and its solution, for the one-shot prompt; written for this project
 
     def __init__(self) -> None:
@@ -42,21 +39,21 @@ class Benchmark(ABC):
 
     @abstractmethod
     def _read(self) -> tuple[list[Question], list[Question]]:
-        """The train and the test questions as released, in a fixed order."""
+        """Return the train and the test questions as released, in a fixed order."""
 
     @cached_property
     def splits(self) -> dict[str, list[Question]]:
-        """The questions of train, validation and test. No text is in two splits, nor twice in one.
+        """Return the questions of train, validation and test; no text is in two splits, or twice in one.
 
-        A text that comes again is kept at its first place; one that test has too is dropped from train. Validation
-        is a part of train alone. Raises ParamsError where the data can't be read.
+        Of equal texts the first one stays; a text that is also in test is dropped from train. Validation is a part of
+        the released train split. Raises ParamsError if the data can't be read.
         """
         try:
             train, test = self._read()
             _check(train + test)
         except ParamsError:
             raise
-        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:  # rows of another shape
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:  # unexpected rows
             reason = f"{self.name} is not as released: {type(error).__name__}: {error}"
             raise ParamsError(f"{self._source()}: {' '.join(reason.split())}; {self._remedy()}") from None
         texts = {_key(q.question): q for q in reversed(test)}  # the first of equal texts stays
@@ -71,19 +68,18 @@ class Benchmark(ABC):
         }
 
     def check_data(self, counts: Mapping[str, int]) -> None:
-        """Reads the data; raises a one-line ParamsError that names GLORE_DATA_DIR where that can't be done, or the
-        parameter that asks for more questions than a split has."""
+        """Read the data; raise ParamsError if it can't be read or a split has too few questions."""
         for split, questions in self.splits.items():
             if counts.get(split, 0) > len(questions):
                 raise ParamsError(
-                    f"task.{split}_questions = {counts[split]}: must be at most {len(questions)}, all that {self.name} "
-                    f"has of {split}"
+                    f"task.{split}_questions = {counts[split]}: must be at most {len(questions)}, the size of the "
+                    f"{split} split of {self.name}"
                 )
 
     def questions(self, split: str, count: int, seed: int) -> list[Question]:
-        """The first ``count`` questions of a split shuffled by ``seed``, so that more begin with the fewer.
+        """Return the first ``count`` questions of a split shuffled with ``seed``: a larger count extends a smaller one.
 
-        Raises ParamsError where the split has fewer.
+        Raises ParamsError if the split has fewer.
         """
         self.check_data({split: count})
         found = list(self.splits[split])
@@ -91,36 +87,36 @@ class Benchmark(ABC):
         return found[:count]
 
     def prompt(self, question: str) -> str:
-        """The question and ``Answer:``, each on a line of its own."""
+        """Return the question and ``Answer:``, each on its own line."""
         return f"Question: {question}\nAnswer:\n"
 
     def refine_prompt(self, question: str, marked_draft: str) -> str:
-        """The question, the marked draft and ``Refined answer:``."""
+        """Return the question, the marked draft and ``Refined answer:``."""
         return f"Question: {question}\nDraft:\n{marked_draft}\nRefined answer:\n"
 
     def one_shot_prompt(self, question: str) -> str:
-        """The prompt after :attr:`example` and a blank line."""
+        """Return the prompt after :attr:`example` and a blank line."""
         example, solution = self.example
         return f"{self.prompt(example)}{solution}\n\n{self.prompt(question)}"
 
     def final_answer(self, solution: str) -> str:
-        """The number after the last ``####``; see :mod:`glore_lib.tasks.grading`."""
+        """Return the number after the last ``####``; see :mod:`glore_lib.tasks.grading`."""
         return grading.final_answer(solution)
 
     def is_correct(self, solution: str, reference_answer: str) -> bool:
-        """Whether the final answer is the reference's number, however both are written."""
+        """Return whether the final answer equals the reference as a number."""
         return grading.is_correct(solution, reference_answer)
 
     def exact_step_labels(self, question: Question, solution: str) -> None:
-        """None: the data sets don't tell which steps are right."""
-        return None  # noqa: RET501 - said rather than left out
+        """Return None: the data sets have no step labels."""
+        return None  # noqa: RET501
 
     def _local_rows(self, file: str) -> Rows:
-        """The rows of one local JSON, JSON-lines or CSV file."""
+        """Read the rows of a local JSON, JSON Lines or CSV file."""
         if not self.folder.is_dir():
             raise ParamsError(f"{self._source()}: no such folder; {self._remedy()}")
         try:
-            # Editors on Windows put a byte order mark first, and spreadsheets do.
+            # Spreadsheets and editors on Windows write a byte order mark.
             with (self.folder / file).open(encoding="utf-8-sig", newline="") as stream:
                 if file.endswith(".csv"):
                     return list(csv.DictReader(stream))
@@ -132,14 +128,14 @@ class Benchmark(ABC):
             raise ParamsError(f"{self._source()}: {file} is not readable: {reason}; {self._remedy()}") from None
 
     def _hub_rows(self, split: str, config: str | None = None) -> Rows:
-        """The rows of one split on the hub."""
+        """Read the rows of a split on the hub."""
         if self.hub_name is None:
             raise ParamsError(f"{self._source()}: the hub does not have this split; {self._remedy()}")
         import datasets
 
         try:
             return datasets.load_dataset(self.hub_name, config, split=split).to_list()
-        except Exception as error:  # no network, no such name, a full disk: the hub's client raises of every kind
+        except Exception as error:  # no network, unknown name, full disk: the hub's client raises many types
             reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
             raise ParamsError(
                 f"{self._source()} and {self.hub_name} can't be read from the hub ({reason}); {self._remedy()}"
@@ -165,31 +161,31 @@ def _json_lines(stream: Iterable[str]) -> Iterator[dict[str, Any]]:
 
 
 def _check(questions: list[Question]) -> None:
-    """Raises ValueError where an id is there twice, or a question is empty or of no text that can be written down."""
+    """Raise ValueError for a duplicate id, an empty question, or text that is not valid Unicode."""
     seen = set()
     for q in questions:
         if q.question_id in seen or not q.question:
-            raise ValueError(f"{q.question_id} {'is there twice' if q.question else 'is an empty question'}")
+            raise ValueError(f"{q.question_id} {'occurs twice' if q.question else 'is an empty question'}")
         seen.add(q.question_id)
-        f"{q.question}{q.reference_solution}".encode()  # half of a surrogate pair is none
+        f"{q.question}{q.reference_solution}".encode()  # fails for half a surrogate pair
 
 
 def released_number(text: str) -> Fraction:
-    """The number that a data set's field holds; raises ValueError where it holds none.
+    """Return the number in a data set's field; raise ValueError if there is none.
 
-    Fields written by a program hold 1/6 as 0.16666666666666666: so long a decimal is read as the fraction behind it.
+    A decimal as long as 0.16666666666666666, which a program wrote for 1/6, is read as the fraction.
     """
-    if len(text) > 40 or "e" in text.lower():  # no answer to a word problem; 1e99999999 would fill the memory
+    if len(text) > 40 or "e" in text.lower():  # no answer to a word problem; 1e99999999 would exhaust the memory
         raise ValueError(f"{text[:40]!r} is no answer")
     value = Fraction(text.strip().replace(",", ""))
     return value.limit_denominator(1000) if len(text.partition(".")[2]) > 10 else value
 
 
 def _key(question: str) -> str:
-    """The text by which questions are told apart: case and white space do not count."""
+    """Return the text by which questions are compared: case and white space do not count."""
     return " ".join(question.lower().split())
 
 
 def _bucket(question: str) -> int:
-    """A number below 100 that depends on the question's text alone."""
+    """Return a number below 100 that depends only on the question's text."""
     return int.from_bytes(hashlib.sha256(_key(question).encode()).digest()[:4], "big") % 100

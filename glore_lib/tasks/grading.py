@@ -1,6 +1,6 @@
-"""Final answers of solutions in plain English: found, read as exact rational numbers, compared. Nothing here raises.
+"""Find final answers in solutions, read them as exact rational numbers and compare them. No function here raises.
 
-The answer is what follows ``####`` on the last line that has the mark (GSM8K's convention; paper, section 2).
+The answer follows the last ``####``, on the same line (GSM8K's convention; paper, section 2).
 """
 
 import re
@@ -9,7 +9,7 @@ from fractions import Fraction
 
 from glore_lib.solutions import ANSWER_MARK
 
-# Longer numbers than these are runaway text, not answers; the bounds also keep every computation small.
+# Longer numbers are no answers; the bounds also keep every computation small.
 _MAX_CHARACTERS = 40
 _MAX_EXPONENT = 30
 
@@ -23,15 +23,15 @@ _NUMBER = re.compile(
     r"(?:(?:\s+(?P<numerator>[0-9]+))?\s?/\s?(?P<denominator>[0-9][0-9.,]*))?"  # "1/2", "1 1/2"
 )
 _WRITTEN = re.compile(r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]*)(?:\.[0-9]+)?")  # commas only between thousands
-# "8:30", "18-20", "5 + 3", "1 234", r"\frac{1}{2}": no single number.
+# Not a single number: "8:30", "18-20", "5 + 3", "1 234", r"\frac{1}{2}".
 _GOES_ON = re.compile(r"\s*+(?:(?:[-+*/x×÷:^]|\}\{)\s*+)?[0-9]")
 
 
 def parse_number(text: str) -> Fraction | None:
-    """The first number in ``text``, or what follows its last equals sign; None where there is none to be sure of.
+    """Return the first number in ``text``, or after its last equals sign; None if there is no unambiguous number.
 
-    Read are thousands commas, decimals, fractions ("1/2", "1 1/2"), signs and exponents; currency signs, per cent
-    signs and units are left out. A range, a time or an unevaluated expression is no number. Linear in the text.
+    Thousands commas, decimals, fractions ("1/2", "1 1/2"), signs and exponents are read; currency signs, per cent signs
+    and units are ignored. A range, a time or an unevaluated expression is not a number. Linear in the text.
     """
     text = text.rpartition("=")[2].translate(_PLAIN)
     match = _NUMBER.search(text)
@@ -54,14 +54,14 @@ def parse_number(text: str) -> Fraction | None:
 
 
 def _parse_written(number: str, exponent: str) -> Fraction | None:
-    number = number.rstrip(".,")  # the sentence's own full stop or comma
+    number = number.rstrip(".,")  # the sentence's full stop or comma
     if len(number) > _MAX_CHARACTERS or len(exponent) > 4 or abs(int(exponent[1:] or 0)) > _MAX_EXPONENT:
         return None
     return Fraction(number.replace(",", "") + exponent) if _WRITTEN.fullmatch(number) else None
 
 
 def canonical(value: Fraction) -> str:
-    """The one way to write ``value``: a decimal where it ends ("1234.5", "0.5"), else a fraction ("1/3")."""
+    """Format ``value`` as a decimal if it terminates ("1234.5", "0.5"), else as a fraction ("1/3")."""
     rest = value.denominator
     for prime in (2, 5):
         while rest % prime == 0:
@@ -73,17 +73,17 @@ def canonical(value: Fraction) -> str:
 
 
 def final_answer(solution: str) -> str:
-    """The final answer in its canonical form; empty where the solution has none."""
+    """Return the final answer in canonical form, or "" if the solution has none."""
     _, mark, after = solution.rpartition(ANSWER_MARK)
     value = parse_number(after.partition("\n")[0]) if mark else None
     return "" if value is None else canonical(value)
 
 
 def is_correct(solution: str, reference_answer: str) -> bool:
-    """Whether the final answer equals ``reference_answer`` as a number; False without an answer.
+    """Return whether the final answer equals ``reference_answer`` as a number; False without an answer.
 
-    No decimal equals a reference such as 1/3: there, one of at least two decimals counts that is less than one unit
-    of its last decimal away (0.33, 0.333, 0.67 for 2/3). Everything else must be exact.
+    No decimal equals a reference such as 1/3. For these, a decimal with at least two places is accepted if it is less
+    than one unit of its last place away (0.33, 0.333, 0.67 for 2/3). Everything else must be exact.
     """
     answer, reference = final_answer(solution), parse_number(reference_answer)
     if not answer or reference is None:

@@ -7,7 +7,7 @@ from glore_lib.tasks.grading import canonical
 
 
 class GSM8K(Benchmark):
-    """GSM8K as the stages see it; see :class:`glore_lib.tasks.Task`."""
+    """GSM8K, a :class:`glore_lib.tasks.Task`."""
 
     name = "GSM8K"
     files = ("gsm8k/train.jsonl", "gsm8k/test.jsonl")
@@ -23,7 +23,7 @@ class GSM8K(Benchmark):
     )
 
     def __init__(self, calculator_annotations: bool = False) -> None:
-        """With ``calculator_annotations`` solutions keep the ``<<3*4=12>>`` that they are released with."""
+        """Keep the released ``<<3*4=12>>`` in solutions if ``calculator_annotations`` is true."""
         super().__init__()
         self.caption = "GSM8K, its own train and test splits" + ", annotated" * calculator_annotations
         self.written = str if calculator_annotations else solutions.strip_annotations

@@ -1,6 +1,6 @@
-"""MR-GSM8K (Zeng et al. 2023): other models' solutions to GSM8K questions, with the first error that people found.
+"""MR-GSM8K (Zeng et al. 2023): other models' solutions to GSM8K questions, with human labels of the first error.
 
-The task's only split is test. Only a local copy is read: what the hub has are other records.
+The only split is test. Only a local copy is read: the hub has different records.
 """
 
 import re
@@ -22,7 +22,7 @@ _NUMBERED = re.compile(r"\s*Step \d+\s*:")
 
 
 class _Record(BaseModel):
-    """What is read of a released record."""
+    """The fields that are read from a released record."""
 
     model_config = ConfigDict(strict=True)
     uuid: Annotated[str, Field(min_length=1)]
@@ -35,7 +35,7 @@ class _Record(BaseModel):
 
 @dataclass(frozen=True)
 class Judged:
-    """A solution and its first wrong step, 1-based, as people found it."""
+    """A solution and the human label of its first wrong step, 1-based."""
 
     sample_id: str
     question_id: str
@@ -44,14 +44,14 @@ class Judged:
 
 
 class MRGSM8K(GSM8K):
-    """Wrong solutions to GSM8K test questions, the first wrong step of each found by people."""
+    """Wrong solutions to GSM8K test questions with human labels of the first wrong step."""
 
     name = "MR-GSM8K"
     files = ("mr_gsm8k/human_first_error.jsonl",)
     hub_name = None
 
     def __init__(self, calculator_annotations: bool, count: int) -> None:
-        """The first ``count`` records, or all where there are fewer."""
+        """Read the first ``count`` records, or all if there are fewer."""
         super().__init__(calculator_annotations)
         self.count = count
 
@@ -59,12 +59,12 @@ class MRGSM8K(GSM8K):
         return [], list({q.question_id: q for q, _ in self._judged}.values())
 
     def judged(self) -> list[Judged]:
-        """The solutions; raises ParamsError as :meth:`check_data` does."""
+        """Return the solutions; raise ParamsError like :meth:`check_data`."""
         self.check_data({})
         return [judged for _, judged in self._judged]
 
     def samples(self) -> pd.DataFrame:
-        """The solutions as records ``samples``; raises ParamsError as :meth:`check_data` does."""
+        """Return the solutions as records ``samples``; raise ParamsError like :meth:`check_data`."""
         references = {q.question_id: q.reference_answer for q in self.splits["test"]}
         return pd.DataFrame(
             [
@@ -91,22 +91,21 @@ class MRGSM8K(GSM8K):
             judged = Judged(sample_id, question_id, solutions.join_steps(steps), record.first_error_step)
             found.append((question, judged))
         if len({judged.sample_id for _, judged in found}) < len(found):
-            raise ValueError("a uuid is there twice")
+            raise ValueError("a uuid occurs twice")
         return found[: self.count]
 
     def _steps(self, number: int, record: _Record) -> list[str]:
-        """A record's steps as ours: each one a line, without its "Step 3:" and what else our solutions do not have, up
-        to the one with the final answer ("The answer is: 8", after it, says the answer again). Released step i is so
-        our step i. Raises ValueError where none would be left of a step, or the first error is not among them."""
+        """Convert a record's steps to lines without "Step 3:", up to the one with the final answer; i stays i.
+
+        Raises ValueError if a step is empty, or if the first error is not among the steps.
+        """
         steps = [" ".join(self.written(_NUMBERED.sub("", step, count=1)).split()) for step in record.steps]
         last = next((i for i, step in enumerate(steps, start=1) if solutions.ANSWER_MARK in step), len(steps))
         if "" in steps[:last]:
             raise ValueError(f"record {number}: steps: step {steps.index('') + 1} is empty")
         if record.first_error_step > last:
-            raise ValueError(
-                f"record {number}: first_error_step = {record.first_error_step}: must be at most {last}, its steps up "
-                "to the final answer"
-            )
+            first = record.first_error_step
+            raise ValueError(f"record {number}: first_error_step = {first}: must be at most {last}, the answer's step")
         return steps[:last]
 
 

@@ -1,8 +1,8 @@
 """SVAMP (Patel et al. 2021): 1,000 short word problems, without solutions in steps.
 
-The paper does not say how it split them, so the split is a parameter. ``hub_700_300`` is the hub's split of the 1,000;
-from a local folder, which has no split, the first 700 by ID are train. ``mawps_asdiv_1000`` is the authors' own set-up:
-train on MAWPS and ASDiv-A, test on all 1,000.
+The GLoRe paper does not say how it split them, so the split is a parameter. ``hub_700_300`` is the hub's split; in a
+local folder, which has no split, the first 700 by ID are train. ``mawps_asdiv_1000`` is the SVAMP authors' setup: train
+on MAWPS and ASDiv-A, test on all 1,000.
 """
 
 import re
@@ -18,14 +18,14 @@ _PLACEHOLDER = re.compile(r"number(\d+)")
 
 
 class SVAMP(Benchmark):
-    """SVAMP as the stages see it; see :class:`glore_lib.tasks.Task`. It has no reference solutions."""
+    """SVAMP, a :class:`glore_lib.tasks.Task` without reference solutions."""
 
-    # Most of the questions take one operation, and a small base answers as long-windedly as it is shown: of SmolLM2's
-    # answers to training questions 40 to 60 % came to an end after longer examples, 90 % after this one.
+    # Most questions take one operation, and a small base model answers at the example's length: 40 to 60 % of SmolLM2's
+    # answers to training questions ended after longer examples, 90 % after this one.
     example = ("Tom had 24 lamps. He sold 9 of them. How many lamps does Tom have now?", "24 - 9 = 15\n#### 15")
 
     def __init__(self, split: str) -> None:
-        """``split`` is "hub_700_300" or "mawps_asdiv_1000"."""
+        """Read the split "hub_700_300" or "mawps_asdiv_1000"."""
         super().__init__()
         self.name = f"SVAMP ({split})"
         self.companion = split == "mawps_asdiv_1000"
