@@ -115,7 +115,7 @@ def test_lock_is_closed():
 def test_every_pin_has_hashes(lock, reliability):
     for pin, *hashes in entries(lock):
         assert hashes and all(re.fullmatch(r"--hash=sha256:[0-9a-f]{64}", found) for found in hashes), pin
-        reliability("packages: pinned, with the hashes that pip checks", "every one")
+        reliability("packages: pinned, with hashes that pip checks", "all of them")
 
 
 def test_conda_environment_names_the_locked_model_package():

@@ -91,7 +91,7 @@ def test_time_grows_with_the_texts_length_alone(reader: str, reliability):
         READERS[reader](many)
         READERS[reader](f"= 1 {many} x")
         assert time.perf_counter() - started < 20, piece
-        reliability("model text of 200 kB that repeats itself", "read in time that grows with its length", tried=2)
+        reliability("repetitive model text of 200 kB", "read in time that grows with its length", tried=2)
 
 
 # --- params files -------------------------------------------------------------------------------------------------
@@ -130,14 +130,14 @@ def test_any_yaml_is_refused_in_one_line(params_file, reliability, tree: object)
 
     params_file.write_text(yaml.safe_dump(tree), encoding="utf-8", errors="surrogatepass")
     assert refused_in_one_line(params_file)
-    reliability("params file: random YAML", "refused in one line")
+    reliability("params file: random YAML", "rejected in one line")
 
 
 @pytest.mark.parametrize("text", ODD_YAML, ids=lambda text: ascii(text[:20]))
 def test_yaml_that_pyyaml_stumbles_over(params_file, reliability, text: str):
     params_file.write_text(text, encoding="utf-8", errors="surrogatepass")
     assert refused_in_one_line(params_file)
-    reliability("params file: random YAML", "refused in one line")
+    reliability("params file: random YAML", "rejected in one line")
 
 
 @given(st.data())
@@ -149,19 +149,19 @@ def test_a_params_file_that_was_damaged_is_refused_in_one_line_or_valid(params_f
     put_in = data.draw(st.text(max_size=5) | st.sampled_from([*PIECES, *ODD_YAML, "\t", ": ", "- ", "'", '"', "{"]))
     text = PARAMS[:start] + put_in + PARAMS[end:]
     params_file.write_text(text, encoding="utf-8", errors="surrogatepass", newline="")
-    outcome = "refused in one line"
+    outcome = "rejected in one line"
     if not refused_in_one_line(params_file):
         read, outcome = load_params(params_file), "valid parameters"
         params_file.write_text(yaml.safe_dump(read.model_dump(mode="json")), encoding="utf-8")
         assert load_params(params_file).digest() == read.digest()  # what was read can be written and read again
-    reliability("params file: cut, or characters put in at random", outcome)
+    reliability("params file: truncated, or random characters inserted", outcome)
 
 
 @pytest.mark.parametrize("content", [PARAMS.replace("\n", "\r\n").encode(), b"\xef\xbb\xbf" + PARAMS.encode()])
 def test_a_params_file_from_windows_is_read(params_file, reliability, content: bytes):
     params_file.write_bytes(content)
     assert load_params(params_file) == load_params(TINY)
-    reliability("params file: Windows line ends, byte order mark", "read right")
+    reliability("params file: Windows line ends, byte order mark", "read correctly")
 
 
 # --- data files ---------------------------------------------------------------------------------------------------
@@ -226,19 +226,19 @@ def test_a_damaged_data_file_is_refused_in_one_line_or_read(data, reliability, d
         for q in (q for questions in task.splits.values() for q in questions):
             assert q.question and task.is_correct(q.reference_solution, q.reference_answer)
     except ParamsError as error:
-        outcome = "refused in one line"
+        outcome = "rejected in one line"
         assert "\n" not in str(error) and str(data) in str(error)
-    reliability("data file: cut, or bytes put in at random", outcome)
+    reliability("data file: truncated, or random bytes inserted", outcome)
 
 
 SPOILED: dict[str, tuple[bytes, str]] = {
-    "cut within a line": (lines(GOOD)[:-20], "train.jsonl is not readable: line 40: Unterminated string"),
+    "truncated within a line": (lines(GOOD)[:-20], "train.jsonl is not readable: line 40: Unterminated string"),
     "other columns": (lines([{"q": "1?", "a": "1"}]), "GSM8K is not as released: KeyError: 'answer'"),
     "rows that are lists": (b'["question", "answer"]\n', "GSM8K is not as released: TypeError"),
     "an empty file": (b"", "task.train_questions = 1: must be at most 0, all that GSM8K has of train"),
     "an empty question": (lines([gsm8k_row(0) | {"question": " "}]), "gsm8k-train-000000 is an empty question"),
     "half a surrogate pair": (lines([gsm8k_row(0) | {"question": "\ud800"}]), "GSM8K is not as released: Unicode"),
-    "an answer that is no number": (lines([gsm8k_row(0) | {"answer": "#### 1/0"}]), "ZeroDivisionError"),
+    "an answer that is not a number": (lines([gsm8k_row(0) | {"answer": "#### 1/0"}]), "ZeroDivisionError"),
     "an answer of 100,000,000 digits": (lines([gsm8k_row(0) | {"answer": "#### 1e99999999"}]), "is no answer"),
     "a thousand brackets": (b"[" * 100_000, "train.jsonl is not readable: "),
 }  # fmt: skip
@@ -248,26 +248,26 @@ SPOILED: dict[str, tuple[bytes, str]] = {
 def test_data_files_that_are_refused(data, reliability, what: str):
     content, message = SPOILED[what]
     assert message in refusal(gsm8k(data, content))
-    reliability(f"data file: {what}", "refused in one line")
+    reliability(f"data file: {what}", "rejected in one line")
 
 
 def test_an_id_that_is_there_twice_is_refused(data, reliability):
     rows = [svamp_row(i) for i in (1, 2, 2)]
     assert "svamp-chal-2 is there twice" in refusal(svamp(data, json.dumps(rows).encode()))
-    reliability("data file: an id twice", "refused in one line")
+    reliability("data file: a duplicate id", "rejected in one line")
 
 
 def test_data_files_from_windows_are_read_right(data, reliability):
     train = gsm8k(data, lines(GOOD)).splits["train"]
     for content in (b"\xef\xbb\xbf" + lines(GOOD), lines(GOOD).replace(b"\n", b"\r\n"), lines(GOOD) + b"\n\n"):
         assert gsm8k(data, content).splits["train"] == train
-        reliability("data file: Windows line ends, byte order mark, blank lines", "read right")
+        reliability("data file: Windows line ends, byte order mark, blank lines", "read correctly")
     companion = b"\xef\xbb\xbfQuestion,Numbers,Answer\r\nAnn has number0 pens and one more ?,3,4.0\r\n"
     (data / "svamp" / "mawps-asdiv-a_svamp.train.csv").write_bytes(companion)
     task = svamp(data, b"\xef\xbb\xbf" + json.dumps([svamp_row(1)]).encode(), "mawps_asdiv_1000")
     (question,) = task.splits["train"] + task.splits["validation"]
     assert question.question == "Ann has 3 pens and one more ?"
-    reliability("data file: Windows line ends, byte order mark, blank lines", "read right")
+    reliability("data file: Windows line ends, byte order mark, blank lines", "read correctly")
 
 
 def test_a_question_of_test_is_dropped_from_train(data, reliability):
@@ -275,4 +275,4 @@ def test_a_question_of_test_is_dropped_from_train(data, reliability):
     task = gsm8k(data, lines([*GOOD, again]))
     assert task.splits["train"] == gsm8k(data, lines(GOOD)).splits["train"]
     assert len(task.splits["test"]) == 10
-    reliability("data file: a test question in train", "left out of train")
+    reliability("data file: a test question in train", "dropped from train")

@@ -77,7 +77,7 @@ class Runs:
 
     @property
     def parts(self) -> dict[str, int]:
-        """How many finished parts each unfinished artifact has."""
+        """Count the finished shards of each unfinished artifact."""
         found = [path.parent.parent.name[1:] for path in self.artifacts.glob(PARTS)]
         return {name: found.count(name) for name in found}
 
@@ -158,7 +158,7 @@ def test_a_second_run_on_a_folder_is_refused_and_an_interrupted_one_ends_clean(r
         assert second.stderr.endswith(f"uses it: process {process.pid} on {platform.node()}\n")
         assert second.stderr.count("\n") == 1
     reliability(
-        "two runs on one folder", "the second is refused, with the first's process and host; exit code 2", tried=2
+        "two runs on one folder", "the second is rejected and names the first's process and host; exit code 2", tried=2
     )
     processes = runs.until(process, lambda: True)
     assert len(processes) > 2
@@ -168,7 +168,7 @@ def test_a_second_run_on_a_folder_is_refused_and_an_interrupted_one_ends_clean(r
     assert line(runs.told, "interrupted").endswith("the same command goes on from there")
     assert json.loads((runs.out / "manifest.json").read_text())["status"] == "interrupted"
     reliability(
-        "Ctrl-C (SIGINT)", "one line that says how to go on; exit code 130; no process left", "the part at work"
+        "Ctrl-C (SIGINT)", "one line that says how to resume; exit code 130; no process left", "the shard in progress"
     )
 
 
@@ -189,8 +189,8 @@ def test_a_kernel_that_is_killed_is_told_with_its_stage_and_what_to_lower(runs, 
         assert part in told
     reliability(
         "a kernel is killed (out of memory)",
-        "its stage, what it made and what to lower; exit code 1",
-        "the part at work",
+        "error that names its stage, the artifact and what to lower; exit code 1",
+        "the shard in progress",
     )
 
 
@@ -202,9 +202,9 @@ def test_what_was_cut_short_is_told_and_made_again(seldom, runs, whole, reliabil
     assert f"the part {part.name} is changed since it was written; made again" in runs.finish()
     assert runs.tables == whole.tables
     reliability(
-        "a checkpoint with a flipped bit", "named, not used; tables byte-identical", "the steps since the one before"
+        "a checkpoint with a flipped bit", "reported, not used; tables byte-identical", "the steps since the previous one"
     )
-    reliability("a truncated part", "named and made again; tables byte-identical", "the part")
+    reliability("a truncated shard", "reported and computed again; tables byte-identical", "the shard")
 
 
 def flipped(path: Path) -> None:
@@ -234,7 +234,7 @@ def test_damaged_artifacts_are_named_and_they_alone_are_made_again(seldom, runs,
     assert runs.tables == whole.tables
     reliability(
         "a truncated, flipped, incomplete or deleted artifact",
-        "named (but for the deleted one), it alone made again; tables byte-identical",
+        "reported (except the deleted one), it alone is computed again; tables byte-identical",
         "the artifact",
         tried=4,
     )
@@ -262,7 +262,7 @@ def test_a_full_disk_is_told_and_earlier_work_is_intact(seldom, whole, settings,
         assert runs.tables == whole.tables
     finally:
         subprocess.run(["umount", "-l", runs.artifacts], check=True)
-    reliability("the disk is full", "one line that names it; exit code 1; earlier artifacts intact", "the part at work")
+    reliability("the disk is full", "one line that names it; exit code 1; earlier artifacts are intact", "the shard in progress")
 
 
 def test_a_run_that_is_killed_again_and_again_makes_the_same_tables(
@@ -290,6 +290,6 @@ def test_a_run_that_is_killed_again_and_again_makes_the_same_tables(
     assert not list(runs.artifacts.glob(".*"))
     reliability(
         "SIGKILL at a random moment, then the same command",
-        f"tables byte-identical; {len(records)} finished artifacts and {sum(left.values())} finished parts were found, "
-        "none was made twice", "the part at work", done,
+        f"tables byte-identical; {len(records)} finished artifacts and {sum(left.values())} finished shards were "
+        "reused, none was computed twice", "the shard in progress", done,
     )  # fmt: skip
