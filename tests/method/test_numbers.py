@@ -100,7 +100,9 @@ def test_reward_models_that_say_the_same_of_all(tiny_base, tmp_path, monkeypatch
     assert value["reranked", "accuracy"] == value["greedy", "accuracy"]  # ties go to the draft
     save_all(lab, tmp_path / "out")
     show(lab)
-    reliability("a reward model that collapsed: one score for all", "all numbers are computed; reranking keeps the draft")
+    reliability(
+        "a reward model that collapsed: one score for all", "all numbers are computed; reranking keeps the draft"
+    )
 
 
 def test_no_question_is_ever_solved(tiny_base, tmp_path, monkeypatch, reliability):

@@ -202,7 +202,9 @@ def test_what_was_cut_short_is_told_and_made_again(seldom, runs, whole, reliabil
     assert f"the part {part.name} is changed since it was written; made again" in runs.finish()
     assert runs.tables == whole.tables
     reliability(
-        "a checkpoint with a flipped bit", "reported, not used; tables byte-identical", "the steps since the previous one"
+        "a checkpoint with a flipped bit",
+        "reported, not used; tables byte-identical",
+        "the steps since the previous one",
     )
     reliability("a truncated shard", "reported and computed again; tables byte-identical", "the shard")
 
@@ -262,7 +264,9 @@ def test_a_full_disk_is_told_and_earlier_work_is_intact(seldom, whole, settings,
         assert runs.tables == whole.tables
     finally:
         subprocess.run(["umount", "-l", runs.artifacts], check=True)
-    reliability("the disk is full", "one line that names it; exit code 1; earlier artifacts are intact", "the shard in progress")
+    reliability(
+        "the disk is full", "one line that names it; exit code 1; earlier artifacts are intact", "the shard in progress"
+    )
 
 
 def test_a_run_that_is_killed_again_and_again_makes_the_same_tables(
