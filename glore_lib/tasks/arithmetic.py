@@ -222,8 +222,8 @@ class _Draft:
         inverse = base > 2 and self.rng.random() < self.difficulty.inverse
         while True:
             # Worded from y's side, "y has k more than x" states the inverse of the operation that computes x. Only
-            # "more" and "times" are worded so: with "fewer" and "half" the operation would be an exclusive-or of the word and
-            # the side asked for, which a model this small learns neither to write nor to check.
+            # "more" and "times" are used there: with "fewer" and "half" the operation would be an exclusive-or of the
+            # word and the side asked for, which a model this small learns neither to write nor to check.
             op = self.rng.choices("+-*/", (0, 3, 0, 2) if inverse else (4, 4, 3, 2))[0]
             told = INVERSE[op] if inverse else op
             k = self.rng.randint(2, {"*": 5, "/": 4}.get(told, 30))
