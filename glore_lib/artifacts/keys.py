@@ -26,10 +26,8 @@ NOT_COMPUTING = ("artifacts", "params", "workflow", "reporting", "cost", "cli")
 ALTERNATIVES = ("sampling.transformers", "sampling.vllm", "sampling.ray", "tasks.")
 FACADES = {"Run": "run", "Replication": "method.replication", "SplitEvaluation": "method.replication"}
 ANY_OBJECT = "Run"  # its attributes are followed on every object, since it is passed around under many names
-BY_VALUE = (
-    "Run.base",
-    "Run.base_key",
-)  # a key holds the files of the base model, so how they were made is not followed
+# How results are stored and where the base model comes from: a key holds the model's files.
+NOT_FOLLOWED = {f"Run.{name}" for name in ("base", "base_key", "frame", "folder", "_key", "finish")}
 NOT_SHOWN = ("cli", "workflow", "cost", "reporting/explorer", "reporting/report", "reporting/quoted_tables")
 SILENT = {"warn", "print"}  # calls whose arguments are messages
 
@@ -102,6 +100,8 @@ class Library:
         local = _imports([node], self.root.name) | self._module(module).imports
         facade = name.partition(".")[0]
         found: set[Definition | None] = set()
+        if facade in FACADES:  # what it holds is built there
+            found |= {self._member(other, "__init__") for other, place in FACADES.items() if place == module}
         for part in ast.walk(node):
             if isinstance(part, ast.Name):
                 found.add(self._resolve(*local.get(part.id, (module, part.id))))
@@ -118,7 +118,7 @@ class Library:
 
     def _member(self, facade: str, name: str) -> Definition | None:
         definition = FACADES[facade], f"{facade}.{name}"
-        if facade not in self._module(FACADES[facade]).definitions or definition[1] in BY_VALUE:
+        if facade not in self._module(FACADES[facade]).definitions or definition[1] in NOT_FOLLOWED:
             return None
         return definition if self._nodes(*definition) else None
 
@@ -206,6 +206,11 @@ class _Normalised(ast.NodeTransformer):
     def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
         self.generic_visit(node)
         node.annotation = ast.Constant(None)
+        return node
+
+    def visit_Raise(self, node: ast.Raise) -> ast.AST:
+        if isinstance(node.exc, ast.Call):
+            node.exc.args, node.exc.keywords = [], []
         return node
 
     def visit_Call(self, node: ast.Call) -> ast.AST:

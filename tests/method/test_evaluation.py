@@ -1,17 +1,15 @@
 """Tables 1-3 and Figures 4-6 on a case small enough to be worked out by hand."""
 
 import math
-from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 
+from glore_lib import statistics as st
 from glore_lib.artifacts.records import check_schema
-from glore_lib.method import statistics as st
-from glore_lib.method.evaluation import DraftSet, Tables, contamination, draft_set
+from glore_lib.method.evaluation import DraftSet, Tables, draft_set
 from glore_lib.reporting.tables import wide
 from glore_lib.run import Run
-from glore_lib.tasks import Question
 from tiny import Scripted, frame, label_rows, rollout_rows, sample_rows, score_rows, solver, some_student
 
 DRAFTS = sample_rows(
@@ -357,19 +355,3 @@ def test_wide_tables():
     }
     # Tasks, and a task's methods, come in the order in which they first appear.
     assert table.index.tolist() == [("hard", "sorm"), ("hard", "orm"), ("easy", "sorm"), ("easy", "orm")]
-
-
-def test_contamination_by_text_and_by_eight_words():
-    def asked(*texts: str) -> dict[str, Question]:
-        return {str(i): Question(str(i), "", text, "", "") for i, text in enumerate(texts)}
-
-    splits = {
-        "train": asked("Tom has 3 pens.", "one two three four five six seven eight nine ten"),
-        "validation": asked("short"),
-        "test": asked("tom  HAS 3 pens?", "now one, two, three, four, five, six, seven, eight are many", "a new one"),
-    }
-    found = contamination(SimpleNamespace(questions=splits.get))
-    assert found.loc["train"].tolist() == [2, 3, 1, 1, 25.0]  # of the four runs of eight words in test, one
-    assert found.loc["validation"].tolist() == [1, 3, 0, 0, 0.0]
-    splits["test"] = asked("a new one")
-    assert contamination(SimpleNamespace(questions=splits.get)).loc["train", "8 words in common, %"] == "n = 0"
