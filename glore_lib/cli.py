@@ -286,7 +286,7 @@ def _settle_stale(root: Path, runs: Sequence[Any], recompute: bool, keep_stale: 
     if stale and not (recompute or keep_stale):
         for artifact in stale:
             typer.echo(f"  {artifact.id}: {artifact.reason} ({artifact.seconds / 3600:.1f} h)", err=True)
-        if not sys.stdin.isatty():
+        if not _is_interactive():
             raise ParamsError(
                 f"artifacts {root}: the library has changed since it computed {describe(stale, total)}; give "
                 "--recompute to compute them again, or --keep-stale to use them as they are"
@@ -301,6 +301,10 @@ def _settle_stale(root: Path, runs: Sequence[Any], recompute: bool, keep_stale: 
         os.environ["GLORE_KEEP_STALE"] = "1"  # for the kernels too
     else:
         os.environ.pop("GLORE_KEEP_STALE", None)
+
+
+def _is_interactive() -> bool:
+    return sys.stdin.isatty()
 
 
 def _parse(settings: list[str] | None) -> dict[str, Any]:

@@ -1,9 +1,9 @@
-"""Turns what the tests tried into the table of docs/reliability.md.
+"""Turn what the tests tried into the table of docs/reliability.md.
 
     GLORE_RELIABILITY=tried.json pytest && python tests/reliability.py tried.json
 
-Tests say what they tried by the fixture ``reliability``, after their assertions. Several sessions may write to one
-file: the rows of a fault are those of the last session that tried it.
+Tests report what they tried through the fixture ``reliability``, after their assertions. Several test sessions may write
+to one file: the rows of a fault are those of the last one that tried it.
 """
 
 import json
@@ -11,14 +11,12 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from glore_lib.reporting.quoted_tables import filled
-
 PAGE = Path(__file__).parents[1] / "docs" / "reliability.md"
 COLUMNS = ("fault or bad input", "tried", "outcome", "lost")
 
 
 class Tried(Counter):
-    """How often each (fault, outcome, lost) was seen."""
+    """Count how often each (fault, outcome, lost) was observed."""
 
     def __call__(self, fault: str, outcome: str, lost: str = "nothing", tried: int = 1) -> None:
         self[fault, outcome, lost] += tried
@@ -32,7 +30,9 @@ class Tried(Counter):
 
 
 def page_with(page: str, rows: list[list]) -> str:
-    """The page with its table, between its two marks, made anew."""
+    """Return the page with its table, between its two marks, replaced."""
+    from glore_lib.reporting.quoted_tables import filled  # imports torch, which most tests need not wait for
+
     lines = [COLUMNS, ("---", "---:", "---", "---"), *((f, f"{n:,}", o, lost) for f, n, o, lost in rows)]
     cells = [[cell.replace("|", r"\|") for cell in line] for line in lines]
     table = "\n".join(f"| {' | '.join(line)} |" for line in cells)

@@ -1,5 +1,7 @@
 """The command: exit codes, one-line errors on stderr, and that bad input stops it before anything is written."""
 
+import os
+import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -7,10 +9,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from clone import TINY, Clone, write_stage
+from clone import TABLES, TINY, WORK, Clone, write_stage
 from glore_lib.cli import app
 from glore_lib.params import load_params, read_yaml
-from glore_lib.workflow import kernels, pipeline
+from glore_lib.workflow import environment, pipeline
 
 
 def glore(*arguments: str | Path) -> Result:
@@ -19,13 +21,22 @@ def glore(*arguments: str | Path) -> Result:
 
 @pytest.fixture
 def clone(tmp_path, monkeypatch) -> Clone:
-    """A clone of stand-in notebooks, with one stage and the figures, that the command takes for its own."""
+    """Make a clone of stand-in notebooks, with one stage and the figures, which the command takes for its own."""
     monkeypatch.setattr(pipeline, "STAGES", {"01_expert_iteration": 0.9, "06_figures": 0.1})
     monkeypatch.setattr(pipeline, "APPENDIX", {"appendix/j_value": 0.1})
     monkeypatch.setattr(pipeline, "code_hash", lambda: "c0de")
     monkeypatch.setattr(pipeline, "ROOT", tmp_path / "clone")
-    monkeypatch.setattr(kernels, "IMPORTS", ("ipykernel.kernelapp", "ipykernel.ipkernel"))  # they need no model
+    monkeypatch.setattr(environment, "ROOT", tmp_path / "clone")
+    monkeypatch.setattr(pipeline, "SAVES_TABLES", "01_expert_iteration")
+    monkeypatch.setattr("glore_lib.reporting.report.write_report", stand_in_report)
+    monkeypatch.setenv("GLORE_KEEP_STALE", "")  # so that it is restored, whatever a test sets
+    monkeypatch.delenv("GLORE_KEEP_STALE")
     return Clone(tmp_path / "clone")
+
+
+def stand_in_report(out: Path) -> Path:
+    (out / "report.html").write_text("a report")
+    return out / "report.html"
 
 
 def assert_refused(result: Result, *parts: str) -> None:
@@ -53,13 +64,13 @@ def assert_refused(result: Result, *parts: str) -> None:
         ("=2", ["--set =2", "key.sub=value"]),
         ("student..rounds=2", ["--set student..rounds=2", "key.sub=value"]),
         ("student.rounds=[1", ["--set student.rounds=[1", "YAML"]),
-        ("run=figures", ["run = 'figures'", "output folder"]),
+        ("run=../x", ['run = "../x"', "must be text that matches"]),
         ("base_model.source=./not-here", ["base_model.source = './not-here'", "no such folder"]),
     ],
 )
 def test_bad_settings(clone, setting, parts):
-    assert_refused(glore("run", clone.params, "--out", clone.out, "--set", setting), *parts)
-    assert not clone.out.parent.exists()
+    assert_refused(glore("run", clone.params, "--out", clone.results, "--set", setting), *parts)
+    assert not clone.results.exists()
 
 
 @pytest.mark.parametrize(
@@ -75,30 +86,32 @@ def test_bad_settings(clone, setting, parts):
 )
 def test_bad_params_files(clone, content, parts):
     clone.params.write_text(content)
-    assert_refused(glore("run", clone.params, "--out", clone.out), str(clone.params), *parts)
-    assert not clone.out.parent.exists()
+    assert_refused(glore("run", clone.params, "--out", clone.results), str(clone.params), *parts)
+    assert not clone.results.exists()
 
 
 def test_missing_params_file(clone):
-    assert_refused(glore("run", clone.root / "none.yaml", "--out", clone.out), "none.yaml: no such file")
+    assert_refused(glore("run", clone.root / "none.yaml", "--out", clone.results), "none.yaml: no such file")
 
 
 def test_missing_data_folder(clone, tmp_path, monkeypatch):
     missing = str(tmp_path / "nowhere")
     monkeypatch.setenv("GLORE_DATA_DIR", missing)
-    result = glore("run", clone.params, "--out", clone.out, "--set", "task.name=gsm8k")
+    result = glore("run", clone.params, "--out", clone.results, "--set", "task.name=gsm8k")
     assert_refused(result, "GLORE_DATA_DIR", missing)
-    assert not clone.out.parent.exists()
+    assert not clone.results.exists()
 
 
 def test_unknown_stage(clone):
-    assert_refused(glore("run", clone.params, "--out", clone.out, "--from", "09"), "--from 09", "01_expert_iteration")
-    assert not clone.out.parent.exists()
+    assert_refused(
+        glore("run", clone.params, "--out", clone.results, "--from", "09"), "--from 09", "01_expert_iteration"
+    )
+    assert not clone.results.exists()
 
 
 def test_without_the_notebooks_of_a_clone(clone):
     (clone.notebooks / "06_figures.ipynb").unlink()
-    assert_refused(glore("run", clone.params, "--out", clone.out), "06_figures.ipynb", "clone of the repository")
+    assert_refused(glore("run", clone.params, "--out", clone.results), "06_figures.ipynb", "clone of the repository")
 
 
 def test_plan_shows_every_stage_and_what_it_rests_on():
@@ -127,7 +140,8 @@ def test_what_cannot_be_planned(arguments, parts):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["run"], ["run", "x.yaml"], ["run", "x.yaml", "--out", "x", "--nonsense"], ["go"], ["plan"]]
+    "arguments",
+    [["run"], ["run", "x.yaml", "--out", "x", "--nonsense"], ["go"], ["plan"], ["compute"], ["compare", "x"]],
 )
 def test_usage_errors(arguments):
     assert glore(*arguments).exit_code == 2
@@ -135,46 +149,157 @@ def test_usage_errors(arguments):
 
 def test_run_again_other_parameters_and_status(clone):
     write_stage(clone.notebooks, "01_expert_iteration")
-    first = glore("run", clone.params, "--out", clone.out, "--set", "student.rounds=3", "--set", "seed=7")
-    assert (first.exit_code, first.stdout) == (0, f"done: {clone.out}\n")
+    first = glore("run", clone.params, "--out", clone.results, "--set", "student.rounds=3", "--set", "seed=7")
+    assert (first.exit_code, first.stdout) == (0, f"done: {clone.comparison}\n")
     # The bar's last state and no more: no notices of kernels, no other bars.
     assert first.stderr.splitlines()[:2] == ["tiny 01_expert_iteration rendered", "06_figures rendered"]
     assert len(first.stderr.splitlines()) == 3
     assert clone.log.read_text() == "tiny 01_expert_iteration 3\n1 06_figures\n"
     assert (clone.root / "artifacts" / "stages").is_dir()
 
-    second = glore("run", clone.params, "--out", clone.out, "--set", "student.rounds=3", "--set", "seed=7")
+    second = glore("run", clone.params, "--out", clone.results, "--set", "student.rounds=3", "--set", "seed=7")
     assert second.exit_code == 0
     assert "rendered" not in second.stderr
 
     before = clone.files()
-    refused = glore("run", clone.params, "--out", clone.out)
-    assert_refused(refused, str(clone.out), clone.manifest["runs"]["tiny"]["params_hash"], "--fresh", "another folder")
+    refused = glore("run", clone.params, "--out", clone.results)
+    assert_refused(refused, str(clone.out), clone.manifest["params_hash"], "--fresh", "another --out")
     assert clone.files() == before
 
     told = glore("status", clone.out)
     assert told.exit_code == 0
-    assert [line.split()[:3] for line in told.stdout.splitlines()[1:3]] == [
-        ["tiny", "01_expert_iteration", "done"], ["all", "06_figures", "done"],
-    ]  # fmt: skip
+    assert told.stdout.splitlines()[1].split()[:3] == ["tiny", "01_expert_iteration", "done"]
     assert told.stdout.splitlines()[1].split()[4] == "22"  # tokens
     assert told.stdout.splitlines()[-1].startswith("done, 0:00:")
     (clone.root / "artifacts" / ".orm-0" / "unfinished" / "training" / "checkpoint-40").mkdir(parents=True)
     told = glore("status", clone.out, "--artifacts", clone.root / "artifacts")
-    assert "begun: orm-0: trained up to step 40" in told.stdout.splitlines()
+    assert "unfinished: orm-0: trained up to step 40" in told.stdout.splitlines()
+    told = glore("status", clone.comparison)
+    assert told.stdout.splitlines()[1].split()[:3] == ["all", "06_figures", "done"]
+    assert f"compares: {clone.comparison / '../tiny'}" in told.stdout.splitlines()
+
+
+def test_the_report_comes_last_and_is_made_again_alone_where_it_is_lost(clone):
+    for _ in range(2):
+        told = glore("run", clone.params, "--out", clone.results)
+        assert told.exit_code == 0, told.stderr
+        assert (clone.comparison / "report.html").read_text() == "a report"
+        assert ("rendered" in told.stderr) == clone.log.exists()
+        (clone.comparison / "report.html").unlink()
+        clone.log.unlink(missing_ok=True)
+
+
+def test_compare_builds_a_comparison_from_run_folders_alone(clone, tmp_path):
+    assert glore("run", clone.params, "--out", clone.results).exit_code == 0
+    clone.log.unlink()
+    told = glore("compare", clone.out, "--out", tmp_path / "one")
+    assert (told.exit_code, told.stdout) == (0, f"done: {tmp_path / 'one'}\n")
+    assert clone.log.read_text() == "1 06_figures\n"
+    assert (tmp_path / "one" / "report.html").exists()
+    assert_refused(glore("compare", clone.root, "--out", tmp_path / "two"), "manifest.json", "glore run writes one")
+    assert_refused(glore("compare", clone.comparison, "--out", tmp_path / "two"), "holds a comparison")
+    assert not (tmp_path / "two").exists()
+
+
+def test_figures_redraws_every_comparison_from_its_run_folders(clone, monkeypatch):
+    assert_refused(glore("figures", clone.results), "has no folder of a comparison")
+    assert glore("run", clone.params, "--out", clone.results).exit_code == 0
+    (clone.comparison / "report.html").unlink()
+    drawn = []
+    monkeypatch.setattr("glore_lib.reporting.results.write_comparison", lambda *given: drawn.append(given))
+    told = glore("figures", clone.results)
+    assert (told.exit_code, told.stdout) == (0, f"done: {clone.comparison}\n")
+    assert [([path.resolve() for path in runs], out) for runs, out in drawn] == [([clone.out], clone.comparison)]
+    assert (clone.comparison / "report.html").exists()
+
+
+def test_compute_executes_the_code_of_the_notebooks_and_renders_none(clone, tmp_path):
+    told = glore("compute", clone.params, "--set", "student.rounds=3")
+    assert (told.exit_code, told.stdout) == (0, f"done: {clone.root / 'artifacts'}\n"), told.stderr
+    assert told.stderr == "tiny 01_expert_iteration\n"
+    assert clone.log.read_text() == "tiny 01_expert_iteration 3\n"
+    assert not clone.results.exists()
+    assert list((clone.root / "artifacts" / "stages").glob("tiny-*/01_expert_iteration.json"))
+    glore("run", clone.params, "--out", clone.results, "--set", "student.rounds=3")
+    assert clone.manifest["stages"][0]["reused_seconds"] == 107.5
+    assert glore("compute", clone.params, "--appendix").stderr == "tiny 01_expert_iteration\ntiny appendix/j_value\n"
+
+
+STALE = ["computed 2 of 9 artifacts, 1.5 h: `method/step_labels.py` changed"]
+
+
+@pytest.fixture
+def stale(monkeypatch) -> None:
+    """Of the run's artifacts, two were computed by older code."""
+    from glore_lib.artifacts.upgrades import Stale
+
+    found = [Stale("orm-0", "`method/step_labels.py` changed", 3600.0), Stale("scores-1", "made from orm-0", 1800.0)]
+    monkeypatch.setattr("glore_lib.artifacts.upgrades.find_stale", lambda root, runs: (found, 9))
+
+
+@pytest.mark.parametrize("command", ["run", "compute"])
+def test_without_a_terminal_artifacts_of_older_code_need_a_flag(clone, stale, command):
+    out = ["--out", clone.results] if command == "run" else []
+    refused = glore(command, clone.params, *out)
+    *listed, error = refused.stderr.splitlines()
+    assert listed == ["  orm-0: `method/step_labels.py` changed (1.0 h)", "  scores-1: made from orm-0 (0.5 h)"]
+    assert refused.exit_code == 2
+    assert all(part in error for part in ("error: ", *STALE, "--recompute", "--keep-stale"))
+    assert not clone.results.exists() and not clone.log.exists()
+    assert_refused(glore(command, clone.params, *out, "--recompute", "--keep-stale"), "give one of them")
+    for flag, kept in (("--keep-stale", "1"), ("--recompute", None)):
+        write_stage(
+            clone.notebooks, "01_expert_iteration", WORK.replace("STAGE", "01_expert_iteration"), TABLES, f"'{flag}'"
+        )
+        told = glore(command, clone.params, *out, flag)
+        assert told.exit_code == 0, told.stderr
+        assert os.environ.get("GLORE_KEEP_STALE") == kept
+    assert clone.log.read_text().count("01_expert_iteration") == 2
+
+
+@pytest.mark.parametrize(
+    ("answers", "kept", "exit_code"),
+    [("recompute", None, 0), ("what\nkeep", "1", 0), ("\n", None, 2), ("abort", None, 2)],
+)
+def test_on_a_terminal_the_user_is_asked_what_to_do_with_them(clone, stale, monkeypatch, answers, kept, exit_code):
+    monkeypatch.setattr("glore_lib.cli._is_interactive", lambda: True)
+    told = CliRunner().invoke(app, ["run", str(clone.params), "--out", str(clone.results)], input=f"{answers}\n")
+    assert told.exit_code == exit_code, told.stderr
+    assert STALE[0] in told.stderr and "recompute, keep or abort?" in told.stderr
+    assert os.environ.get("GLORE_KEEP_STALE") == kept
+    assert clone.log.exists() == (exit_code == 0)
+    if exit_code:
+        assert told.stderr.endswith("error: aborted: nothing was computed or changed\n")
+
+
+def test_a_terminal_is_recognised():
+    program = "from glore_lib.cli import _is_interactive; print(_is_interactive())"
+    ours, theirs = pty.openpty()
+    for stdin, expected in ((theirs, "True\n"), (subprocess.DEVNULL, "False\n")):
+        told = subprocess.run([sys.executable, "-c", program], stdin=stdin, capture_output=True, text=True)
+        assert told.stdout == expected
+    os.close(ours)
+    os.close(theirs)
+
+
+def test_a_failed_import_is_an_error_of_its_own(clone, monkeypatch):
+    monkeypatch.setitem(sys.modules, "glore_lib.workflow.pipeline", None)
+    result = glore("run", clone.params, "--out", clone.results)
+    assert isinstance(result.exception, ImportError)
+    assert "glore_lib.workflow.pipeline" in str(result.exception)
 
 
 def test_the_appendix_is_run_where_it_is_asked_for(clone):
-    told = glore("run", clone.params, "--out", clone.out, "--appendix")
-    assert (told.exit_code, told.stdout) == (0, f"done: {clone.out}\n")
+    told = glore("run", clone.params, "--out", clone.results, "--appendix")
+    assert (told.exit_code, told.stdout) == (0, f"done: {clone.comparison}\n")
     assert "tiny appendix/j_value rendered" in told.stderr.splitlines()
-    assert (clone.out / "tiny" / "appendix" / "j_value.ipynb").exists()
+    assert (clone.out / "appendix" / "j_value.ipynb").exists()
 
 
 def test_a_failing_cell(clone):
     write_stage(clone.notebooks, "01_expert_iteration", "raise KeyError('[step]')")
-    result = glore("run", clone.params, "--out", clone.out)
-    partial = clone.out / "tiny" / "01_expert_iteration.partial.ipynb"
+    result = glore("run", clone.params, "--out", clone.results)
+    partial = clone.out / "01_expert_iteration.partial.ipynb"
     message = (
         "tiny 01_expert_iteration failed in cell [3] (raise KeyError('[step]')): KeyError: '[step]'; "
         f"rendered so far: {partial}"
@@ -203,7 +328,7 @@ def test_the_installed_command_prints_no_traceback(tmp_path):
 
 
 def test_reduced_parameters_are_parameters():
-    """What CI lays over the mini runs."""
+    """They are what CI sets over the mini runs."""
     reduced = read_yaml((Path(__file__).parent / "reduced.yaml").read_text())
     assert reduced
     load_params(TINY, reduced)

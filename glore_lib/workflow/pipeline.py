@@ -419,9 +419,11 @@ def compute(pipeline: "Pipeline", progress: Callable[[str], None] = lambda label
 
     Executes the notebooks' code, so that rendering them afterwards trains and samples nothing.
     """
+    import matplotlib as mpl
+
     from glore_lib.method.replication import Replication  # imports torch
 
-    os.environ["MPLBACKEND"] = "agg"
+    mpl.use("agg")
     with only_run(pipeline.artifacts), TemporaryDirectory() as scratch, contextlib.chdir(pipeline.notebooks):
         for job in (job for job in pipeline.jobs if job.run):
             progress(job.label)
