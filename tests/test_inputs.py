@@ -235,7 +235,7 @@ SPOILED: dict[str, tuple[bytes, str]] = {
     "truncated within a line": (lines(GOOD)[:-20], "train.jsonl is not readable: line 40: Unterminated string"),
     "other columns": (lines([{"q": "1?", "a": "1"}]), "GSM8K is not as released: KeyError: 'answer'"),
     "rows that are lists": (b'["question", "answer"]\n', "GSM8K is not as released: TypeError"),
-    "an empty file": (b"", "task.train_questions = 1: must be at most 0, all that GSM8K has of train"),
+    "an empty file": (b"", "task.train_questions = 1: must be at most 0, the size of the train split of GSM8K"),
     "an empty question": (lines([gsm8k_row(0) | {"question": " "}]), "gsm8k-train-000000 is an empty question"),
     "half a surrogate pair": (lines([gsm8k_row(0) | {"question": "\ud800"}]), "GSM8K is not as released: Unicode"),
     "an answer that is not a number": (lines([gsm8k_row(0) | {"answer": "#### 1/0"}]), "ZeroDivisionError"),
@@ -253,7 +253,7 @@ def test_data_files_that_are_refused(data, reliability, what: str):
 
 def test_an_id_that_is_there_twice_is_refused(data, reliability):
     rows = [svamp_row(i) for i in (1, 2, 2)]
-    assert "svamp-chal-2 is there twice" in refusal(svamp(data, json.dumps(rows).encode()))
+    assert "svamp-chal-2 occurs twice" in refusal(svamp(data, json.dumps(rows).encode()))
     reliability("data file: a duplicate id", "rejected in one line")
 
 
