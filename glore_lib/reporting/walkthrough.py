@@ -31,16 +31,13 @@ class Table:
 
     def _repr_html_(self) -> str:
         shown = self.frame.map(lambda value: html.escape(_cell(value)).replace("\n", "<br>"))
+        indexed = shown.index.nlevels > 1
         with pd.option_context("display.max_colwidth", None):
-            return NONE if shown.empty else shown.to_html(escape=False, border=0, justify="left", index=self._named)
+            return NONE if shown.empty else shown.to_html(escape=False, border=0, justify="left", index=indexed)
 
     def __repr__(self) -> str:
         shown = self.frame.map(lambda value: _cell(value).replace("\n", " / "))
-        return NONE if shown.empty else shown.to_string(index=self._named, max_colwidth=WIDTH)
-
-    @property
-    def _named(self) -> bool:
-        return any(name is not None for name in self.frame.index.names)
+        return NONE if shown.empty else shown.to_string(index=shown.index.nlevels > 1, max_colwidth=WIDTH)
 
 
 def _cell(value: object) -> str:
@@ -65,14 +62,14 @@ def by_step(samples: pd.DataFrame, **columns: pd.DataFrame) -> Table:
     A step without a row in a frame is left blank there: balancing leaves labels out.
     """
     rows = [
-        (s.sample_id, i, "correct" if s.is_correct else "wrong", text)
-        for s in samples.itertuples()
-        for i, text in enumerate(split_steps(s.text), start=1)
+        (s["sample_id"], i, "correct" if s["is_correct"] else "wrong", text)
+        for s in samples.to_dict("records")
+        for i, text in enumerate(split_steps(s["text"]), start=1)
     ]
     steps = pd.DataFrame(rows, columns=["sample_id", "step", "answer", "text"]).set_index(["sample_id", "step"])
     for name, frame in columns.items():
         values = frame.set_index(["sample_id", "step"])["score" if "score" in frame else "label"]
-        steps[name] = values.map(_cell).reindex(steps.index).fillna("")
+        steps[name] = values.astype(object).map(_cell).reindex(steps.index).fillna("")
     return Table(steps.reset_index("sample_id", drop=True).set_index("answer", append=True))
 
 
@@ -84,16 +81,11 @@ def exact(lab: Replication, samples: pd.DataFrame, split: str = "train") -> dict
 
 def read_and_written(lab: Replication, pairs: pd.DataFrame) -> None:
     """Print what the refiner reads and what it learns to write, of the first of the pairs."""
-    if pairs.empty:
-        print(NONE)
-    for pair in pairs.head(1).itertuples():
-        marked = mark_bad(split_steps(pair.draft), pair.first_error)
-        prompt = lab.run.task.refine_prompt(lab.run.questions("train")[pair.question_id].question, marked)
-        lines = ["--- The refiner reads", *split_steps(prompt), "--- and learns to write", *split_steps(pair.target)]
+    for pair in pairs.head(1).to_dict("records"):
+        marked = mark_bad(split_steps(pair["draft"]), pair["first_error"])
+        prompt = lab.run.task.refine_prompt(lab.run.questions("train")[pair["question_id"]].question, marked)
+        lines = ["--- The refiner reads", *split_steps(prompt), "--- and learns to write", *split_steps(pair["target"])]
         print("\n".join(textwrap.fill(line, WIDTH) for line in lines))
-
-
-# The examples
 
 
 def one_round(lab: Replication) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -128,10 +120,10 @@ def rolled_out(lab: Replication) -> tuple[pd.DataFrame, pd.DataFrame]:
     raw, consistent, both = (rollout_labels(rollouts, *rule) for rule in ((False, False), (False, True), (True, True)))
     late = first_errors(both)
     wanted = [
-        *3 * [set(samples.loc[~samples["is_correct"], "sample_id"])], set(late[late > 1].index),
-        *(set(x.loc[x["label"] != consistent["label"], "sample_id"]) for x in (raw, both)),
+        *8 * [set(rollouts["sample_id"])], *4 * [set(samples.loc[~samples["is_correct"], "sample_id"])],
+        set(late[late > 1].index), *(set(x.loc[x["label"] != consistent["label"], "sample_id"]) for x in (raw, both)),
     ]  # fmt: skip
-    chosen = max(rollouts["sample_id"].unique(), key=lambda s: sum(s in ids for ids in wanted), default=None)
+    chosen = max(samples["sample_id"], key=lambda s: sum(s in ids for ids in wanted))
     return samples[samples["sample_id"] == chosen], rollouts[rollouts["sample_id"] == chosen]
 
 
@@ -153,9 +145,9 @@ def wrong_draft(evaluated: SplitEvaluation) -> pd.DataFrame:
         {k: evaluated.refined[k].read().set_index("sample_id")["is_correct"] for k in ("local+sorm", "global")}
     )
     ids = drafts["sample_id"]
-    fixed, errors, right = fixed.loc[ids], errors.loc[ids], drafts["is_correct"].to_numpy()
-    kinds = 8 * ~right + 4 * (fixed.sum(axis=1) == 1) + 2 * (errors["sorm"] > 1) + (errors.nunique(axis=1) > 1)
-    return drafts[ids == kinds.idxmax()]
+    fixed, errors = fixed.loc[ids], errors.loc[ids]
+    kinds = 4 * (fixed.sum(axis=1) == 1) + 2 * (errors["sorm"] > 1) + (errors.nunique(axis=1) > 1)
+    return drafts[ids == (kinds + 8 * ~drafts["is_correct"].to_numpy(bool)).idxmax()]
 
 
 def scored(answers: Artifact, scores: Artifact) -> pd.DataFrame:

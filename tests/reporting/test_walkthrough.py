@@ -87,7 +87,7 @@ def test_the_refiner_reads_the_mark_and_writes_the_target(lab, capsys):
     read, written = printed.split("--- and learns to write\n")
     assert "2 + 2 = 4\n[BAD] 4 + 1 = 6" in read and written == "2 + 2 = 4\n4 + 1 = 5\n"
     walkthrough.read_and_written(lab, pd.DataFrame([pair]).head(0))
-    assert capsys.readouterr().out == f"{walkthrough.NONE}\n"
+    assert capsys.readouterr().out == ""
 
 
 # On rows by hand
