@@ -1,11 +1,10 @@
 """No one is let in: no code from models or files, no file outside the run's folders, no network, no secret written."""
 
 import ast
-import io
 import json
 import sys
-import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 

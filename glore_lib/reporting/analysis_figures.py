@@ -19,7 +19,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullLocator
 from numpy.typing import ArrayLike
 
-from glore_lib.method.statistics import LEVEL, RESAMPLES, clustered, proportion
+from glore_lib.statistics import LEVEL, RESAMPLES, clustered, proportion
 from glore_lib.reporting import style
 from glore_lib.reporting.style import STYLE
 

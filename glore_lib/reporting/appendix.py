@@ -8,10 +8,10 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from glore_lib.method import statistics as st
+from glore_lib import statistics as st
 from glore_lib.method.appendix.ablation_labels import RULES
 from glore_lib.method.appendix.ablation_refinement import CHOICE_PAIRS, TWICE
-from glore_lib.method.appendix.g_label_quality import LOCATORS, QUALITY
+from glore_lib.method.appendix.measures import LOCATORS, QUALITY
 from glore_lib.reporting import style
 from glore_lib.reporting.tables import wide
 

@@ -8,7 +8,7 @@ from math import inf
 
 import pandas as pd
 
-from glore_lib.method import statistics as st
+from glore_lib import statistics as st
 from glore_lib.method.replication import Replication
 from glore_lib.method.step_labels import POSTPROCESSING, exact_labels, rollout_labels
 from glore_lib.method.students import Student, sample_solutions

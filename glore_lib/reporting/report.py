@@ -1,395 +1,246 @@
-"""``report.html``: what a folder of results holds, as one page that needs nothing beside it and runs no script.
+"""Write ``report.html`` of a comparison: one page built from its rendered notebook 06, without scripts or other files.
 
-What models wrote stays text: the template escapes everything, apart from what nbconvert made and sanitised of the
-examples' outputs. The same folder gives the same bytes.
+nbconvert renders and sanitises the notebook's texts and outputs. Added are headline numbers, alternative texts, the
+numbers behind each figure, worked examples of the runs, links to their notebooks, and the manifests. The same folders
+give the same bytes.
 """
 
 import base64
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from datetime import timedelta
+from html import escape
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import nbformat
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from bs4 import BeautifulSoup
+from jinja2 import Environment
 from nbconvert import HTMLExporter
 from nbconvert.preprocessors.sanitize import SanitizeHTML
 
-from glore_lib.artifacts.manifest import REPORT, read_manifest
+from glore_lib import statistics as st
+from glore_lib.artifacts.manifest import REPORT, read_manifest, run_folders
 from glore_lib.artifacts.records import write
 from glore_lib.params import ParamsError
-from glore_lib.reporting.style import METHOD_LABELS
+from glore_lib.reporting import scoreboard
+from glore_lib.reporting.results import Comparison, load_runs, read_table
+from glore_lib.reporting.tables import format_estimate
 
-EXAMPLE = "report-example"  # the tag of cells whose outputs the report shows
-LONG = ["task", "model", "method", "metric", "value", "ci_low", "ci_high", "n"]
-
-METHODS = METHOD_LABELS | {
-    "local+oracle": "Local + true place of the error", "local+sorm_forced": "Local + SORM, right steps forced",
-    "refiner_no_draft": "Refiner, without the draft", "resample": "A fresh sample", "all_positive": "All steps right",
-}  # fmt: skip
-ACCURACY, POSITIVES, NEGATIVES = "Accuracy", "False positives", "False negatives"
-DIFFERENCE, P = "Difference", "McNemar's p"
-METRICS = {
-    "step_accuracy": ACCURACY, "step_false_positive_rate": POSITIVES, "step_false_negative_rate": NEGATIVES,
-    "step_accuracy_exact": ACCURACY, "step_false_positive_rate_exact": POSITIVES,
-    "step_false_negative_rate_exact": NEGATIVES,
-    "step_accuracy_difference": DIFFERENCE, "step_accuracy_difference_exact": f"{DIFFERENCE}, exact labels",
-    "final_accuracy": ACCURACY, "final_false_positive_rate": POSITIVES, "final_false_negative_rate": NEGATIVES,
-    "final_accuracy_difference": DIFFERENCE, "final_accuracy_difference_p": P,
-    "fixed_fraction": "Fixed", "fixed_fraction_difference": DIFFERENCE, "fixed_fraction_difference_p": P,
-}  # fmt: skip
+EXAMPLE = "report-example"  # tag of the cells of notebook 05 whose outputs are shown
+DRAWN = re.compile(r'save_(?:figure|diagram)\(.*"(\w+)"')
 HEADLINES = {
-    ("greedy", "accuracy"): "Greedy drafts that are right",
-    ("bo3", "accuracy"): "Best of three samples, picked by the ORM",
-    ("reranked", "accuracy"): "Draft, global and local refinement, picked by the ORM",
-    ("global+local+sorm", "fixed_fraction"): "Wrong drafts that the global or the local refinement fixes",
-    ("global+local+sorm-resample", "fixed_fraction_difference"): "More than a fresh sample fixes, in points",
-    ("sorm", "step_accuracy"): "Steps that the SORM judges right",
-    ("sorm-orm", "step_accuracy_difference"): "More than the ORM judges right, in points",
+    ("greedy", "accuracy"): "Accuracy of greedy drafts",
+    ("bo3", "accuracy"): "Accuracy of the best of three samples, selected by the ORM",
+    ("reranked", "accuracy"): "Accuracy of draft, global and local refinement, reranked by the ORM",
+    ("global+local+sorm", "fixed_fraction"): "Wrong drafts fixed by global or local refinement",
+    ("global+local+sorm-resample", "fixed_fraction_difference"): "Difference to a fresh sample, in points",
+    ("sorm", "step_accuracy"): "Step accuracy of the SORM",
+    ("sorm-orm", "step_accuracy_difference"): "Difference to the ORM, in points",
 }
-TABLES = {
-    "table1": (
-        "Table 1: judging steps",
-        "Of all steps of the greedy test drafts, those judged right; false positives are of the wrong steps, false "
-        "negatives of the right ones. Against labels made by rollouts, as in the paper, and, where they are known, "
-        "against the exact ones.",
-    ),
-    "table2": (
-        "Table 2: judging answers",
-        "Of all final answers of the greedy test drafts, those judged right; false positives are of the wrong answers, "
-        "false negatives of the right ones.",
-    ),
-    "table3": ("Table 3: wrong drafts fixed", "Of the greedy test drafts that are wrong, those that each way fixes."),
+ALTERNATIVES = {
+    "pipeline": "Diagram of training (student, reward models, refiner) and of answering a question at test time.",
+    "figure1": "Diagram of three bands: the student's rounds, one wrong sample with its labels, and its training pairs.",
+    "figure3": "Diagram of boxes joined by arrows from question to answer: draft, two refinements, reranking by the ORM.",
+    "figure4": "Line charts, one per run: accuracy against the number of samples K, a line for each reward model, the "
+    "majority vote and greedy decoding.",
+    "figure5": "Bar charts, one per run: accuracy after global, local + ORM and local + SORM refinement of all drafts and "
+    "of wrong drafts only, and a line at the greedy draft's accuracy.",
+    "figure6": "Bar charts, one per run: accuracy of the greedy draft, of the best of three samples and of the reranked "
+    "refinements, the latter two also with a perfect reranker.",
+    "label_quality": "Dot charts, one per run: precision and recall of labels by rollouts, a row per post-processing rule.",
+    "scores_by_step": "Line charts, one per run: mean score of correct steps by step number, a line per reward model.",
+    "calibration": "Line charts, one per run: mean score minus share of correct steps, by step, a line per reward model.",
+    "reliability": "Line charts, a row per run and a panel per step number: share of correct steps against the score.",
+    "fixed_overlap": "Heat maps, one per run: wrong drafts fixed by the row's method and not by the column's.",
+    "cost": "Dot charts, one per run: extra tokens per additional solved problem, a row per method.",
 }
-# Title, caption and, for those who can't see it, what is drawn; the numbers drawn stand below each figure.
-FIGURES = {
-    "figure1": (
-        "Figure 1: how the models are trained",
-        "A student by expert iteration; step labels by rollouts; ORM and SORM; the refiner's local and global pairs.",
-        "Diagram of three bands: the student's rounds, one wrong sample with its labels, and the pairs made of it.",
-    ),
-    "figure3": (
-        "Figure 3: how a question is answered",
-        "The student's draft is refined globally, and locally from where the SORM sees the first error; the ORM picks.",
-        "Diagram of a row of boxes joined by arrows, from the question to the answer.",
-    ),
-    "figure4": (
-        "Figure 4: reranking samples of the SFT student",
-        "Accuracy of the sample that each reward model ranks first, against the number K of samples; whiskers are "
-        "95 % intervals.",
-        "Line chart, accuracy against K: a line for each reward model, for the majority vote and for greedy decoding.",
-    ),
-    "figure5": (
-        "Figure 5: refining without a reranker",
-        "Accuracy after refining all drafts, and after refining only the wrong ones; whiskers are 95 % intervals.",
-        "Bar charts, one a run: two groups of bars, each of global, local + ORM and local + SORM refinement, and a "
-        "line at the greedy draft's accuracy.",
-    ),
-    "figure6": (
-        "Figure 6: reranking the draft and its refinements",
-        "The greedy draft, the best of three samples, and the best of the draft and its two refinements, picked by the "
-        "ORM and (hatched) by a perfect reranker; whiskers are 95 % intervals.",
-        "Bar charts of accuracy, one a run, with five bars each.",
-    ),
-    "label_quality": (
-        "Labels made by rollouts, against the exact ones",
-        "Precision and recall of the labels of the test drafts' steps, raw and after post-processing.",
-        "Dot charts, one a run: precision and recall with their intervals, a row for each rule of post-processing.",
-    ),
-    "scores_by_step": (
-        "What reward models say of right steps",
-        "Mean score of the right steps (of SVAMP's and GSM8K's: right by rollouts), by number; the paper finds ORMs "
-        "pessimistic of early ones.",
-        "Line charts, one a run: mean score against step number, a line for each reward model.",
-    ),
-    "calibration": (
-        "How far scores lie from the truth",
-        "Mean score minus the share of steps that are right, by step number: below 0 is pessimistic, above optimistic.",
-        "Line charts, one a run: a line for each reward model, and a line at 0.",
-    ),
-    "reliability": (
-        "How often steps of a score are right",
-        "Share of right steps against the score, by step number; on the diagonal a model is calibrated.",
-        "Line charts, a row of panels a run and a panel a step number: a line for each reward model, and the diagonal.",
-    ),
-    "fixed_overlap": (
-        "What is fixed by which refinement",
-        "Of the wrong drafts, those that one way fixes and another does not; a fresh sample is there to compare with.",
-        "Four by four tables as heat maps, one a run: fixed by the row's way and not by the column's.",
-    ),
-    "cost": (
-        "What a solved problem costs",
-        "Tokens generated per problem solved over and above the greedy drafts; less is better.",
-        "Dot charts, one a run: tokens with their intervals, a row for each way of refining or sampling.",
-    ),
-}
-# Of what notebooks show: frames (their HTML escapes its texts), printed text and pictures; no style, link or script.
+# The sanitiser escapes all other tags and drops all other attributes and outputs.
 SANITISED = {
-    "tags": ["div", "p", "table", "thead", "tbody", "tr", "th", "td"],
-    "attributes": {"th": ["colspan", "rowspan", "scope"], "td": ["colspan", "rowspan"]},
+    "tags": ["div", "p", "b", "br", "details", "summary", "table", "thead", "tbody", "tr", "th", "td"],
+    "attributes": {"th": ["colspan", "rowspan", "style"], "td": ["colspan", "rowspan", "style"]},
+    "styles": ["background-color", "color", "text-align"],
     "safe_output_keys": {"metadata", "text/plain", "image/png"},
     "sanitized_output_types": {"text/html"},
 }
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A cell of a table: a text or a number and, of the latter, its interval, n and verdict as far as it has them."""
-
-    text: str = ""
-    interval: str = ""
-    n: str = ""
-    verdict: str = ""
-
-
-@dataclass
-class Table:
-    """What the template draws as a table: the first text of each row is the row's header."""
-
-    caption: str
-    columns: Sequence[str]
-    rows: list[tuple[str, list[Cell]]] = field(default_factory=list)
+LINK = re.compile(r"https://[^\s]+|#[^\s]+|[\w./%-]+\.ipynb")
 
 
 def write_report(out: Path) -> Path:
-    """Writes the report of an output folder; where it was written to. Raises as :func:`page` does."""
+    """Write the report of a comparison folder; return its path. Raises as :func:`page` does."""
     write(out / REPORT, page(out))
     return out / REPORT
 
 
 def page(out: Path) -> str:
-    """The report of an output folder, as HTML. What the folder lacks is left out; raises :class:`ParamsError` where it
-    has no manifest, or a table or notebook in it can't be read."""
+    """Return the report of a comparison folder as HTML.
+
+    Raises :class:`ParamsError` if the folder has no manifest, or a run folder, table or notebook can't be read.
+    """
     manifest = read_manifest(out)
-    environment = Environment(
-        loader=PackageLoader("glore_lib", "assets"), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    runs = list(manifest["runs"])
-    tables = {name: _long(out / "tables" / f"{name}.csv") for name in TABLES}
-    return environment.get_template(f"{REPORT}.jinja").render(
-        manifest=manifest,
-        runs=_runs(manifest),
-        seconds=_duration(manifest["seconds"]),
-        headlines=_headlines([*tables.values(), _long(out / "figures" / "figure6.csv")], runs),
-        scoreboard=_scoreboard(out / "scoreboard.csv"),
-        tables=[(*TABLES[name], list(_tables(numbers))) for name, numbers in tables.items() if len(numbers)],
-        figures=list(_figures(out / "figures")),
-        examples=[(run, examples) for run in runs if (examples := _examples(out, run))],
-        notebooks=list(_notebooks(out, manifest)),
-        stages=_stages(manifest),
-        versions=Table("Versions", ["Package", "Version"], _texts(manifest["versions"])),
-        parameters=[
-            Table(f"Parameters of {run}", ["Parameter", "Value"], _texts(_flat(held["params"])))
-            for run, held in manifest["runs"].items()
-        ],
+    c = load_runs(run_folders(out))
+    manifests = {"Comparison": manifest} | {
+        run["run"]: _run_manifest(f) for run, f in zip(c.runs, c.folders, strict=True)
+    }
+    notebook = out / "06_figures.ipynb"
+    sections = {
+        "Summary": _summary(c, out, manifests),
+        "Results": _html(_with_figures(_notebook(notebook), out / "figures")) if notebook.exists() else "",
+        "Worked examples": "".join(_examples(c)),
+        "Notebooks": "".join(_links(c, manifest)),
+        "Environment": "".join(_environment(manifests)),
+    }
+    template = Environment(autoescape=True).from_string((files("glore_lib") / "assets" / f"{REPORT}.jinja").read_text())
+    filled = {name: _accessible(html, name) for name, html in sections.items() if html}
+    return template.render(runs=[run["run"] for run in c.runs], notes=_notes(c, manifests), sections=filled) + "\n"
+
+
+def _run_manifest(folder: Path) -> dict[str, Any]:
+    return read_manifest(folder) if (folder / "manifest.json").exists() else {"stages": []}
+
+
+def _notes(c: Comparison, manifests: dict[str, dict[str, Any]]) -> list[str]:
+    """Return what a reader must know first: runs that are not finished, and artifacts of older code."""
+    notes = [
+        f"{name} is not finished ({held['status']}). {' '.join(s['error'] for s in held['stages'] if 'error' in s)}"
+        for name, held in manifests.items()
+        if held.get("status", "done") != "done"
+    ]
+    return notes + c.stale_notes
+
+
+def _summary(c: Comparison, out: Path, manifests: dict[str, dict[str, Any]]) -> str:
+    numbers = {(row.task, row.method, row.metric): row for row in c.tables["numbers"].itertuples()}
+    runs = [run["run"] for run in c.runs]
+    shown = pd.DataFrame(
+        {
+            run: {
+                words: format_estimate(st.estimate(row)) if (row := numbers.get((run, *key))) else "–"
+                for key, words in HEADLINES.items()
+            }
+            for run in runs
+        }
     )
+    about = pd.DataFrame({run["run"]: {"Task": run["caption"], "Model": _public(run["model"])} for run in c.runs})
+    took = {name: timedelta(seconds=round(held["seconds"])) for name, held in manifests.items() if "seconds" in held}
+    times = f"<p>Time (h:mm:ss): {', '.join(f'{name} {time}' for name, time in took.items())}.</p>" if took else ""
+    html = f"{about.to_html(border=0)}{times}<h2>Headline numbers</h2><p>Per cent [95 % interval] (n), on the test split.</p>"
+    html += shown.to_html(border=0)
+    if (path := out / "scoreboard.csv").exists():
+        counts = (
+            read_table(path, scoreboard.COLUMNS).groupby(["verdict", "task"], sort=False).size().unstack(fill_value=0)
+        )
+        html += f"<h2>Claims of the paper by verdict</h2>{counts.rename_axis(None).rename_axis(None, axis=1).to_html(border=0)}"
+    return html
 
 
-def _read(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    """A table that has these columns; an empty one where there is no such file."""
-    if not path.exists():
-        return pd.DataFrame(columns=columns)
-    try:
-        frame = pd.read_csv(path)
-    except ValueError:  # empty, not UTF-8, or rows of different lengths
-        frame = pd.DataFrame()
-    if missing := [name for name in columns if name not in frame]:
-        raise ParamsError(f"{path}: must be a CSV with the columns {', '.join(columns)}; lacks {', '.join(missing)}")
-    return frame
+def _with_figures(notebook: nbformat.NotebookNode, folder: Path) -> nbformat.NotebookNode:
+    """Replace the pictures of a notebook by the saved ones, with alternative texts and the numbers drawn."""
+    for cell in notebook.cells:
+        if cell.cell_type == "code" and (found := DRAWN.search(cell.source)):
+            name = found[1]
+            picture, data = folder / f"{name}.png", folder / f"{name}.csv"
+            if picture.exists():
+                image = {"image/png": base64.b64encode(picture.read_bytes()).decode()}
+                cell.outputs = [nbformat.v4.new_output("display_data", image)]
+                cell.metadata["alt"] = ALTERNATIVES.get(name, f"Figure {name}")
+            if data.exists():
+                rows = pd.read_csv(data, keep_default_na=False, na_values=[""]).round(3)
+                html = f"<details><summary>Numbers in this figure</summary>{rows.to_html(index=False, na_rep='')}</details>"
+                cell.outputs.append(nbformat.v4.new_output("display_data", {"text/html": html}))
+    return notebook
 
 
-def _long(path: Path) -> pd.DataFrame:
-    return _read(path, LONG)
+def _html(notebook: nbformat.NotebookNode) -> str:
+    """Return the texts and outputs of a notebook as sanitised HTML."""
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            if html := output.get("data", {}).get("text/html"):  # pandas adds a style element
+                output.data["text/html"] = re.sub(r"<style scoped>.*?</style>", "", html, flags=re.DOTALL)
+    exporter = HTMLExporter(
+        template_name="basic", exclude_input=True, exclude_output_prompt=True, exclude_anchor_links=True
+    )
+    exporter.register_preprocessor(SanitizeHTML(**SANITISED), enabled=True)
+    return exporter.from_notebook_node(notebook)[0]
 
 
 def _notebook(path: Path) -> nbformat.NotebookNode:
     try:
         return nbformat.read(path, as_version=4)
     except (ValueError, AttributeError, nbformat.ValidationError):
-        raise ParamsError(f"{path}: is no notebook; glore run renders it again") from None
+        raise ParamsError(f"{path}: is not a notebook; glore run renders it again") from None
 
 
-def _texts(values: dict[str, Any]) -> list[tuple[str, list[Cell]]]:
-    return [(name, [Cell(str(value))]) for name, value in values.items()]
-
-
-def _flat(section: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    """Parameters by their dotted names. Of an absolute path only the last part is shown."""
-    values: dict[str, str] = {}
-    for name, value in section.items():
-        if isinstance(value, dict):
-            values |= _flat(value, f"{prefix}{name}.")
-        else:
-            values[prefix + name] = _name(str(value))
-    return values
-
-
-def _name(source: str) -> str:
-    return Path(source).name if Path(source).is_absolute() else source
-
-
-def _duration(seconds: float) -> str:
-    return str(timedelta(seconds=round(seconds)))
-
-
-def _runs(manifest: dict[str, Any]) -> Table:
-    table = Table("What was run", ["Run", "Task and model", "Base model", "Questions", "Seed", "Time (h:mm:ss)"])
-    for run, held in manifest["runs"].items():
-        params, task = held["params"], held["params"]["task"]
-        counts = ", ".join(f"{task[f'{split}_questions']:,} {split}" for split in ("train", "validation", "test"))
-        seconds = sum(stage.get("seconds", 0) for stage in manifest["stages"] if stage["run"] == run)
-        source = _name(params["base_model"]["source"])
-        texts = (params["caption"], source, counts, str(held["seed"]), _duration(seconds))
-        table.rows.append((run, [Cell(text) for text in texts]))
-    return table
-
-
-def _stages(manifest: dict[str, Any]) -> Table:
-    table = Table(
-        "What each notebook took", ["Notebook", "Status", "Time (h:mm:ss)", "Tokens generated", "Tokens trained on"]
-    )
-    for stage in manifest["stages"]:
-        tokens = stage.get("tokens", {})
-        counts = [tokens.get(f"tokens_{what}") for what in ("generated", "trained")]
-        took = _duration(stage["seconds"]) if "seconds" in stage else ""
-        name = f"{stage['run']} {stage['stage']}" if stage["run"] else stage["stage"]
-        texts = (stage["status"], took, *("" if count is None else f"{count:,}" for count in counts))
-        table.rows.append((name, [Cell(text) for text in texts]))
-    return table
-
-
-def _number(row: Any) -> Cell:
-    """A row of a long table: per cent, or points for a difference."""
-    if row.n == 0:
-        return Cell("n = 0")
-    if row.metric.endswith("_p"):
-        return Cell(f"{row.value:.2g}")
-    return _percent(row.value, row)
-
-
-def _percent(value: float, row: Any, verdict: str = "") -> Cell:
-    interval = f"[{100 * row.ci_low:.1f}, {100 * row.ci_high:.1f}]"
-    return Cell(f"{100 * value:.1f}", interval, f"{int(row.n):,}", verdict)
-
-
-def _method(name: str) -> str:
-    """A method, or the two of a difference, in words."""
-    return " against ".join(METHODS.get(part, part) for part in name.split("-"))
-
-
-def _headlines(numbers: Sequence[pd.DataFrame], runs: Sequence[str]) -> Table:
-    """The numbers that come first, a row each, a column a run."""
-    rows = pd.concat(numbers).drop_duplicates(LONG[:4])
-    cells = {(row.method, row.metric, row.task): _number(row) for row in rows.itertuples()}
-    table = Table("Per cent [95 % interval], on the test questions", ["", *runs])
-    for (method, metric), words in HEADLINES.items():
-        found = [cells.get((method, metric, run), Cell("–")) for run in runs]
-        if any(cell.n for cell in found):
-            table.rows.append((words, found))
-    return table
-
-
-def _scoreboard(path: Path) -> list[Table]:
-    """The claims, a row each, with the verdict of every run; none without a scoreboard."""
-    columns = ["id", "claim", "paper", "task", "model", "ours", "ci_low", "ci_high", "n", "verdict"]
-    scores = _read(path, columns)
-    if scores.empty:
-        return []
-    keys = ["task", "model"] if scores.groupby("task")["model"].nunique().max() > 1 else ["task"]
-    scores = scores.assign(run=scores[keys].agg(", ".join, axis=1))
-    runs = list(scores["run"].unique())
-    counted = scores.groupby(["verdict", "run"], sort=False).size().unstack(fill_value=0)
-    counts = Table("Claims by verdict", ["Verdict", *runs])
-    counts.rows = [(name, [Cell(str(row[run])) for run in runs]) for name, row in counted.iterrows()]
-    claims = Table("Claims: ours in per cent or points [95 % interval]", ["Claim", "The paper", *runs])
-    for name, rows in scores.groupby("id", sort=False):
-        cells = dict.fromkeys(runs, Cell())
-        for row in rows.itertuples():
-            cells[row.run] = Cell(verdict=row.verdict) if pd.isna(row.ours) else _percent(row.ours, row, row.verdict)
-        first = rows.iloc[0]
-        claims.rows.append((f"{name}: {first.claim}", [Cell(str(first.paper)), *cells.values()]))
-    return [counts, claims]
-
-
-def _tables(numbers: pd.DataFrame) -> Iterator[Table]:
-    """Of Table 1, 2 or 3 and each run, the values, those against exact labels, and the paired differences."""
-    for (task, model), rows in numbers.groupby(["task", "model"], sort=False):
-        difference, exact = rows["metric"].str.contains("_difference"), rows["metric"].str.endswith("_exact")
-        parts = {
-            "per cent": rows[~difference & ~exact], "against exact labels, per cent": rows[~difference & exact],
-            "differences, in points": rows[difference],
-        }  # fmt: skip
-        for what, shown in parts.items():
-            if shown.empty:
-                continue
-            metrics = list(shown["metric"].unique())
-            table = Table(f"{task}, {model}: {what}", ["Method", *(METRICS.get(name, name) for name in metrics)])
-            for method, of_method in shown.groupby("method", sort=False):
-                cells = {row.metric: _number(row) for row in of_method.itertuples()}
-                table.rows.append((_method(method), [cells.get(name, Cell()) for name in metrics]))
-            yield table
-
-
-def _figures(folder: Path) -> Iterator[dict[str, Any]]:
-    """The figures of a folder, those of the paper first: SVG where there is one, with the numbers that are drawn."""
-    there = sorted({path.stem for path in folder.glob("*") if path.suffix in (".svg", ".png")})
-    for name in [*(known for known in FIGURES if known in there), *(other for other in there if other not in FIGURES)]:
-        title, caption, alt = FIGURES.get(name, (name.replace("_", " ").capitalize(), "", "Chart; its numbers follow."))
-        svg = folder / f"{name}.svg"
-        picture = svg if svg.exists() else folder / f"{name}.png"
-        data = folder / f"{name}.csv"
-        yield {
-            "name": name, "title": title, "caption": caption, "alt": alt,
-            "type": "image/svg+xml" if picture == svg else "image/png",
-            "picture": base64.b64encode(picture.read_bytes()).decode(),
-            "numbers": _drawn(_read(data, [])) if data.exists() else None,
-        }  # fmt: skip
-
-
-def _drawn(frame: pd.DataFrame) -> Table:
-    """The numbers that a figure draws, as they are in its CSV, rounded."""
-    table = Table("The numbers drawn", list(frame.columns))
-    for first, *rest in frame.itertuples(index=False):
-        texts = [f"{value:.3f}" if isinstance(value, float) else str(value) for value in rest]
-        table.rows.append((str(first), [Cell(text) for text in texts]))
-    return table
-
-
-def _examples(out: Path, run: str) -> list[str]:
-    """The outputs of a run's example cells, as sanitised HTML."""
-    path = out / run / "05_evaluation.ipynb"
-    if not path.exists():
-        return []
-    exporter = HTMLExporter(template_name="basic", exclude_input=True, exclude_output_prompt=True)
-    exporter.register_preprocessor(SanitizeHTML(**SANITISED), enabled=True)
-    shown = []
-    for cell in _notebook(path).cells:
-        if cell.cell_type == "code" and EXAMPLE in cell.metadata.get("tags", []):
-            for output in cell.outputs:
-                if html := output.get("data", {}).get("text/html"):  # pandas brings a style of its own
-                    output.data["text/html"] = re.sub(r"<style scoped>.*?</style>", "", html, flags=re.DOTALL)
-            cell["id"] = f"{run}-{len(shown)}"  # the runs' notebooks have the same ids
+def _examples(c: Comparison) -> Iterator[str]:
+    for run, folder in zip(c.runs, c.folders, strict=True):
+        path = folder / "05_evaluation.ipynb"
+        cells = _notebook(path).cells if path.exists() else []
+        tagged = [cell for cell in cells if EXAMPLE in cell.metadata.get("tags", [])]
+        for cell in tagged:
             cell.metadata.setdefault("alt", "A picture of the example, which the notebook draws")
-            shown.append(exporter.from_notebook_node(nbformat.v4.new_notebook(cells=[cell]))[0])
-    return shown
+        if tagged:
+            yield f"<h2>{escape(run['run'])}</h2>{_html(nbformat.v4.new_notebook(cells=tagged))}"
 
 
-def _notebooks(out: Path, manifest: dict[str, Any]) -> Iterator[tuple[str, list[tuple[str, str]]]]:
-    """The rendered notebooks of each run and of all runs: title and path from the report."""
-    for run in [*manifest["runs"], None]:
-        folder = out / (run or "")
-        paths = [folder / f"{stage['stage']}.ipynb" for stage in manifest["stages"] if stage["run"] == run]
-        paths += sorted((folder / "appendix").glob("*.ipynb")) if run else []
-        if links := [(_title(path), path.relative_to(out).as_posix()) for path in paths if path.exists()]:
-            yield run or "All runs", links
+def _links(c: Comparison, manifest: dict[str, Any]) -> Iterator[str]:
+    for run, folder in zip(c.runs, c.folders, strict=True):
+        paths = [*sorted(folder.glob("*.ipynb")), *sorted(folder.glob("appendix/*.ipynb"))]
+        there = manifest["runs"][run["run"]]["folder"]
+        links = [
+            (f"{there}/{path.relative_to(folder).as_posix()}", path) for path in paths if ".partial." not in path.name
+        ]
+        items = "".join(f'<li><a href="{quote(link)}">{_title(path)}</a></li>' for link, path in links)
+        if items:
+            yield f"<h2>{escape(run['run'])}</h2><ul>{items}</ul>"
 
 
 def _title(path: Path) -> str:
-    """The first heading of a notebook."""
+    """Return the first heading of a notebook, escaped."""
     texts = "\n".join(cell.source for cell in _notebook(path).cells if cell.cell_type == "markdown")
     heading = re.search(r"^# (.+)", texts, re.MULTILINE)
-    return heading[1] if heading else path.stem
+    return escape(heading[1] if heading else path.stem)
+
+
+def _environment(manifests: dict[str, dict[str, Any]]) -> Iterator[str]:
+    for name, manifest in manifests.items():
+        rows = pd.DataFrame({"Value": _flat(manifest)}).rename_axis("Field").reset_index()
+        yield f"<details><summary>Manifest: {escape(name)}</summary>{rows.to_html(index=False, border=0)}</details>"
+
+
+def _flat(value: Any, name: str = "") -> dict[str, str]:
+    """Return the values of nested dicts and lists by their dotted names."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
+    if items is None:
+        return {name: _public(str(value))}
+    return {k: v for key, part in items for k, v in _flat(part, f"{name}.{key}".strip(".")).items()}
+
+
+def _public(source: str) -> str:
+    """Return the last part of an absolute path, and any other text as it is."""
+    return Path(source).name if Path(source).is_absolute() else source
+
+
+def _accessible(html: str, section: str) -> str:
+    """Fit HTML into the page: headings one level down, boxes that scroll by keyboard, table headers with a scope."""
+    soup = BeautifulSoup(html, "html.parser")
+    label = section
+    for tag in soup.find_all():
+        tag.attrs = {k: v for k, v in tag.attrs.items() if k in ("alt", "src", "href", "style", "colspan", "rowspan")}
+        if tag.name == "h1":  # the notebook's; the page has its own
+            tag.decompose()
+        elif re.fullmatch("h[2-5]", tag.name):
+            tag.name, label = f"h{int(tag.name[1]) + 1}", tag.get_text()
+        elif tag.name == "th":
+            tag["scope"] = "col" if tag.find_parent("thead") else "row"
+        elif tag.name == "a" and not LINK.fullmatch(tag.get("href", "")):
+            tag.unwrap()
+        elif tag.name == "img" and not tag["src"].startswith("data:image/"):
+            tag.decompose()
+        elif tag.name in ("table", "img", "pre"):
+            tag.wrap(
+                soup.new_tag("div", attrs={"class": "scroll", "role": "region", "tabindex": "0", "aria-label": label})
+            )
+    return str(soup)

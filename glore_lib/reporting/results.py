@@ -71,14 +71,15 @@ class Comparison:
     tables: dict[str, pd.DataFrame]
 
     @property
+    def stale_notes(self) -> list[str]:
+        """Sentences that name the artifacts computed by older code."""
+        kept = {run["run"]: ", ".join(run["stale"]) for run in self.runs if run["stale"]}
+        return [f"{run} uses artifacts computed by older code: {names}." for run, names in kept.items()]
+
+    @property
     def captions(self) -> list[str]:
-        """What each run is about, and which of its artifacts were computed by older code."""
-        captions = []
-        for run in self.runs:
-            captions.append(f"{run['run']}: {run['caption']}.")
-            if run["stale"]:
-                captions.append(f"{run['run']} uses artifacts computed by older code: {', '.join(run['stale'])}.")
-        return captions
+        """What each run is about, and the notes about stale artifacts."""
+        return [f"{run['run']}: {run['caption']}." for run in self.runs] + self.stale_notes
 
 
 def save_run(lab: Replication, out: str | Path) -> None:

@@ -22,8 +22,9 @@ from typing import Any
 
 import pandas as pd
 
-from glore_lib.method.statistics import Estimate
+from glore_lib.statistics import Estimate
 from glore_lib.params import Task
+from glore_lib.reporting.tables import format_estimate
 
 MARGIN = 0.025
 BALANCED = 0.1  # the paper calls test sets with 45-55 % positive labels well balanced: 10 points between the kinds
@@ -174,14 +175,14 @@ def to_read(scores: pd.DataFrame) -> pd.DataFrame:
     table = scores.drop_duplicates("id").set_index("id")[["claim", "paper"]]
     for task, model in runs.itertuples(index=False):
         rows = scores[(scores["task"] == task) & (scores["model"] == model)]
-        table[f"{task}, {model}" if several else task] = [_cell(row) for row in rows.itertuples()]
+        table[f"{task}, {model}" if several else task] = [_verdict_cell(row) for row in rows.itertuples()]
     return table
 
 
-def _cell(row: Any) -> str:
+def _verdict_cell(row: Any) -> str:
     if row.verdict == "not tested here":
         return next((f"not tested here: {c.untested}" for c in CLAIMS if c.id == row.id and c.untested), row.verdict)
-    return f"{Estimate(row.ours, row.ci_low, row.ci_high, row.n).percent(sign='+')} (n={row.n}) {row.verdict}"
+    return f"{format_estimate(Estimate(row.ours, row.ci_low, row.ci_high, row.n), '+')} {row.verdict}"
 
 
 def read(path: Path) -> pd.DataFrame:

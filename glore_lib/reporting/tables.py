@@ -1,28 +1,26 @@
-"""What the notebooks show of a :class:`glore_lib.method.replication.Replication`: frames and figures to be looked at."""
+"""Tables and figures of one run for the notebooks, and the format of numbers in tables."""
 
 import textwrap
 from collections.abc import Sequence
 from itertools import product
-from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
 
+from glore_lib import statistics as st
 from glore_lib.artifacts.store import Artifact
 from glore_lib.method import refinement, step_labels
-from glore_lib.method import statistics as st
 from glore_lib.method.replication import Replication
 from glore_lib.method.reward_models import RewardModelData, labels_for
 from glore_lib.method.students import Student, sample_solutions
 from glore_lib.reporting import analysis_figures
 from glore_lib.run import Run
-from glore_lib.solutions import mark_bad, split_steps
 
-DEAREST = 12  # artifacts whose costs are shown one by one
+SHOWN_COSTS = 12  # artifacts with a row of their own
 
 
 def parameters(run: Run, *sections: str) -> pd.DataFrame:
-    """The parameters of some sections, a row each."""
+    """Return the parameters of some sections, one per row."""
     values = {
         f"{section}.{name}": str(value)
         for section in sections
@@ -32,21 +30,22 @@ def parameters(run: Run, *sections: str) -> pd.DataFrame:
 
 
 def training(*models: Artifact) -> pd.DataFrame:
-    """What each model was trained on: sequences (and those too long), optimiser steps, tokens, the share of the batches
-    that was padding, seconds."""
+    """Return what each model was trained on: sequences, optimiser steps, tokens, share of padding, seconds."""
     rows = {m.record["name"]: m.record["info"] | {"seconds": m.record["seconds"]} for m in models}
     columns = ["sequences", "too_long", "steps", "tokens_trained", "padding", "seconds"]
     return pd.DataFrame.from_dict(rows, orient="index")[columns]
 
 
 def losses(*models: Artifact | None) -> Figure:
-    """The training loss of each model against its steps; models without anything to train on have none."""
+    """Draw the training loss of each model against its steps; models without training examples have none."""
     trained = [model for model in models if model is not None and model.record["info"]["steps"]]
-    return analysis_figures.losses({model.record["name"]: pd.DataFrame(model.record["info"]["losses"]) for model in trained})
+    return analysis_figures.losses(
+        {model.record["name"]: pd.DataFrame(model.record["info"]["losses"]) for model in trained}
+    )
 
 
 def student_comparison(lab: Replication) -> pd.DataFrame:
-    """Validation accuracy of the SFT student, its longer-trained control and the student of expert iteration."""
+    """Return the validation accuracy of the SFT student, its control, and the student of expert iteration."""
     compared = [lab.student]
     if lab.run.params.student.start == "sft":
         compared.insert(0, lab.sft_student)
@@ -63,7 +62,7 @@ def _accuracy_row(run: Run, student: Student) -> dict[str, str | float]:
 
 
 def questions(lab: Replication, count: int) -> None:
-    """Prints the first training questions with their reference solutions."""
+    """Print the first training questions with their reference solutions."""
     for question in list(lab.run.questions("train").values())[:count]:
         print(_wrapped(f"{question.question}\n{question.reference_solution}"), end="\n\n")
 
@@ -73,15 +72,15 @@ def _wrapped(text: str) -> str:
 
 
 def costs(run: Run, stage: str) -> pd.DataFrame:
-    """What a notebook made or read, with seconds and tokens, the dearest first; reports it for the manifest."""
+    """Return what a notebook computed or read, most expensive first, and record it for the manifest."""
     used = run.finish(stage).sort_values("seconds", ascending=False, kind="stable").set_index("artifact")
-    shown = used.head(DEAREST)
-    rest = used.iloc[DEAREST:].sum().to_frame(f"{len(used) - len(shown)} more").T if len(used) > DEAREST else None
+    shown = used.head(SHOWN_COSTS)
+    rest = used.iloc[SHOWN_COSTS:].sum().to_frame(f"{len(used) - len(shown)} more").T if len(used) > SHOWN_COSTS else None
     return pd.concat([shown, rest, used.sum().to_frame("all").T]).round(1)
 
 
 def sample_counts(data: RewardModelData) -> pd.DataFrame:
-    """How many samples, and for how many questions they are all right, mixed, or all wrong."""
+    """Count the samples, and the questions whose samples are all right, mixed, or all wrong."""
     samples = data.samples.read()
     share = samples.groupby("question_id")["is_correct"].mean()
     counts = {
@@ -93,7 +92,7 @@ def sample_counts(data: RewardModelData) -> pd.DataFrame:
 
 
 def rollout_counts(data: RewardModelData) -> pd.DataFrame:
-    """How many samples have rollouts, from how many prefixes (P_i), and how many of these were made."""
+    """Count the samples with rollouts, their prefixes (P_i), and the rollouts."""
     rollouts, info = data.rollouts.read(), data.rollouts.record["info"]
     counts = {
         "samples with rollouts": rollouts["sample_id"].nunique(), "prefixes": info["prefixes"],
@@ -104,13 +103,13 @@ def rollout_counts(data: RewardModelData) -> pd.DataFrame:
 
 
 def label_counts(lab: Replication, *kinds: str) -> pd.DataFrame:
-    """Training labels by step number: how many there are, and the share of positive ones."""
+    """Return the number of training labels and the share of positive ones by step number."""
     frames = {k: labels_for(lab.run, k, lab.data).groupby("step")["label"].agg(["count", "mean"]) for k in kinds}
     return pd.concat(frames, axis=1).round(2)
 
 
 def reward_model_table(lab: Replication, split: str, *kinds: str) -> pd.DataFrame:
-    """Step, final-answer and first-error accuracy of some reward models on a split."""
+    """Return step, final-answer and first-error accuracy of some reward models on a split."""
     evaluated = getattr(lab, split)
     scores = {k: evaluated.scores[k] for k in kinds}
     tables, drafts = lab.tables, evaluated.draft_set
@@ -129,40 +128,12 @@ def scored_steps(lab: Replication, split: str, kinds: Sequence[str]) -> pd.DataF
 
 
 def pessimism(lab: Replication, split: str, *kinds: str) -> Figure:
-    """Mean score of right steps by step number."""
+    """Draw the mean score of correct steps by step number."""
     return analysis_figures.scores_by_step(analysis_figures.scores_by_step_rows(scored_steps(lab, split, kinds)))
 
 
-def rollout_example(lab: Replication) -> pd.DataFrame:
-    """The first wrong training sample with rollouts: a row a step, how many rollouts were right, and the labels.
-
-    Where no wrong one has a right rollout, another one; an empty frame where no sample has a step.
-    """
-    rollouts = lab.data.rollouts.read()
-    samples = lab.data.samples.read().set_index("sample_id")
-    mixed = rollouts[rollouts["step"] > 1].groupby("sample_id")["is_correct"].agg(["any", "all"])
-    candidates = [s for s in mixed[mixed["any"]].index if not samples.loc[s, "is_correct"]]
-    ranked = [*candidates, *mixed.index, *rollouts["sample_id"]]
-    if not ranked:
-        return pd.DataFrame(columns=["text", "rollouts", "right", *step_labels.POSTPROCESSING])
-    chosen = rollouts[rollouts["sample_id"] == ranked[0]]
-    question_id, sample_id = chosen.iloc[0][["question_id", "sample_id"]]
-    by_step = chosen.groupby("step")
-    frame = pd.DataFrame({"text": split_steps(samples.loc[sample_id, "text"])}, index=sorted(chosen["step"].unique()))
-    frame["rollouts"], frame["right"] = by_step.size(), by_step["is_correct"].sum()
-    for rule, switches in step_labels.POSTPROCESSING.items():
-        frame[rule] = step_labels.rollout_labels(chosen, *switches).set_index("step")["label"]
-    drafts = samples.loc[[sample_id]].reset_index()
-    exact = step_labels.exact_labels(lab.run, drafts, "train")
-    if exact is not None:
-        frame["exact"] = exact.set_index("step")["label"]
-    frame.index.name = "step"
-    print(_wrapped(lab.run.questions("train")[question_id].question))
-    return frame
-
-
 def training_label_quality(lab: Replication) -> pd.DataFrame:
-    """Precision and recall of the training labels by rollouts against the exact ones, after each rule."""
+    """Compare the training labels by rollouts with the exact ones, after each post-processing rule."""
     rollouts = lab.data.rollouts.read()
     samples = lab.data.samples.read()
     exact = step_labels.exact_labels(lab.run, samples[samples["sample_id"].isin(rollouts["sample_id"])], "train")
@@ -186,7 +157,7 @@ def training_label_quality(lab: Replication) -> pd.DataFrame:
 
 
 def stepwise(lab: Replication) -> pd.DataFrame:
-    """The SORM's training data in TRL's stepwise-supervision format, kept beside the artifacts; the first rows."""
+    """Export the SORM's training data in TRL's stepwise-supervision format; return the first rows."""
     frame = step_labels.stepwise_supervision(
         lab.run, lab.data.samples.read(), labels_for(lab.run, "sorm_consistent", lab.data), "train"
     )
@@ -196,35 +167,27 @@ def stepwise(lab: Replication) -> pd.DataFrame:
     return frame.head(3)
 
 
-def pair_examples(lab: Replication) -> pd.DataFrame:
-    """A local and a global pair, as the refiner reads and writes them."""
-    pairs = refinement.refiner_pairs(lab.run, lab.data)
-    shown = pairs[(pairs["kind"] == "global") | (pairs["first_error"] > 1)].groupby("kind").head(1)
-    for pair in shown.itertuples():
-        draft = mark_bad(split_steps(pair.draft), pair.first_error)
-        question = lab.run.questions("train")[pair.question_id].question
-        print(_wrapped(f"--- {pair.kind}\n{question}\n{draft}\n-> {pair.target}"))
-    return shown[["kind", "first_error"]]
-
-
 def pair_counts(lab: Replication) -> pd.DataFrame:
-    """Distinct pairs of each kind by the step of the first error (global marks stand before step 1)."""
+    """Count distinct pairs of each kind by the step of the first error (global pairs: step 1)."""
     pairs = refinement.refiner_pairs(lab.run, lab.data)
     return pairs.groupby(["kind", "first_error"]).size().unstack(fill_value=0)
 
 
 def wide(numbers: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
-    """A table to read: a row a task and method, a column a metric, each cell "value [low, high] (n)" in per cent; p
-    values as they are; "n = 0" where there was nothing to count. Tasks and methods come in the order in which they
-    first appear."""
+    """Return a table to read: a row per task and method, a column per metric, in order of appearance.
+
+    Each cell is "value [low, high] (n=...)" in per cent, a p value, or "n = 0" if nothing was counted.
+    """
     shown = numbers[numbers["metric"].isin(metrics)]
-    table = shown.assign(cell=[_cell(row) for row in shown.itertuples()])
-    table = table.pivot(index=["task", "method"], columns="metric", values="cell").fillna("")
+    cells = [
+        f"{row.value:.2g}" if row.metric.endswith("_p") and row.n else format_estimate(st.estimate(row))
+        for row in shown.itertuples()
+    ]
+    table = shown.assign(cell=cells).pivot(index=["task", "method"], columns="metric", values="cell").fillna("")
     order = [key for key in product(shown["task"].unique(), shown["method"].unique()) if key in table.index]
     return table.loc[order, [m for m in metrics if m in table]]
 
 
-def _cell(row: Any) -> str:
-    if row.n == 0:
-        return "n = 0"
-    return f"{row.value:.2g}" if row.metric.endswith("_p") else f"{st.estimate(row).percent()} (n={row.n})"
+def format_estimate(estimate: st.Estimate, sign: str = "") -> str:
+    """Return "value [low, high] (n=...)" in per cent, or "n = 0"."""
+    return f"{estimate.percent(sign=sign)} (n={estimate.n})" if estimate.n else "n = 0"

@@ -257,16 +257,14 @@ def show(lab: Replication) -> None:
     tables.questions(lab, 2)
     tables.sample_counts(lab.data)
     tables.label_counts(lab, *kinds)
-    tables.rollout_example(lab)
     tables.rollout_counts(lab.data)
     tables.training_label_quality(lab)
     tables.stepwise(lab)
-    tables.pair_examples(lab)
     tables.pair_counts(lab)
     tables.reward_model_table(lab, "test", *kinds)
     tables.pessimism(lab, "test", *kinds)
     wide(lab.numbers, ["accuracy"])
-    for show in examples.SHOW:
+    for show in examples.DRAFT_FILTERS:
         examples.worked_example(lab, "test", show, ["exact", "right", *kinds], ["reference", *examples.REFINEMENTS])
         examples.rollouts_of(lab, "test", show)
     for found in (findings.students, findings.orm, findings.sorm, findings.refiners, findings.evaluation):

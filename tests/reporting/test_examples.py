@@ -1,14 +1,22 @@
-"""Which drafts are shown, what is said of them, and how they are drawn."""
+"""Which drafts are selected, what is known of them, and how they are rendered."""
 
 import pandas as pd
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from bs4 import BeautifulSoup
 from test_replication import SETTINGS, forbid_work, scripted  # noqa: F401 a fixture
 
 from glore_lib.method.replication import Replication
 from glore_lib.reporting import examples
-from glore_lib.reporting.examples import Answer, Example, Outcomes, changed, draw, example, worked_example
+from glore_lib.reporting.examples import (
+    Answer,
+    Example,
+    Outcomes,
+    changed,
+    example,
+    to_html,
+    to_text,
+    worked_example,
+)  # fmt: skip
 from glore_lib.solutions import split_steps
 from tiny import open_tiny
 
@@ -19,8 +27,10 @@ def an_example(text: str = "a = 1", steps: int = 2, score: float = 0.9) -> Examp
     return Example("what is a ?", "1", frame, 0.5, answers)
 
 
-def words(figure: Figure) -> list[str]:
-    return [text.get_text() for text in figure.axes[0].texts]
+def cells(html: str) -> list[list[str]]:
+    """Return the texts of all table rows, as a page without styles shows them."""
+    rows = BeautifulSoup(html, "html.parser").find_all("tr")
+    return [[cell.get_text("\n") for cell in row.find_all(["th", "td"])] for row in rows]
 
 
 def test_first_errors_are_the_first_step_labelled_0_or_scored_at_most_the_threshold():
@@ -92,13 +102,36 @@ def test_an_example_holds_what_is_stored(outcomes):
     assert shown.marked == at and shown.draft_steps[at - 1].startswith("[BAD] ")
 
 
-def test_a_figure_says_scores_labels_and_verdicts_in_words_too():
-    said = words(draw(an_example(score=0.37)))
-    assert said.count("0.37") == 2 and said.count("right") == 2 and said.count("3/8") == 2
-    assert "Draft: right, 1" in said and "Global: wrong, no answer" in said
-    assert "Right answer: 1" in said
-    assert "▸ a = 1 b" in said and "  a = 1" in said
-    assert any("scored at most T = 0.5" in text for text in said)
+def test_html_without_its_styles_says_all():
+    shown = an_example(score=0.37)
+    heads, *steps, verdicts, answers = cells(to_html(shown))
+    assert heads == ["Step", "Text", "Exact label", "Correct rollouts", "ORM"]
+    assert steps == [["1", "a = 1", "right", "3/8", "0.37 ◀ first error"], ["2", "a = 1", "right", "3/8", "0.37"]]
+    assert verdicts == ["Draft: right, 1", "Global: wrong, no answer"]
+    assert answers == ["a = 1\na = 1", "a = 1\n▸ a = 1 b"]
+    soup = BeautifulSoup(to_html(shown), "html.parser")
+    assert [tag.get_text() for tag in soup.find_all("b")] == ["Correct answer:", "0.37 ◀ first error", "▸ a = 1 b"]
+    assert "Exact: none. First error at T = 0.5: ORM: step 1." in soup.get_text()
+    marked = Example("q", "", shown.steps, 0.5, shown.answers, marked=2)
+    assert cells(to_html(marked))[-1][0] == "a = 1\n[BAD] a = 1"
+
+
+def test_text_says_the_same():
+    lines = to_text(an_example(score=0.37)).splitlines()
+    assert lines == [
+        "what is a ?",
+        "Correct answer: 1",
+        "      Text   Exact label  Correct rollouts  ORM",
+        "   1  a = 1  right        3/8               0.37 ◀ first error",
+        "   2  a = 1  right        3/8               0.37",
+        "Exact: none. First error at T = 0.5: ORM: step 1.",
+        "Draft: right, 1",
+        "  a = 1",
+        "  a = 1",
+        "Global: wrong, no answer",
+        "  a = 1",
+        "▸ a = 1 b",
+    ]
 
 
 def test_a_score_looks_darker_the_lower_it_is_and_can_be_read():
@@ -117,20 +150,28 @@ def test_a_score_looks_darker_the_lower_it_is_and_can_be_read():
 @pytest.mark.parametrize("shown", [
     an_example(), an_example("x " * 900, 40), an_example("y" * 4000, 30), an_example("z", 60),
 ], ids=["short", "long", "unbroken", "many"])  # fmt: skip
-def test_no_figure_is_taller_than_a_screen_and_no_text_leaves_it(shown):
-    figure = draw(shown)
-    assert figure.get_size_inches()[1] <= 8.2
-    renderer = FigureCanvasAgg(figure).get_renderer()
-    for text in figure.axes[0].texts:
-        box = text.get_window_extent(renderer).transformed(figure.dpi_scale_trans.inverted())
-        assert box.x0 >= -0.01 and box.x1 <= examples.WIDTH + 0.01, text.get_text()
-        assert box.y0 >= -0.01 and box.y1 <= figure.get_size_inches()[1], text.get_text()
+def test_text_fits_a_screen(shown):
+    lines = to_text(shown).splitlines()
+    assert len(lines) <= 45
+    assert max(map(len, lines)) <= 130
+    assert any(line.startswith("Global: wrong") for line in lines)
+
+
+@pytest.mark.parametrize("answers", [1, 3, 5])
+def test_text_of_many_answers_fits_a_screen(answers):
+    frame = pd.DataFrame({"text": ["x " * 90] * 30, "exact": 1, "right": "3/8", "orm": 0.1, "sorm": 0.9}, range(1, 31))
+    made = [
+        Answer(name, "x\n" * 30, "1", False) for name in ("draft", "reference", "local+orm", "local+sorm", "global")
+    ]
+    lines = to_text(Example("why " * 400, "1", frame, 0.5, made[:answers])).splitlines()
+    assert len(lines) <= 45 and max(map(len, lines)) <= 130
 
 
 def test_no_draft_of_a_kind_is_said(outcomes, monkeypatch):
-    monkeypatch.setitem(examples.SHOW, "none", lambda o: o.right & ~o.right)
-    figure = worked_example(outcomes.evaluated.replication, "test", "none", ["exact"])
-    assert words(figure) == ["There are 0 drafts of this kind: none."]
+    monkeypatch.setitem(examples.DRAFT_FILTERS, "none", lambda o: o.right & ~o.right)
+    shown = worked_example(outcomes.evaluated.replication, "test", "none", ["exact"])
+    assert repr(shown) == "There are 0 drafts of this kind: none."
+    assert shown._repr_html_() == "<p>There are 0 drafts of this kind: none.</p>"
     assert examples.rollouts_of(outcomes.evaluated.replication, "test", "none").empty
 
 

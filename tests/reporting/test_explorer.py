@@ -11,8 +11,8 @@ from clone import TINY
 from glore_lib.method.replication import Replication
 from glore_lib.params import ParamsError
 from glore_lib.reporting import explorer
-from glore_lib.reporting.examples import SHOW, Answer
-from glore_lib.reporting.explorer import Explorer, Panel, is_made, open_explorer, runs, view
+from glore_lib.reporting.examples import DRAFT_FILTERS, Answer, to_html
+from glore_lib.reporting.explorer import Explorer, Panel, is_made, open_explorer, runs
 from glore_lib.run import Run
 from glore_lib.solutions import split_steps
 from glore_lib.workflow.pipeline import ROOT
@@ -106,7 +106,7 @@ def test_mistakes_are_told_in_one_clear_line(opened):
     long = "\n".join(["tom has 2 + 2 = 4 apples"] * 60)
     for question, draft, message in (
         (" \n", "a", "Your question is empty: write one."),
-        ("a", " \n", "Your draft is empty: write one, a step a line."),
+        ("a", " \n", "Your draft is empty: write one, one step per line."),
         ("a", long, "tokens: at most 368 leave the model room"),  # 384 positions, 16 new tokens
     ):
         with pytest.raises(ParamsError) as error:
@@ -120,7 +120,7 @@ def test_words_that_the_model_does_not_know_are_named(opened):
 
 def test_all_text_is_escaped():
     shown = an_example(NASTY, score=0.2)
-    html = view(shown)
+    html = to_html(shown)
     assert "&lt;script&gt;" in html and "<script" not in html and "<img" not in html
     assert html.count("0.20") == 2 and "step 1" in html
 
@@ -132,7 +132,7 @@ def panel(tiny_base, store) -> Panel:
 
 def test_the_widgets_show_what_is_chosen(scripted, tiny_base, sampler, opened):  # noqa: F811
     shown = panel(tiny_base, scripted[0])
-    assert list(shown.run.options) == ["tiny"] and list(shown.show.options) == list(SHOW)
+    assert list(shown.run.options) == ["tiny"] and list(shown.show.options) == list(DRAFT_FILTERS)
     assert shown.threshold.value == 0.5 and shown.count.value == "6 of 6 drafts"
     assert shown.draft.value == shown.draft.options[0][1]
     assert "First error at T = 0.5" in shown.stored.value
@@ -154,7 +154,7 @@ def test_the_widgets_show_what_is_chosen(scripted, tiny_base, sampler, opened): 
 
 
 def test_a_kind_without_drafts_is_said(scripted, tiny_base, opened, monkeypatch):  # noqa: F811
-    monkeypatch.setitem(SHOW, "none", lambda o: o.right & ~o.right)
+    monkeypatch.setitem(DRAFT_FILTERS, "none", lambda o: o.right & ~o.right)
     shown = panel(tiny_base, scripted[0])
     shown.show.value = "none"
     assert shown.count.value == "0 of 6 drafts" and "no draft" in shown.stored.value
@@ -185,7 +185,7 @@ def test_what_is_not_made_yet_is_announced_with_its_minutes(scripted, tiny_base,
     for record in (run.store.root / "stages").glob("tiny-*/*.json"):
         record.unlink()
     open_explorer(str(TINY), params, str(scripted[0]))
-    assert "is not made yet. Making it now takes about" in capsys.readouterr().out
+    assert "has not been computed. Computing it now takes about" in capsys.readouterr().out
     open_explorer(str(TINY), params, str(scripted[0]))
     assert capsys.readouterr().out == ""
 

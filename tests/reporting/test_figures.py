@@ -11,13 +11,12 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import to_hex
 from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyBboxPatch
 from matplotlib.text import Text
 from numpy.testing import assert_allclose
 
 from glore_lib.artifacts.records import check_schema
-from glore_lib.method.statistics import Estimate, clustered, row
-from glore_lib.reporting import analysis_figures, paper_figures, style
+from glore_lib.reporting import analysis_figures, paper_figures, report, results, style
+from glore_lib.statistics import Estimate, clustered, row
 
 KS = (1, 2, 4, 8)
 NUMBER_FIGURES = ("figure4", "figure5", "figure6", "label_quality")
@@ -69,13 +68,22 @@ INPUTS = {
     "scores_by_step": step_scores, "calibration": step_scores, "reliability": step_scores, "fixed_overlap": drafts,
     "cost": outcomes,
 }  # fmt: skip
-DIAGRAMS = ("pipeline_diagram", "figure1_diagram", "figure3_diagram")
 
 
-def every_figure() -> dict[str, tuple[Figure, pd.DataFrame | None]]:
+def rows_of(name: str, frame: pd.DataFrame) -> pd.DataFrame:
+    module = paper_figures if hasattr(paper_figures, name) else analysis_figures
+    return getattr(module, f"{name}_rows")(frame)
+
+
+def draw(name: str, frame: pd.DataFrame) -> Figure:
+    """Draw the rows that it selects or computes from a frame."""
+    module = paper_figures if hasattr(paper_figures, name) else analysis_figures
+    return getattr(module, name)(rows_of(name, frame))
+
+
+def every_figure() -> dict[str, tuple[Figure, pd.DataFrame]]:
     inputs = {name: numbers() for name in NUMBER_FIGURES} | {name: make() for name, make in INPUTS.items()}
-    drawn = {name: (getattr(figures, name)(x), getattr(figures, f"{name}_rows")(x)) for name, x in inputs.items()}
-    return drawn | {name: (getattr(figures, name)(), None) for name in DIAGRAMS}
+    return {name: (draw(name, frame), rows_of(name, frame)) for name, frame in inputs.items()}
 
 
 def values(frame: pd.DataFrame, **where: str) -> list[float]:
@@ -85,7 +93,7 @@ def values(frame: pd.DataFrame, **where: str) -> list[float]:
 
 
 def bars(axes) -> dict[str, list]:
-    """Method -> its bars, in the order drawn."""
+    """Return the bars by method, in the order drawn."""
     found: dict[str, list] = {}
     for container in axes.containers:
         if isinstance(container, BarContainer):
@@ -102,7 +110,7 @@ def lines(axes) -> dict[str, tuple[list[float], list[float]]]:
 
 
 def segments(axes) -> np.ndarray:
-    """The ends of all error bars [bars, 2 ends, x and y]."""
+    """Return the ends of all error bars [bars, 2 ends, x and y]."""
     collections = [artist for artist in axes.collections if isinstance(artist, LineCollection)]
     return np.array([segment for collection in collections for segment in collection.get_segments()])
 
@@ -113,7 +121,7 @@ def texts(figure_or_axes) -> list[str]:
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory) -> Path:
-    """A folder with every figure saved into it."""
+    """Save every figure into a folder."""
     folder = tmp_path_factory.mktemp("figures")
     for name, (figure, rows) in every_figure().items():
         style.save(figure, rows, folder, name)
@@ -124,7 +132,6 @@ def test_the_same_input_gives_the_same_bytes(saved: Path, tmp_path: Path):
     drawn = every_figure()
     files = sorted(path.name for path in saved.iterdir())
     written = {f"{name}.{suffix}" for name in drawn for suffix in ("csv", "png", "svg")}
-    written -= {f"{name}.csv" for name in DIAGRAMS}
     assert files == sorted(written)
     for name, (figure, rows) in drawn.items():
         style.save(figure, rows, tmp_path, name)
@@ -150,9 +157,6 @@ def test_svg_keeps_text_as_text_and_no_date(saved: Path):
         found = {text.text for text in ElementTree.fromstring(source).iter("{http://www.w3.org/2000/svg}text")}
         assert len(found) >= 8, path.name
         assert not re.search(r"<dc:date|DejaVuSans-\d", source), path.name  # a date; glyphs drawn as paths
-    assert {"Question", "Refiner"} <= {
-        text.text for text in ElementTree.parse(saved / "pipeline_diagram.svg").iter("{http://www.w3.org/2000/svg}text")
-    }
 
 
 def test_hatches_differ_from_what_they_are_drawn_on_in_svg_too(saved: Path):
@@ -198,7 +202,11 @@ def test_figure4_sorts_k_as_numbers():
 
 
 def test_names_at_the_ends_of_curves_keep_clear_of_each_other():
-    rows = [row("t", "m", m, f"rerank_accuracy@{k}", Estimate(0.5, 0.4, 0.6, 9)) for m in paper_figures.RERANKERS for k in KS]
+    rows = [
+        row("t", "m", m, f"rerank_accuracy@{k}", Estimate(0.5, 0.4, 0.6, 9))
+        for m in paper_figures.RERANKERS
+        for k in KS
+    ]
     figure = paper_figures.figure4(pd.DataFrame(rows))
     figure.draw_without_rendering()
     names = [text for text in figure.axes[0].texts if text.get_text().endswith("50.0")]
@@ -221,7 +229,7 @@ def test_figure5_draws_the_frames_numbers():
 
 @pytest.mark.parametrize("name", ["figure5", "figure6"])
 def test_numbers_on_bars_keep_clear_of_intervals_and_of_each_other(name):
-    figure = getattr(figures, name)(numbers())
+    figure = draw(name, numbers())
     figure.draw_without_rendering()
     for axes in figure.axes:
         labels = [text for text in axes.texts if re.fullmatch(r"\d+\.\d", text.get_text())]
@@ -279,7 +287,7 @@ def test_a_method_without_data_leaves_a_gap_and_a_note(name, method, notes, gone
     frame = numbers()
     lost = (frame.method == method) & (frame.task == "mini-easy")
     empty = frame.assign(n=frame.n.mask(lost, 0), value=frame.value.mask(lost), ci_low=frame.ci_low.mask(lost))
-    figure = getattr(figures, name)(frame[~lost] if gone == "row" else empty)
+    figure = draw(name, frame[~lost] if gone == "row" else empty)
     whole, partial = figure.axes
     assert not [text for text in texts(whole) if "no data" in text.lower()]
     assert [text for text in texts(partial) if "no data" in text.lower()] == notes
@@ -294,9 +302,9 @@ def test_a_method_without_data_leaves_a_gap_and_a_note(name, method, notes, gone
 def test_nothing_to_draw_is_said(tmp_path: Path):
     frames = {name: numbers()[:0] for name in NUMBER_FIGURES}
     for name, frame in (frames | {name: make()[:0] for name, make in INPUTS.items()}).items():
-        figure = getattr(figures, name)(frame)
+        figure = draw(name, frame)
         assert "No data" in texts(figure), name
-        style.save(figure, getattr(figures, f"{name}_rows")(frame), tmp_path, name)
+        style.save(figure, rows_of(name, frame), tmp_path, name)
 
 
 def test_a_value_without_interval_is_drawn_without_one():
@@ -337,7 +345,7 @@ def test_scores_by_step_takes_exactly_right_steps_alone():
     assert rows[["task", "model", "step", "n"]].values.tolist() == [["t", "orm", 1, 2], ["t", "orm", 2, 1]]
     assert rows.value.tolist() == pytest.approx([0.4, 0.9])
     assert rows.ci_low[0] == pytest.approx(clustered([0.2, 0.6], ["a", "b"], 0).ci_low)
-    (axes,) = analysis_figures.scores_by_step(frame).axes
+    (axes,) = draw("scores_by_step", frame).axes
     assert lines(axes)["orm"][1] == rows.value.tolist()
     assert [label.get_text() for label in axes.get_xticklabels()] == ["1\n(2)", "2\n(1)"]
     assert "No data: Balanced ORM; SORM" in axes.get_xlabel()
@@ -349,7 +357,7 @@ def test_steps_that_few_drafts_reach_are_in_the_numbers_but_not_drawn():
         {"step": steps, "question_id": range(109), "task": "t", "model": "orm", "score": 0.5, "label": 1}
     )
     assert analysis_figures.scores_by_step_rows(frame).n.tolist() == [100, 5, 4]
-    (axes,) = analysis_figures.scores_by_step(frame).axes
+    (axes,) = draw("scores_by_step", frame).axes
     assert [label.get_text() for label in axes.get_xticklabels()] == ["1\n(100)", "2\n(5)"]
     assert len(lines(axes)["orm"][1]) == 2
 
@@ -363,7 +371,7 @@ def test_calibration_is_score_minus_truth_by_step():
     assert rows.value.tolist() == pytest.approx([-0.1, -0.1])  # (-0.8 + 0.6) / 2; 0.9 - 1
     assert rows.n.tolist() == [2, 1]
     assert rows.ci_low[0] == pytest.approx(clustered([-0.8, 0.6], ["a", "b"], 0, bounds=(-1, 1)).ci_low)
-    (axes,) = analysis_figures.calibration(frame).axes
+    (axes,) = draw("calibration", frame).axes
     assert lines(axes)["orm"][1] == rows.value.tolist()
 
 
@@ -376,7 +384,7 @@ def test_reliability_bins_by_hand():
     assert rows.n.tolist() == [3, 1, 10, 2]
     assert rows.value.tolist() == pytest.approx([1 / 3, 1, 0.7, 1])
     assert rows.score.tolist() == pytest.approx([0.29 / 3, 0.2, 0.5, 0.995])
-    (axes,) = analysis_figures.reliability(frame.assign(step=1)).axes
+    (axes,) = draw("reliability", frame.assign(step=1)).axes
     assert lines(axes)["sorm"] == ([0.5], [0.7])  # bins of fewer than ten are in the rows alone
     assert axes.get_title(loc="left") == "Step 1 (n = 16)"
 
@@ -393,7 +401,7 @@ def test_fixed_overlap_by_hand():
     for one, other in combinations(analysis_figures.FIXERS, 2):
         either = [rows.loc[(a, ""), "count"] + rows.loc[(b, a), "count"] for a, b in ((one, other), (other, one))]
         assert either[0] == either[1] == (drafts()[one] | drafts()[other]).sum()
-    (axes,) = analysis_figures.fixed_overlap(drafts()).axes
+    (axes,) = draw("fixed_overlap", drafts()).axes
     shown = [text.get_text().split("\n")[0] for text in axes.texts]
     assert shown == [f"{100 * value:.1f}" for value in rows.value]
     assert shown[:4] == ["25.0", "15.0", "10.0", "25.0"]
@@ -406,7 +414,7 @@ def test_cost_is_tokens_over_problems_solved_more():
     assert rows.value["resample"] == 400 / 12
     assert (rows.n == 40).all()
     assert ((rows.ci_low < rows.value) & (rows.value < rows.ci_high)).all()
-    (axes,) = analysis_figures.cost(outcomes()).axes
+    (axes,) = draw("cost", outcomes()).axes
     low, high = rows.loc["global", ["ci_low", "ci_high"]]
     assert f"50 [{low:,.0f}, {high:,.0f}]" in texts(axes)
 
@@ -419,10 +427,10 @@ def test_cost_where_no_more_is_solved_than_lost_has_no_end():
     rows = analysis_figures.cost_rows(frame).set_index("method")
     assert rows.value["bo3"] == rows.ci_high["bo3"] == np.inf
     assert np.isfinite(rows.ci_low["bo3"])
-    shown = texts(analysis_figures.cost(frame))
+    shown = texts(draw("cost", frame))
     assert "no gain" in shown
     assert f"∞ [{rows.ci_low['bo3']:,.0f}, ∞]" in shown
-    assert texts(analysis_figures.cost(frame.assign(gain=0))).count("no gain") == len(rows)
+    assert texts(draw("cost", frame.assign(gain=0))).count("no gain") == len(rows)
 
 
 def test_losses_draws_a_curve_a_model():
@@ -438,35 +446,21 @@ def test_losses_draws_a_curve_a_model():
     assert "No data" in texts(analysis_figures.losses({}))
 
 
-@pytest.mark.parametrize(("name", "count"), [*zip(DIAGRAMS, (19, 8, 10), strict=True)])
-def test_diagrams_texts_lie_in_their_boxes_and_boxes_apart(name, count):
-    figure = getattr(figures, name)()
-    figure.draw_without_rendering()
-    (axes,) = figure.axes
-    patches = [patch for patch in axes.patches if isinstance(patch, FancyBboxPatch)]
-    boxes = [patch.get_window_extent() for patch in patches if patch.get_height() == figures.BOX_HEIGHT]
-    assert len(boxes) == count
-    for one, other in combinations(boxes, 2):
-        assert not one.overlaps(other)
-    inside = 0
-    for text in axes.texts:
-        extent = text.get_window_extent()
-        around = [box for box in boxes if box.overlaps(extent)]
-        inside += len(around)
-        for box in around:
-            assert box.x0 + 4 < extent.x0
-            assert extent.x1 < box.x1 - 4
-            assert box.y0 < extent.y0
-            assert extent.y1 < box.y1
-    assert inside == len(boxes)
-    for one, other in combinations(axes.texts, 2):
-        assert not one.get_window_extent().overlaps(other.get_window_extent()), (one.get_text(), other.get_text())
+@pytest.mark.parametrize("name", results.DIAGRAMS)
+def test_diagrams_are_copied_with_a_title_and_text_as_text(name, tmp_path):
+    shown = results.save_diagram(name, tmp_path)
+    svg, png = (tmp_path / "figures" / f"{name}.{suffix}" for suffix in ("svg", "png"))
+    assert "<title>" in shown.data and png.read_bytes().startswith(b"\x89PNG")
+    root = ElementTree.parse(svg).getroot()
+    found = {text.text for text in root.iter("{http://www.w3.org/2000/svg}text")}
+    assert {"[BAD] at", "SORM"} <= found or {"Question", "Draft"} <= found
+    title = root.find("{http://www.w3.org/2000/svg}title").text
+    assert root.get("role") == "img" and len(title) > 30 and report.ALTERNATIVES[name] == title
 
 
 def test_figures_leave_pyplot_and_its_settings_alone():
     before, size = plt.get_fignums(), plt.rcParams["font.size"]
     paper_figures.figure6(numbers())
-    figures.pipeline_diagram()
     assert plt.get_fignums() == before
     assert plt.rcParams["font.size"] == size
 

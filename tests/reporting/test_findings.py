@@ -2,8 +2,8 @@
 
 import pytest
 
-from glore_lib.method.statistics import NO_DATA, Estimate
 from glore_lib.reporting.findings import EXPECTED, PAPER, compared, stated, tell
+from glore_lib.statistics import NO_DATA, Estimate
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,13 @@
 """The report as a text: what it says of a small folder of results made here, and that it needs nothing beside it."""
 
+import base64
 import json
 import re
 import shutil
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import nbformat
 import pandas as pd
@@ -16,11 +18,13 @@ from typer.testing import CliRunner
 from clone import HEADER, TINY
 from glore_lib.cli import app
 from glore_lib.params import ParamsError, load_params
-from glore_lib.reporting.report import EXAMPLE, page, write_report
+from glore_lib.reporting.report import ALTERNATIVES, EXAMPLE, page, write_report
+from glore_lib.reporting.results import DIAGRAMS, DRAW, TABLES
 from glore_lib.workflow.pipeline import ROOT
 
 NASTY = "<script>alert(1)</script> <img src=x onerror=alert(1)> **bold** $a$ [x](javascript:1) &amp;"
-TABLE3 = f"""{HEADER}
+NUMBERS = f"""{HEADER}
+tiny,m,greedy,accuracy,0.5,0.4,0.6,100
 tiny,m,global,fixed_fraction,0.25,0.1,0.5,1200
 tiny,m,local+orm,fixed_fraction,,,,0
 tiny,m,global-local+orm,fixed_fraction_difference,-0.05,-0.1,0.004,1200
@@ -31,7 +35,7 @@ SCORES = """id,claim,paper,task,model,ours,ci_low,ci_high,n,verdict
 c1,refining helps,GSM8K: +8,tiny,m,0.087,0.062,0.112,600,replicated
 c2,size matters,13B over 7B,tiny,m,,,,,not tested here
 """
-SVG = '<svg xmlns="http://www.w3.org/2000/svg" width="10" height="10"/>'
+PNG = base64.b64decode("iVBORw0KGgo=")
 
 
 def save_notebook(path: Path, *cells: nbformat.NotebookNode) -> None:
@@ -55,35 +59,53 @@ def printed(text: str) -> nbformat.NotebookNode:
 
 @pytest.fixture
 def out(tmp_path) -> Path:
-    """A finished run with a table, two figures, a scoreboard, and notebooks of which one shows an example."""
-    out = tmp_path / "results"
-    files = {
-        "tables/table3.csv": TABLE3, "figures/figure6.csv": FIGURE6, "figures/figure6.svg": SVG,
-        "figures/novel_chart.svg": SVG, "scoreboard.csv": SCORES,
-    }  # fmt: skip
-    for name, text in files.items():
-        (out / name).parent.mkdir(parents=True, exist_ok=True)
-        (out / name).write_text(text)
+    """Write a finished comparison of one run: its rendered notebook 06, two figures, a scoreboard, and the run folder."""
+    out, run = tmp_path / "results" / "mini", tmp_path / "results" / "tiny"
+    for name, columns in TABLES.items():
+        text = NUMBERS if name == "numbers" else ",".join(columns) + "\n"
+        (run / "tables").mkdir(parents=True, exist_ok=True)
+        (run / "tables" / f"{name}.csv").write_text(text)
+    about = {
+        "run": "tiny",
+        "caption": "A tiny task for tests",
+        "model": "mini-base",
+        "stands_for": "gsm8k",
+        "stale": [],
+    }
+    (run / "run.json").write_text(json.dumps(about))
+    (out / "figures").mkdir(parents=True)
+    (out / "figures" / "figure6.csv").write_text(FIGURE6)
+    for name in ("figure6", "novel_chart"):
+        (out / "figures" / f"{name}.png").write_bytes(PNG)
+    (out / "scoreboard.csv").write_text(SCORES)
     save_notebook(
-        out / "tiny" / "05_evaluation.ipynb", example(printed("shown\n")), example(printed("kept back"), tags=())
-    )
-    save_notebook(out / "tiny" / "appendix" / "a1 more.ipynb")
-    params = load_params(TINY).model_dump(mode="json")
-    stage = {"run": "tiny", "stage": "05_evaluation", "status": "done", "seconds": 3723.2}
-    manifest = {
-        "status": "done", "finished": "2026-01-02T03:04:05+00:00", "seconds": 3735.2, "code_hash": "c0de", "git": {},
-        "runs": {"tiny": {"params_hash": "0", "seed": 7, "params": params}},
-        "stages": [stage | {"tokens": {"tokens_generated": 12345}},
-                   {"run": None, "stage": "06_figures", "status": "done", "seconds": 12, "tokens": {}}],
-        "versions": {"python": "3.11.1", "torch": "2.13.0"},
+        out / "06_figures.ipynb",
+        nbformat.v4.new_markdown_cell("## Table 3 of all\n\nIn words."),
+        example(shown(text_html=pd.DataFrame({"fixed": ["25.0 [10.0, 50.0] (n=1200)"]}, ["global"])._repr_html_())),
+        nbformat.v4.new_markdown_cell("## Figure 6 of all"),
+        *(nbformat.v4.new_code_cell(f'results.save_figure(c, "{name}", out)', outputs=[shown(image_png="AAAA")])
+          for name in ("figure6", "novel_chart")),
+    )  # fmt: skip
+    save_notebook(run / "05_evaluation.ipynb", example(printed("shown\n")), example(printed("kept back"), tags=()))
+    save_notebook(run / "appendix" / "a1 more.ipynb")
+    stages = [{"stage": "05_evaluation", "status": "done", "seconds": 3723.2, "tokens": {"tokens_generated": 12345}}]
+    machine = {
+        "versions": {"python": "3.11.1", "torch": "2.13.0"}, "git": {"commit": "abc"}, "code_hash": "c0de",
         "hardware": {"cpu": "A CPU", "cpus": 2, "memory_gib": 8, "gpus": [], "system": "Linux x86_64"},
     }  # fmt: skip
+    held = {"run": "tiny", "params_hash": "0", "params": load_params(TINY).model_dump(mode="json"), "seed": 7}
+    (run / "manifest.json").write_text(
+        json.dumps(held | machine | {"status": "done", "seconds": 3723.2, "stages": stages})
+    )
+    runs = {"tiny": {"folder": "../tiny", "params_hash": "0", "code_hash": "c0de"}}
+    stages = [{"stage": "06_figures", "status": "done", "seconds": 12}]
+    manifest = machine | {"status": "done", "seconds": 12.2, "runs": runs, "stages": stages}
     (out / "manifest.json").write_text(json.dumps(manifest))
     return out
 
 
-def change(out: Path, **values: object) -> None:
-    path = out / "manifest.json"
+def change(out: Path, file: str = "manifest.json", **values: object) -> None:
+    path = out / file
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
@@ -95,131 +117,138 @@ def words(element: Tag) -> str:
     return " ".join(element.get_text(" ").split())
 
 
-def rows(soup: BeautifulSoup, caption: str) -> list[list[str]]:
-    """The rows of the table with a caption, its header apart."""
-    (found,) = [table for table in soup.find_all("table") if table.caption and words(table.caption) == caption]
-    return [[words(cell) for cell in row.find_all(["th", "td"])] for row in found.tbody.find_all("tr")]
+def section(soup: BeautifulSoup, title: str) -> Tag:
+    (heading,) = [heading for heading in soup.find_all("h2") if heading.get_text() == title]
+    return heading.find_parent("section")
+
+
+def rows(table: Tag) -> list[list[str]]:
+    """Return the rows of a table, its header apart."""
+    return [[words(cell) for cell in row.find_all(["th", "td"])] for row in table.tbody.find_all("tr")]
 
 
 def headings(soup: BeautifulSoup) -> list[str]:
     return [heading.get_text() for heading in soup.find_all("h2")]
 
 
-def test_tables_show_numbers_with_interval_and_n(out):
-    soup = read(out)
-    assert rows(soup, "tiny, m: per cent") == [
-        ["Global", "25.0 [10.0, 50.0] n = 1,200"], ["Local + ORM", "n = 0"],
-    ]  # fmt: skip
-    assert rows(soup, "tiny, m: differences, in points") == [
-        ["Global against Local + ORM", "-5.0 [-10.0, 0.4] n = 1,200", "0.0012"],
-    ]  # fmt: skip
+def test_summary_has_headline_numbers_and_verdicts(out):
+    soup = section(read(out), "Summary")
+    about, numbers, verdicts = soup.find_all("table")
+    assert rows(about) == [["Task", "A tiny task for tests"], ["Model", "mini-base"]]
+    assert "tiny 1:02:03" in words(soup)
+    assert rows(numbers)[0] == ["Accuracy of greedy drafts", "50.0 [40.0, 60.0] (n=100)"]
+    assert rows(numbers)[1][1] == "–"
+    assert rows(verdicts) == [["replicated", "1"], ["not tested here", "1"]]
 
 
-def test_summary(out):
-    soup = read(out)
-    text = words(soup.find("section", attrs={"aria-labelledby": "summary"}))
-    for part in ("A tiny task for tests", "mini-base", "4 train, 2 validation, 4 test", " 7 ", "1:02:03", "1:02:15"):
-        assert part in text
-    assert "2 CPUs, 8 GiB of memory, no GPU (Linux x86_64); finished 2026-01-02." in text
-    assert rows(soup, "Per cent [95 % interval], on the test questions") == [
-        ["Greedy drafts that are right", "50.0 [40.0, 60.0] n = 100"],
-    ]  # fmt: skip
+def test_results_are_the_texts_and_outputs_of_notebook_06_without_code(out):
+    results = section(read(out), "Results")
+    assert [words(heading) for heading in results.find_all("h3")] == ["Table 3 of all", "Figure 6 of all"]
+    assert "In words." in words(results) and "save_figure" not in words(results) and "source" not in words(results)
+    assert rows(results.find("table")) == [["global", "25.0 [10.0, 50.0] (n=1200)"]]
+    assert [cell["scope"] for cell in results.find("table").find_all("th")][-2:] == ["col", "row"]
 
 
-def test_scoreboard_shows_claims_and_counts_verdicts(out):
-    soup = read(out)
-    assert rows(soup, "Claims by verdict") == [["replicated", "1"], ["not tested here", "1"]]
-    assert rows(soup, "Claims: ours in per cent or points [95 % interval]") == [
-        ["c1: refining helps", "GSM8K: +8", "8.7 [6.2, 11.2] n = 600 replicated"],
-        ["c2: size matters", "13B over 7B", "not tested here"],
-    ]  # fmt: skip
+def test_figures_are_the_saved_ones_with_alt_texts_and_the_numbers_drawn(out):
+    results = section(read(out), "Results")
+    images = results.find_all("img")
+    assert [image["alt"] for image in images] == [ALTERNATIVES["figure6"], "Figure novel_chart"]
+    assert all(base64.b64decode(image["src"].removeprefix("data:image/png;base64,")) == PNG for image in images)
+    assert rows(results.details.table) == [["tiny", "m", "greedy", "accuracy", "0.5", "0.4", "0.6", "100"]]
 
 
-def test_figures_come_with_alt_texts_and_the_numbers_drawn(out):
-    soup = read(out)
-    section = soup.find("section", attrs={"aria-labelledby": "figures"})
-    assert [words(title) for title in section.find_all("h3")] == [
-        "Figure 6: reranking the draft and its refinements", "Novel chart",
-    ]  # fmt: skip
-    for image in section.find_all("img"):
-        assert image["alt"]
-        assert image["src"].startswith("data:image/svg+xml;base64,")
-    assert rows(soup, "The numbers drawn") == [["tiny", "m", "greedy", "accuracy", "0.500", "0.400", "0.600", "100"]]
+def test_every_figure_has_an_alt_text():
+    assert set(ALTERNATIVES) == {*DRAW, *DIAGRAMS}
 
 
 def test_examples_are_the_outputs_of_the_cells_that_are_tagged(out):
-    text = words(read(out).find("section", attrs={"aria-labelledby": "examples"}))
-    assert text == "Examples tiny shown"
+    assert words(section(read(out), "Worked examples")) == "Worked examples tiny shown"
 
 
 def test_an_example_that_is_a_picture_says_so_or_what_its_cell_says(out):
     picture, other = example(shown(image_png="iVBORw0KGgo=")), example(shown(image_png="iVBORw0KGgo="))
     other.metadata["alt"] = 'A "draft"'
-    save_notebook(out / "tiny" / "05_evaluation.ipynb", picture, other)
-    images = read(out).find("section", attrs={"aria-labelledby": "examples"}).find_all("img")
+    save_notebook(out.parent / "tiny" / "05_evaluation.ipynb", picture, other)
+    images = section(read(out), "Worked examples").find_all("img")
     assert [image["alt"] for image in images] == ["A picture of the example, which the notebook draws", 'A "draft"']
 
 
 def test_links_are_relative_and_lead_to_the_notebooks(out):
-    section = read(out).find("section", attrs={"aria-labelledby": "notebooks"})
-    links = {link["href"]: words(link) for link in section.find_all("a")}
+    links = {link["href"]: words(link) for link in section(read(out), "Notebooks").find_all("a")}
     assert links == {
-        "tiny/05_evaluation.ipynb": "Title of 05_evaluation", "tiny/appendix/a1%20more.ipynb": "Title of a1 more",
+        "../tiny/05_evaluation.ipynb": "Title of 05_evaluation", "../tiny/appendix/a1%20more.ipynb": "Title of a1 more",
     }  # fmt: skip
+    assert all((out / unquote(link)).exists() for link in links)
+
+
+def test_manifests_are_tables(out):
+    comparison, run = section(read(out), "Environment").find_all("details")
+    assert words(comparison.summary) == "Manifest: Comparison" and words(run.summary) == "Manifest: tiny"
+    found = dict(rows(run.table))
+    expected = {"seed": "7", "versions.torch": "2.13.0", "hardware.cpu": "A CPU", "git.commit": "abc", "seconds": "3723.2",
+                "code_hash": "c0de", "stages.0.seconds": "3723.2", "params.run": "tiny"}  # fmt: skip
+    assert expected.items() <= found.items()
+    assert dict(rows(comparison.table))["runs.tiny.folder"] == "../tiny"
 
 
 def test_what_the_folder_lacks_is_left_out(out):
-    every = ["Summary", "Scoreboard: the paper's claims and ours", "Tables", "Figures", "Examples"]
-    assert headings(read(out)) == [*every, "Notebooks as they ran", "Environment"]
-    for name in ("tables", "figures", "tiny"):
-        shutil.rmtree(out / name)
-    (out / "scoreboard.csv").unlink()
+    every = ["Summary", "Results", "Worked examples", "Notebooks", "Environment"]
+    assert headings(read(out)) == every
+    for path in (*out.parent.rglob("*.ipynb"), out / "scoreboard.csv"):
+        path.unlink()
     soup = read(out)
     assert headings(soup) == ["Summary", "Environment"]
-    assert [link["href"] for link in soup.nav.find_all("a")] == ["#summary", "#environment"]
+    assert [words(link) for link in soup.nav.find_all("a")] == ["Summary", "Environment"]
 
 
 def test_a_run_that_failed_is_shown_as_such(out):
     stages = [{"run": "tiny", "stage": "02_orm", "status": "failed", "error": "tiny 02_orm failed in cell [3]: E: x"}]
-    change(out, status="failed", finished=None, stages=stages)
-    notice = words(read(out).find(class_="notice"))
-    assert notice.startswith("This run is not finished (failed)")
-    assert notice.endswith("tiny 02_orm failed in cell [3]: E: x")
+    change(out.parent / "tiny", status="failed", stages=stages)
+    (notice,) = read(out).find_all(class_="notice")
+    assert words(notice) == "tiny is not finished (failed). tiny 02_orm failed in cell [3]: E: x"
+
+
+def test_artifacts_of_older_code_are_named(out):
+    assert not read(out).find_all(class_="notice")
+    change(out.parent / "tiny", "run.json", stale=["orm-12ab", "sorm-34cd"])
+    (notice,) = read(out).find_all(class_="notice")
+    assert words(notice) == "tiny uses artifacts computed by older code: orm-12ab, sorm-34cd."
 
 
 def test_what_models_write_stays_text(out):
-    """In what is printed and in frames, in captions and claims, and in outputs that no notebook of ours has."""
+    """Printed, in frames, in captions and claims, in Markdown, and in outputs that no notebook of ours has."""
     frame = pd.DataFrame({NASTY: [NASTY]})._repr_html_()
     hostile = [
         printed(NASTY), shown(text_html=frame), shown(text_html=NASTY), shown(text_markdown=NASTY, text_plain="plain"),
         shown(**{"image_svg+xml": f"<svg>{NASTY}</svg>"}), shown(application_javascript="alert(1)"),
         shown(text_html='<a href="javascript:1" onclick="1">x</a><style>p {}</style><iframe src="/x"></iframe>'),
+        shown(text_html='<td style="background-color:#fff;background:url(http://x.org/y);position:fixed">styled</td>'),
     ]  # fmt: skip
-    save_notebook(out / "tiny" / "05_evaluation.ipynb", example(*hostile), nbformat.v4.new_markdown_cell(NASTY))
-    (out / "scoreboard.csv").write_text(SCORES.replace("refining helps", f'"{NASTY}"'))
-    params = load_params(TINY).model_dump(mode="json") | {"caption": NASTY}
-    change(out, runs={"tiny": {"seed": 0, "params": params}})
+    save_notebook(out.parent / "tiny" / "05_evaluation.ipynb", example(*hostile))
+    links = nbformat.v4.new_markdown_cell(f"{NASTY} ![x](http://x.org/y.png) ![y](//x.org/y.png) [z](data:text/html,1)")
+    save_notebook(out / "06_figures.ipynb", links, example(*hostile))
+    save_notebook(out.parent / "tiny" / "appendix" / f"{NASTY.replace('/', '')}.ipynb")
+    (out / "scoreboard.csv").write_text(SCORES.replace("not tested here", f'"{NASTY}"'))
+    change(out.parent / "tiny", "run.json", caption=NASTY, stale=[NASTY])
+    change(out, finished=NASTY)
     soup = read(out)
-    assert words(soup).count("<script>alert(1)</script>") >= 6
-    assert {tag.name for tag in soup.find_all()} & {
-        "script",
-        "iframe",
-        "object",
-        "embed",
-        "svg",
-        "form",
-        "link",
-    } == set()
+    assert words(soup).count("<script>alert(1)</script>") >= 12
+    dangerous = {"script", "iframe", "object", "embed", "svg", "form", "link", "base"}
+    assert {tag.name for tag in soup.find_all()} & dangerous == set()
     assert len(soup.find_all("style")) == 1
     assert all(image["src"].startswith("data:image/") for image in soup.find_all("img"))
     assert not [name for tag in soup.find_all() for name in tag.attrs if name.startswith("on")]
-    assert not [link for link in soup.find_all("a") if "javascript" in link["href"]]
+    styles = {tag["style"] for tag in soup.find_all(style=True)}
+    assert not [style for style in styles if "url" in style or "position" in style]
+    schemes = {urlsplit(link["href"]).scheme for link in soup.find_all("a")}
+    assert schemes <= {"", "https"}
 
 
 def test_the_page_needs_nothing_beside_it_and_tells_no_place(out):
     params = load_params(TINY).model_dump(mode="json")
     params["base_model"]["source"] = "/srv/models/mine"
-    change(out, runs={"tiny": {"seed": 0, "params": params}})
+    change(out.parent / "tiny", params=params)
+    change(out.parent / "tiny", "run.json", model="/srv/models/mine")
     text = page(out)
     soup = BeautifulSoup(text, "html.parser")
     assert "mine" in words(soup)
@@ -233,7 +262,7 @@ def test_the_page_needs_nothing_beside_it_and_tells_no_place(out):
 
 
 def test_headings_are_in_order_ids_are_single_and_boxes_that_scroll_can_be_reached(out):
-    save_notebook(out / "tiny" / "05_evaluation.ipynb", example(printed("a")), example(printed("b")))
+    save_notebook(out.parent / "tiny" / "05_evaluation.ipynb", example(printed("a")), example(printed("b")))
     soup = read(out)
     levels = [int(tag.name[1]) for tag in soup.find_all(re.compile(r"^h\d$"))]
     assert levels[0] == 1 and levels.count(1) == 1
@@ -244,39 +273,29 @@ def test_headings_are_in_order_ids_are_single_and_boxes_that_scroll_can_be_reach
     for box in soup.find_all(class_="scroll"):
         assert (box["tabindex"], box["role"]) == ("0", "region") and box["aria-label"]
     assert all(any("scroll" in p.get("class", []) for p in table.parents) for table in soup.find_all("table"))
+    assert all(cell.get("scope") for cell in soup.find_all("th"))
 
 
 def test_the_same_folder_gives_the_same_bytes_wherever_it_lies(out, tmp_path):
     first = write_report(out).read_bytes()
     assert write_report(out).read_bytes() == first
-    shutil.copytree(out, tmp_path / "elsewhere")
-    assert write_report(tmp_path / "elsewhere").read_bytes() == first
-
-
-def test_every_number_of_the_committed_tables_is_in_the_report():
-    out = ROOT / "results" / "mini"
-    written = "".join((out / "tables" / f"table{i}.md").read_text() for i in (1, 2, 3))
-    number = r"(-?[\d.]+) (\[-?[\d.]+, -?[\d.]+\]) \(n=(\d+)\)"
-    want = Counter(re.findall(number, written))
-    section = read(out).find("section", attrs={"aria-labelledby": "tables"})
-    found = [re.fullmatch(r"(\S+) (\[.*\]) n = ([\d,]+)", words(c)) for c in section.find_all(class_="number")]
-    assert Counter((cell[1], cell[2], cell[3].replace(",", "")) for cell in found) == want
-    assert len(want) > 50
+    shutil.copytree(out.parent, tmp_path / "elsewhere")
+    assert write_report(tmp_path / "elsewhere" / out.name).read_bytes() == first
 
 
 @pytest.mark.parametrize("content", ["", "value", "task,model\n1,2", "a,b\n1,2,3,4\n", "\xff\xfe"])
-@pytest.mark.parametrize("name", ["tables/table3.csv", "figures/figure6.csv", "scoreboard.csv"])
+@pytest.mark.parametrize("name", ["tiny/tables/numbers.csv", "tiny/tables/cost.csv", "mini/scoreboard.csv"])
 def test_a_table_that_is_none_is_named(out, name, content):
-    (out / name).write_bytes(content.encode("latin-1"))
-    with pytest.raises(ParamsError, match=rf"{name}: must be a CSV with the columns .*; lacks ") as error:
+    (out.parent / name).write_bytes(content.encode("latin-1"))
+    with pytest.raises(ParamsError, match=rf"{name}: must be a CSV file with the columns ") as error:
         page(out)
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[]", "\xff"])
 def test_a_notebook_that_is_none_is_named(out, content):
-    (out / "tiny" / "05_evaluation.ipynb").write_bytes(content.encode("latin-1"))
-    with pytest.raises(ParamsError, match=r"05_evaluation\.ipynb: is no notebook"):
+    (out.parent / "tiny" / "05_evaluation.ipynb").write_bytes(content.encode("latin-1"))
+    with pytest.raises(ParamsError, match=r"05_evaluation\.ipynb: is not a notebook"):
         page(out)
 
 
@@ -286,7 +305,7 @@ def test_the_command(out):
     assert (out / "report.html").read_text() == page(out)
 
 
-@pytest.mark.parametrize("name", ["nowhere", "tables", "scoreboard.csv"])
+@pytest.mark.parametrize("name", ["nowhere", "figures", "scoreboard.csv"])
 def test_the_command_refuses_what_is_no_output_folder(out, name):
     result = CliRunner().invoke(app, ["report", str(out / name)])
     assert (result.exit_code, result.stdout) == (2, "")

@@ -5,9 +5,9 @@ import math
 import pandas as pd
 import pytest
 
-from glore_lib.method.statistics import NO_DATA, Estimate, row
 from glore_lib.params import Task
 from glore_lib.reporting import scoreboard as sb
+from glore_lib.statistics import NO_DATA, Estimate, row
 
 COUNTS = {"train_questions": 1, "validation_questions": 1, "test_questions": 1}
 

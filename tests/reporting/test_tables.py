@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pandas as pd
 
-from glore_lib.method.statistics import Estimate, row
 from glore_lib.reporting import tables
+from glore_lib.statistics import Estimate, row
 from glore_lib.tasks.svamp import SVAMP
 
 
