@@ -42,7 +42,7 @@ def test_mark_bad():
 
 @pytest.mark.parametrize("i", [-1, 0, 4])
 def test_mark_bad_outside_the_draft(i: int):
-    with pytest.raises(ValueError, match=r"must lie in 1\.\.3"):
+    with pytest.raises(ValueError, match=r"must be in 1\.\.3"):
         mark_bad(["a", "b", "c"], i)
 
 

@@ -1,4 +1,4 @@
-"""Training in two processes (CPU, gloo) learns what one process learns, by DDP and by FSDP; what fails is told once."""
+"""Training in two processes (CPU, gloo) equals training in one, with DDP and with FSDP; a failure is reported once."""
 
 from pathlib import Path
 
@@ -30,12 +30,12 @@ def solutions(tokenizer) -> list[dict[str, list[int]]]:
 
 @pytest.fixture(scope="module")
 def labelled(tokenizer) -> list[dict[str, list[int]]]:
-    """One label to eight a solution, so that the two processes rarely have equally many."""
+    """Give each solution one to eight labels, so that the two processes rarely have equally many."""
     return labelled_rows(tokenizer, QUESTIONS[:17], [1 + 3 * i % 8 for i in range(17)])
 
 
 def trained(base: Path, folder: Path, examples: list, weight: float | None = None, **options) -> tuple[dict, dict]:
-    """What a fine-tuning tells, and the weights in the files that it saves."""
+    """Fine-tune; return the info and the weights that were saved."""
     settings = {"batch_size": 8, "micro_batch_size": 2, "max_length": 256, "method": "full"} | options
     run = open_tiny(base, folder / "artifacts", **{f"finetuning__{key}": value for key, value in settings.items()})
     out = folder / "out"
@@ -123,17 +123,18 @@ def test_nothing_is_learned_from_what_fills_a_batch_up(tiny_base, tokenizer):
     assert all((p.grad == 0).all() for p in model.parameters())
 
 
-def test_a_process_that_fails_is_told_once(tiny_base, tmp_path):
+def test_a_process_that_fails_is_reported_once(tiny_base, tmp_path):
     unknown = [{"input_ids": [5, 10**6], "labels": [5, 10**6]}]
-    with pytest.raises(RuntimeError, match=r"^finetuning\.processes = 2: one failed, all were stopped; its last lines:") as error:
+    message = r"^finetuning\.processes = 2: one failed, all were stopped; its last lines:"
+    with pytest.raises(RuntimeError, match=message) as error:
         trained(tiny_base, tmp_path, unknown * 8, processes=2)
     lines = str(error.value).splitlines()
     assert lines[-1] == "IndexError: index out of range in self"
     assert len(lines) <= 6
 
 
-def test_what_the_parameters_are_to_blame_for_is_told_as_by_one_process(tmp_path, monkeypatch):
-    """By the files that torch's launcher gets: the first to fail counts, not those that then miss it."""
+def test_a_params_error_of_a_process_is_raised_as_one(tmp_path, monkeypatch):
+    """Judge by the files of torch's launcher: the first failure counts, not those that follow from it."""
 
     @record
     def fail(error: Exception) -> None:
@@ -149,6 +150,6 @@ def test_what_the_parameters_are_to_blame_for_is_told_as_by_one_process(tmp_path
     assert str(told) == "finetuning.micro_batch_size = 8: out of memory"
 
 
-def test_a_killed_process_is_told_by_the_launcher(tmp_path):
+def test_a_killed_process_is_reported_by_the_launcher(tmp_path):
     told = _failure(2, tmp_path, "a\nb\nc\nd\ne\nexitcode : -9 (pid: 1)\n")
     assert str(told).splitlines()[1:] == ["b", "c", "d", "e", "exitcode : -9 (pid: 1)"]

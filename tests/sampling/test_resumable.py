@@ -1,4 +1,4 @@
-"""Sampling in parts: the same completions, each sampled once, whatever was interrupted."""
+"""Sampling in shards: the same completions, each sampled once, whatever was interrupted."""
 
 import pandas as pd
 import pytest
@@ -12,7 +12,7 @@ REQUESTS = [Request(tuple(range(5, 8 + i % 6)), 1 + i % 4, seed=i, first=i % 2) 
 
 
 class Counted(Scripted):
-    """Stops before its part number ``stop``."""
+    """A sampler that stops before shard number ``stop``."""
 
     stop: int | None = None
 
@@ -39,7 +39,7 @@ def ask(sampler: Counted, store: Store, size: int) -> list[list[Completion]]:
 
 
 @pytest.mark.parametrize("size", [1, 7, 1000])
-def test_parts_together_are_the_whole(sampler, tmp_path, size):
+def test_shards_make_up_the_whole(sampler, tmp_path, size):
     whole = sampler.sample(REQUESTS, 0.7, 9, "test")
     assert {c.finished for answer in whole for c in answer} == {True, False}
     assert ResumableSampler(sampler, Store(tmp_path).shard, size).sample(REQUESTS, 0.7, 9, "test") == whole
@@ -47,19 +47,19 @@ def test_parts_together_are_the_whole(sampler, tmp_path, size):
     assert ResumableSampler(sampler, Store(tmp_path).shard, size).sample([], 0.7, 9, "test") == []
 
 
-def test_one_part_is_asked_for_as_it_came(sampler, tmp_path):
+def test_a_single_shard_keeps_the_order_of_requests(sampler, tmp_path):
     ResumableSampler(sampler, Store(tmp_path).shard, 1000).sample(REQUESTS, 0.7, 9, "test")
     assert sampler.calls == [REQUESTS]
 
 
 @pytest.mark.parametrize("stop", [0, 1, 3])
-def test_no_finished_part_is_sampled_again(sampler, tmp_path, stop):
+def test_no_finished_shard_is_sampled_again(sampler, tmp_path, stop):
     whole = ResumableSampler(sampler, Store(tmp_path).shard, 7).sample(REQUESTS, 0.7, 9, "test")
-    all_parts, sampler.calls = sampler.calls, []
+    all_shards, sampler.calls = sampler.calls, []
     sampler.stop = stop
     with pytest.raises(KeyboardInterrupt):
         ask(sampler, Store(tmp_path), 7)
     sampler.stop = None
     assert ask(sampler, Store(tmp_path), 7) == whole
-    assert sampler.calls == all_parts
-    assert len(all_parts) > 3
+    assert sampler.calls == all_shards
+    assert len(all_shards) > 3

@@ -47,7 +47,7 @@ def build(tokenizer, heads: int, kv_heads: int, attention: str, of: type = Llama
     scope="module", params=[(2, 2), (4, 2), (4, 1)], ids=["every head its own keys", "grouped", "one for all"]
 )
 def models(request, tokenizer) -> tuple[LlamaForCausalLM, LlamaForCausalLM]:
-    """A model to sample, and the same one with the attention that transformers writes out."""
+    """Return a model to sample, and the same model with transformers' eager attention."""
     return build(tokenizer, *request.param, "sdpa"), build(tokenizer, *request.param, "eager")
 
 
@@ -68,13 +68,13 @@ def sample(model, tokenizer, requests, rows=64, temperature=1.0, limit=12) -> li
 
 
 def told(completions: list[Completion]) -> list[tuple[str, bool, int]]:
-    """What is known of completions by hand."""
+    """Return what can be computed by hand of completions."""
     return [(c.text, c.finished, c.tokens) for c in completions]
 
 
 @contextmanager
 def widths_of(model: LlamaForCausalLM) -> Iterator[list[int]]:
-    """How many rows each forward pass has."""
+    """Collect the number of rows of each forward pass."""
     widths: list[int] = []
     hook = model.register_forward_pre_hook(
         lambda _, __, passed: widths.append(len(passed["input_ids"])), with_kwargs=True
@@ -171,7 +171,7 @@ def test_completions_that_pass_through_a_longer_prompt_go_on_as_its_completions(
     assert len(cuts) > 30
 
     def as_before(change: Callable[[Request], Request], rows: int = 64) -> float:
-        """The share of them that go on as they did, as far as that was written."""
+        """Return the share of completions that continue as before, as far as they were written."""
         requests = [change(Request(question + whole[j].ids[:cut], 1, 3, j, common)) for j, cut in cuts]
         alike = 0
         for (j, cut), (c,) in zip(cuts, sample(model, tokenizer, requests, rows), strict=True):
@@ -201,11 +201,12 @@ def test_the_seed_makes_the_sample(model, tokenizer, prompts):
 
 
 @pytest.mark.parametrize("setting", [{"sliding_window": 8}, {"attn_logit_softcapping": 30.0}])
-def test_attention_that_is_not_plain_is_refused(tokenizer, prompts, setting):
+def test_unsupported_attention_is_refused(tokenizer, prompts, setting):
     model = build(tokenizer, 2, 2, "sdpa")
     for name, value in setting.items():
         setattr(model.config, name, value)
-    with pytest.raises(ParamsError, match=r"^base_model\.source: llama .* can't sample it$"):
+    message = r"^base_model\.source: llama .* set sampling\.backend to vllm or change the model$"
+    with pytest.raises(ParamsError, match=message):
         sample(model, tokenizer, continued(prompts))
 
 
@@ -214,8 +215,10 @@ def test_nothing_asked_nothing_given(model, tokenizer):
 
 
 class Markov:
-    """A model of known behaviour: the next token's logits depend on the last token alone. ``widths`` keeps how many
-    rows each forward pass had."""
+    """A model whose next token's logits depend only on the last token.
+
+    ``widths`` holds the number of rows of each forward pass.
+    """
 
     device = torch.device("cpu")
     config = LlamaConfig(num_hidden_layers=1)
@@ -239,7 +242,7 @@ class Markov:
 
 
 def scripted(tokenizer, text: str) -> Markov:
-    """A model that writes one text, word by word; no word may come twice."""
+    """Build a model that writes one text, word by word; no word may occur twice."""
     words = text.split(" ")
     assert len(set(words)) == len(words)
     return Markov(tokenizer, {a: {b: 0.0} for a, b in zip(["tom", *words], words, strict=False)})

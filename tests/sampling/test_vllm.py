@@ -46,7 +46,7 @@ def open_vllm(store: Path, source: Path = MINI_BASE, **overrides) -> Run:
 
 @pytest.fixture(scope="module", autouse=True)
 def small_cpu_engine() -> Iterator[None]:
-    """What the engine's CPU build reads from the environment: 1 GiB for its cache, and nothing compiled in advance."""
+    """Configure the engine's CPU build: 1 GiB for its cache, and no compilation in advance."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
         patch.setenv("VLLM_CPU_CI_ENV", "1")
@@ -55,7 +55,7 @@ def small_cpu_engine() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
-    """A run whose engine is shared by the tests, since it takes half a minute to start."""
+    """Open a run whose engine the tests share, because it takes half a minute to start."""
     run = open_vllm(tmp_path_factory.mktemp("run"))
     yield run
     run.free()
@@ -70,8 +70,10 @@ def greedy_of_transformers(source: Path, requests: list[Request] = GREEDY, limit
 
 
 def engines(pid: int | None = None) -> list[psutil.Process]:
-    """The processes of the engines below a process, this one by default, that have not ended: each engine before its
-    worker. Known by who started them: vLLM names them, but not where the environment's first variable was changed."""
+    """List the living engine processes below a process, by default this one: each engine before its worker.
+
+    They are found by their parents: vLLM does not name them if the environment's first variable was changed.
+    """
     living = []
     for process in psutil.Process(pid).children(recursive=True):
         with suppress(psutil.NoSuchProcess):  # it has ended, if only as a zombie
@@ -81,7 +83,7 @@ def engines(pid: int | None = None) -> list[psutil.Process]:
 
 
 def save_adapter(start: Path, folder: Path, seed: int, rank: int, alpha: int, targets: list[str]) -> Path:
-    """An adapter over the model in ``start`` that is random in all its weights, as none is before it is trained."""
+    """Save an adapter over the model in ``start`` whose weights are all random, as after training."""
     finetuning = Finetuning(
         method="lora", lora_rank=rank, lora_alpha=alpha, lora_targets=targets, batch_size=1, micro_batch_size=1,
         max_length=1,
@@ -98,7 +100,7 @@ def save_adapter(start: Path, folder: Path, seed: int, rank: int, alpha: int, ta
 
 @pytest.fixture(scope="module")
 def adapters(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """An adapter over the base, and another one over what that makes of it."""
+    """Save an adapter over the base, and another adapter over that."""
     root = tmp_path_factory.mktemp("adapters")
     first = save_adapter(MINI_BASE, root / "first", 1, 4, 8, ["q_proj", "v_proj", "gate_proj"])
     return [first, save_adapter(first, root / "second", 2, 3, 12, ["q_proj", "down_proj"])]
@@ -156,9 +158,10 @@ def test_a_completion_is_the_same_whatever_is_asked_beside_it(run):
 
 @engine
 @slow
-def test_a_prompt_that_leaves_no_room_is_told_in_one_line(run):
+def test_a_prompt_that_leaves_no_room_is_reported_in_one_line(run):
     room = 384 - len(PROMPTS[0])
-    with pytest.raises(ParamsError, match=rf"^sampling\.max_new_tokens = {room + 1}: .* reads 384; lower it.*$"):
+    message = rf"^sampling\.max_new_tokens = {room + 1}: .* exceeds the model's context of 384; lower it.*$"
+    with pytest.raises(ParamsError, match=message):
         sample(run, GREEDY[:1], 0.0, room + 1)
     assert sample(run, GREEDY[:1], 0.0, room) == greedy_of_transformers(MINI_BASE, GREEDY[:1])
 
@@ -237,13 +240,13 @@ def test_adapters_are_applied(run, adapters, number):
     ("overrides", "message"),
     [
         ({"memory_fraction": 0.999}, r"sampling\.vllm\.memory_fraction = 0\.999: vLLM did not start \(Available memory "
-         r".*\); lower it or sampling\.rows where something else holds memory, .*"),
+         r".*\); lower it or sampling\.rows if memory is in use, .*"),
         ({"tensor_parallel_size": 3}, r"sampling\.vllm\.tensor_parallel_size = 3: vLLM did not start \(.*heads \(4\) "
          r"must be divisible .*\); must divide the model's attention heads, and there must be as many GPUs"),
     ],
     ids=["too little memory", "heads that can't be shared"],
 )  # fmt: skip
-def test_an_engine_that_does_not_start_is_told_in_one_line(tmp_path, monkeypatch, overrides, message):
+def test_an_engine_that_does_not_start_is_reported_in_one_line(tmp_path, monkeypatch, overrides, message):
     monkeypatch.delenv("VLLM_CPU_KVCACHE_SPACE")
     before = engines()
     run = open_vllm(tmp_path, **{f"sampling__vllm__{name}": value for name, value in overrides.items()})
@@ -255,7 +258,7 @@ def test_an_engine_that_does_not_start_is_told_in_one_line(tmp_path, monkeypatch
 
 @engine
 @slow
-def test_a_model_that_vllm_does_not_know_is_told_in_one_line(tmp_path):
+def test_a_model_that_vllm_does_not_know_is_reported_in_one_line(tmp_path):
     load_model(str(MINI_BASE), "float32").save_pretrained(tmp_path / "model")
     TOKENIZER.save_pretrained(tmp_path / "model")
     config = tmp_path / "model" / "config.json"

@@ -60,7 +60,7 @@ def match_any(patterns: tuple[str, ...], text: str) -> dict[str, str] | None:
 
 
 def lines_for(subject: str, a: int, op: str, b: int, item: str) -> set[str]:
-    """A step as the checker must accept it, in both orders where the operation commutes."""
+    """Return a step in the forms the checker must accept: both orders if the operation commutes."""
     orders = {(a, b), (b, a)} if op in "+*" else {(a, b)}
     return {f"{subject} {p} {op} {q} = {int(OPERATIONS[op](a, b))} {item}" for p, q in orders}
 
@@ -91,7 +91,7 @@ class Reader:
         self.ways |= ways
 
     def read(self, sentence: str) -> bool:
-        """Takes in one sentence; False where what it builds on is not known yet."""
+        """Read one sentence; return False if what it depends on is not known yet."""
         if g := match_any(GIVEN, sentence):
             self.learn(g["x"], g["i"], int(g["v"]), set(), {})
             return True
@@ -145,7 +145,7 @@ class Reader:
             self.needed.add((kind, self.item))
 
     def labels(self, lines: list[str]) -> list[int]:
-        """What the documentation of ``step_labels`` promises, worked out from the text."""
+        """Compute from the text what the documentation of ``step_labels`` promises."""
         found, intact = [], True
         for line in lines:
             well_formed = re.fullmatch(r"(\w+ (?:has|buys)|in all|difference) \d+ [-+*/] \d+ = \d+ (\w+)", line)
@@ -359,7 +359,7 @@ def test_a_true_equation_with_other_operands_breaks_too(generated):
 
 
 def wild_line(rng: random.Random, problem: Problem, reader: Reader) -> str:
-    """A line that a model may write: mostly right, or right for something else, or slightly wrong."""
+    """Draw a line that a model might write: mostly right, or right for something else, or slightly wrong."""
     right = [line for ways in reader.ways.values() for line in ways]
     needed = [line for key in reader.needed for line in reader.ways[key]]
     line = rng.choice(rng.choices((needed, right), (4, 1))[0])

@@ -18,7 +18,7 @@ SPLITS = ("train", "validation", "test")
 
 
 def record(i: int, question: str | None = None) -> dict[str, str]:
-    """A made-up record; its answer is i + 1."""
+    """Make a record whose answer is i + 1."""
     return {
         "question": question or f"Ann has {i} pens and gets one more. How many pens has she?",
         "answer": f"Ann now has {i}+1 = <<{i}+1={i + 1}>>{i + 1} pens.\n#### {i + 1:,}",
@@ -40,7 +40,7 @@ def write(folder: Path, train: list[dict], test: list[dict]) -> Path:
 
 @pytest.fixture
 def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A local copy of 300 train and 40 test records."""
+    """Write a local copy of 300 train and 40 test records."""
     monkeypatch.setenv("GLORE_DATA_DIR", str(tmp_path))
     return write(tmp_path, [record(i) for i in range(300)], [record(i) for i in range(1000, 1040)])
 

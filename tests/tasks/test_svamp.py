@@ -21,7 +21,7 @@ def key(text: str) -> str:
 
 
 def evaluate(equation: str, numbers: list[Fraction]) -> Fraction:
-    """The value of a prefix-notation equation over ``numbers``, by a stack."""
+    """Evaluate a prefix-notation equation over ``numbers`` with a stack."""
     stack: list[Fraction] = []
     for token in reversed(equation.split()):
         if token in "+-*/":
