@@ -79,7 +79,7 @@ class Opened:
 
 @pytest.fixture(params=[(WIDE, "light"), (PHONE, "light"), (PHONE, "dark")], ids=["wide", "phone", "phone-dark"])
 def report(browser: Browser, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opened]:
-    """The report of results/mini, opened as a file that lies alone."""
+    """Open the report of results/mini as a file without any other beside it."""
     window, scheme = request.param
     path = tmp_path / "report.html"
     path.write_text(report_page(ROOT / "results" / "mini"), encoding="utf-8")
@@ -169,7 +169,7 @@ class Lab:
         return any(kernel["connections"] and kernel["execution_state"] == "idle" for kernel in kernels)
 
     def saved(self, page: Page, notebook: str) -> list[nbformat.NotebookNode]:
-        """The code cells of a notebook, saved as a user would."""
+        """Return the code cells of a notebook, saved as a user would."""
         page.keyboard.press("Control+s")
         page.wait_for_timeout(2000)
         cells = nbformat.read(self.folder / "notebooks" / notebook, as_version=4).cells

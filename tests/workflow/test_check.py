@@ -1,4 +1,4 @@
-"""``glore check``: it works out every number from the artifacts, finds the one that was changed, and makes no more."""
+"""``glore check``: it recomputes every number, finds the one that was changed, and makes nothing else."""
 
 import json
 import shutil
@@ -13,31 +13,33 @@ from glore_lib.artifacts.records import verify_record, write_record
 from glore_lib.cli import app
 from glore_lib.method.replication import Replication
 from glore_lib.params import ParamsError
-from glore_lib.reporting import results as reporting
+from glore_lib.reporting.results import DRAW, TABLE_METRICS, TABLES, save_run, write_comparison
 from glore_lib.workflow.check import check
 from tiny import open_tiny
 
 
 @pytest.fixture(scope="module")
 def made(tiny_base, tmp_path_factory) -> tuple[Path, Path]:
-    """A results folder as notebook 06 leaves it and the artifacts behind it."""
+    """Make a run folder and a comparison folder beside it, less the notebooks, and the artifacts behind them."""
     root = tmp_path_factory.mktemp("made")
     with pytest.MonkeyPatch.context() as patch:
         run = open_tiny(tiny_base, root / "artifacts", **SETTINGS)
         script(run, patch)
-        lab, out = Replication(run), root / "out"
-        reporting.save_run(lab, root / "tiny")
-        reporting.write_comparison([root / "tiny"], out)
-    runs = {"tiny": {"params": run.params.model_dump(mode="json")}}
-    (out / "manifest.json").write_text(json.dumps({"runs": runs, "stages": []}))
-    return out, root / "artifacts"
+        save_run(Replication(run), root / "results" / "tiny")
+    write_comparison([root / "results" / "tiny"], root / "results" / "all")
+    about = {"run": "tiny", "params_hash": run.params.digest(), "params": run.params.model_dump(mode="json")}
+    compared = {"runs": {"tiny": {"folder": "../tiny", "params_hash": run.params.digest(), "code_hash": "c0de"}}}
+    for name, manifest in (("tiny", about), ("all", compared)):
+        (root / "results" / name / "manifest.json").write_text(json.dumps(manifest | {"stages": []}))
+    return root / "results", root / "artifacts"
 
 
 @pytest.fixture
 def results(made, tmp_path, monkeypatch) -> tuple[Path, Path]:
-    """Copies of both, for a test to spoil; whatever samples, trains or scores fails."""
+    """Copy the run's folder and its artifacts, for a test to change; whatever samples, trains or scores fails."""
     forbid_work(monkeypatch)
-    return tuple(shutil.copytree(folder, tmp_path / folder.name) for folder in made)
+    folder, store = (shutil.copytree(folder, tmp_path / folder.name) for folder in made)
+    return folder / "tiny", store
 
 
 def glore_check(out: Path, store: Path) -> Result:
@@ -51,17 +53,26 @@ def test_all_numbers_agree_and_nothing_is_made_or_read_of_them(results):
     before = artifacts(store)
     compared, differences = check(out, store)
     assert differences == []
-    rows = {path: len(pd.read_csv(path)) for path in [*out.glob("*/*.csv"), out / "scoreboard.csv"]}
-    assert len(rows) == len(reporting.TABLE_METRICS) + len(reporting.DRAW) + 1
-    assert compared > 4 * sum(rows.values())
+    rows = {path: len(pd.read_csv(path)) for path in out.glob("tables/*.csv")}
+    assert len(rows) == len(TABLES)
+    assert compared >= 4 * sum(rows.values())
     assert artifacts(store) == before
     told = glore_check(out, store)
     assert (told.exit_code, told.stderr) == (0, "")
-    assert told.stdout == f"{out}: all {compared:,} numbers are what the artifacts give\n"
+    assert told.stdout == f"{out}: all {compared:,} numbers agree\n"
 
 
-def test_a_changed_number_a_lost_row_and_a_strange_file_are_told(results):
-    out, store = results
+def test_a_comparison_is_checked_against_its_run_folders_alone(results):
+    out = results[0].parent / "all"
+    compared, differences = check(out, out / "no artifacts")
+    assert differences == []
+    rows = {path: len(pd.read_csv(path)) for path in [*out.glob("*/*.csv"), out / "scoreboard.csv"]}
+    assert len(rows) == len(TABLE_METRICS) + len(DRAW) + 1
+    assert compared > 4 * sum(rows.values())
+
+
+def test_a_changed_number_a_lost_row_and_a_strange_file_are_reported(results):
+    out, store = results[0].parent / "all", results[1]
     table = pd.read_csv(out / "tables" / "table3.csv")
     row = table[(table["method"] == "global") & (table["metric"] == "fixed_fraction")].index[0]
     right = table.loc[row, "value"]
@@ -86,8 +97,18 @@ def test_a_changed_number_a_lost_row_and_a_strange_file_are_told(results):
     assert "0.123" in told.stdout
 
 
+def test_a_changed_number_of_a_run_is_found_in_its_folder(results):
+    out, store = results
+    numbers = pd.read_csv(out / "tables" / "numbers.csv")
+    right = numbers.loc[3, "value"]
+    numbers.loc[3, "value"] = 0.123
+    numbers.to_csv(out / "tables" / "numbers.csv", index=False)
+    (difference,) = check(out, store)[1]
+    assert (difference.file, difference.stored, difference.recomputed) == ("tables/numbers.csv", "0.123", str(right))
+
+
 def test_other_stored_scores_give_other_numbers(results):
-    """So it is from the scores that the numbers are made, not from what was kept of them."""
+    """The numbers are computed from the scores, not from stored numbers."""
     out, store = results
     folder = next(path for path in store.glob("scores-balanced_orm-*") if "figure4" not in path.name)
     frame = pd.read_parquet(folder / "data.parquet")
@@ -98,15 +119,17 @@ def test_other_stored_scores_give_other_numbers(results):
     verify_record(folder)
     _, differences = check(out, store)
     files = {difference.file for difference in differences}
-    assert {"tables/table1.csv", "tables/table1.md", "figures/calibration.csv"} <= files
-    assert "figures/figure6.csv" not in files  # the ORM's
+    assert {"tables/numbers.csv", "tables/calibration.csv"} <= files
+    changed = {d.row.split()[2] for d in differences if d.file == "tables/numbers.csv"}
+    assert any("balanced_orm" in method for method in changed)
+    assert not changed & {"reranked", "bo3"}  # the ORM's
 
 
 def test_a_missing_or_damaged_artifact_is_named(results):
     out, store = results
     samples = next(store.glob("samples-bo3-test-*"))
     (samples / "data.parquet").write_bytes(b"no parquet")
-    with pytest.raises(ParamsError, match=f"{samples.name}: data.parquet is changed"):
+    with pytest.raises(ParamsError, match=f"{samples.name}: data.parquet was modified"):
         check(out, store)
     assert samples.exists()  # what is damaged is told, and left to glore run
     shutil.rmtree(samples)

@@ -551,7 +551,7 @@ def test_missing_notebook(clone):
 
 def test_a_parameter_that_no_notebook_reads_is_an_error(clone):
     write_notebook(clone.notebooks / "02_orm.ipynb", 'params_file = "x"\nartifacts = "x"', "1")
-    with pytest.raises(ParamsError, match="does not set overrides"):
+    with pytest.raises(ParamsError, match="does not set out, overrides"):
         clone.pipeline()
 
 

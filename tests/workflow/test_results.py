@@ -1,4 +1,8 @@
-"""What is committed under results/ is what this code makes of the committed parameters, and the README quotes it."""
+"""The committed results are of the committed notebooks and parameters, and README quotes them.
+
+That they are also of the present code is checked by ``make test-long`` alone: renaming a function fails no test until
+results are rendered again.
+"""
 
 import json
 import re
@@ -7,13 +11,18 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from glore_lib.artifacts.manifest import REPORT
-from glore_lib.params import load_params
+from glore_lib.artifacts.keys import code_hash
+from glore_lib.artifacts.manifest import REPORT, read_manifest, run_folders
+from glore_lib.params import digest, load_params
 from glore_lib.reporting.quoted_tables import filled, quoted, tables
 from glore_lib.reporting.report import page as report_page
-from glore_lib.workflow.pipeline import FIGURES, ROOT, STAGES, code_hash, is_done, notebook_hash
+from glore_lib.workflow.notebooks import is_done, notebook_hash
+from glore_lib.workflow.pipeline import FIGURES, ROOT, STAGES, comparison_hashes
 
 RESULTS = sorted(path.parent for path in (ROOT / "results").glob("*/manifest.json"))
+MANIFESTS = {folder: json.loads((folder / "manifest.json").read_text()) for folder in RESULTS}
+COMPARISONS = [folder for folder in RESULTS if "runs" in MANIFESTS[folder]]
+RUNS = [folder for folder in RESULTS if folder not in COMPARISONS]
 RENDERED = [path for folder in RESULTS for path in sorted(folder.rglob("*.ipynb")) if ".partial." not in path.name]
 
 
@@ -21,21 +30,55 @@ def _name(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-@pytest.mark.parametrize("folder", RESULTS, ids=_name)
-def test_results_are_of_the_committed_parameters_in_full(folder: Path):
-    manifest = json.loads((folder / "manifest.json").read_text())
+def test_there_are_runs_and_comparisons():
+    assert RUNS and COMPARISONS
+
+
+@pytest.mark.parametrize("folder", RUNS, ids=_name)
+def test_a_run_is_of_the_committed_parameters_in_full(folder: Path):
+    manifest = read_manifest(folder)
+    params = load_params(ROOT / "params" / f"{folder.name}.yaml")
+    assert (manifest["status"], manifest["run"], manifest["stale"]) == ("done", params.run, {})
+    assert manifest["params_hash"] == params.digest()
+    assert manifest["params"] == params.model_dump(mode="json")
+    for entry in manifest["stages"]:
+        assert entry["status"] == "done"
+        assert is_done(folder / f"{entry['stage']}.ipynb", {"params_hash": params.digest()})
+    assert {entry["stage"] for entry in manifest["stages"]} >= set(STAGES) - {FIGURES}
+    assert all((folder / name).exists() for name in manifest["outputs"])
+
+
+@pytest.mark.parametrize("folder", COMPARISONS, ids=_name)
+def test_a_comparison_is_of_the_runs_beside_it(folder: Path):
+    manifest, folders = read_manifest(folder), run_folders(folder)
     assert manifest["status"] == "done"
-    for run in manifest["runs"]:
-        params = load_params(ROOT / "params" / f"{run}.yaml")
-        for stage in (stage for stage in STAGES if stage != FIGURES):
-            rendered = nbformat.read(folder / run / f"{stage}.ipynb", as_version=4)
-            assert rendered.metadata["glore"]["params_hash"] == params.digest()
+    assert [path.resolve().parent for path in folders] == [folder.parent] * len(folders)
+    for (name, held), made in zip(manifest["runs"].items(), map(read_manifest, folders), strict=True):
+        assert (name, held["params_hash"], held["code_hash"]) == (made["run"], made["params_hash"], made["code_hash"])
+    hashes = comparison_hashes(folders)
+    assert hashes["params_hash"] == digest([held["params_hash"] for held in manifest["runs"].values()])
+    assert is_done(folder / f"{FIGURES}.ipynb", hashes)
+    assert all((folder / name).exists() for name in manifest["outputs"])
+
+
+def _source(path: Path) -> Path:
+    return ROOT / "notebooks" / ("appendix" if path.parent.name == "appendix" else "") / path.name
 
 
 @pytest.mark.parametrize("path", RENDERED, ids=_name)
-def test_rendered_notebooks_are_not_stale(path: Path):
-    source = ROOT / "notebooks" / ("appendix" if path.parent.name == "appendix" else "") / path.name
-    assert is_done(path, {"notebook_hash": notebook_hash(source), "code_hash": code_hash()})
+def test_rendered_notebooks_have_the_committed_source(path: Path):
+    rendered = nbformat.read(path, as_version=4)
+    assert is_done(path, {"notebook_hash": notebook_hash(_source(path))})
+    injected = [cell for cell in rendered.cells if "injected-parameters" in cell.metadata.get("tags", [])]
+    cells = [cell for cell in rendered.cells if cell not in injected]
+    source = nbformat.read(_source(path), as_version=4).cells
+    assert [(cell.cell_type, cell.source) for cell in cells] == [(cell.cell_type, cell.source) for cell in source]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("path", RENDERED, ids=_name)
+def test_rendered_notebooks_are_of_the_present_code(path: Path):
+    assert is_done(path, {"code_hash": code_hash()})
 
 
 @pytest.mark.parametrize("path", RENDERED, ids=_name)
@@ -46,7 +89,7 @@ def test_rendered_notebooks_read_well(path: Path):
     assert not re.search(r'[" (]/(home|root|tmp|work|Users)/', text)
 
 
-@pytest.mark.parametrize("folder", RESULTS, ids=_name)
+@pytest.mark.parametrize("folder", COMPARISONS, ids=_name)
 def test_the_report_is_that_of_the_results_beside_it(folder: Path):
     assert (folder / REPORT).read_text(encoding="utf-8") == report_page(folder)
 
@@ -54,7 +97,7 @@ def test_the_report_is_that_of_the_results_beside_it(folder: Path):
 @pytest.mark.parametrize("path", [ROOT / "README.md", ROOT / "results" / "README.md"], ids=_name)
 def test_pages_quote_what_was_computed(path: Path):
     page = path.read_text()
-    made = tables(page, ROOT / "results" / "smollm2-svamp")
+    made = tables(page, ROOT / "results" / "all")
     assert set(made) == set(re.findall(r"<!-- (\w+) -->", page))
     for name, table in made.items():
         assert quoted(page, name) == table
