@@ -65,9 +65,9 @@ def measure(params_file: Path, overrides: dict[str, Any]) -> tuple[list[dict[str
         subprocess.run([*command, f"--out={out}", f"--artifacts={artifacts}", *settings], check=True)
         wall = time.perf_counter() - started
         memory.done.set()
-        manifest = json.loads((out / "manifest.json").read_text())
+        manifests = [json.loads(path.read_text()) for path in sorted(out.glob("*/manifest.json"))]
         rows, counted = [], set()
-        for stage in manifest["stages"]:
+        for stage in (stage for manifest in manifests for stage in manifest["stages"]):
             used = {}
             for path in artifacts.glob(f"stages/*/{stage['stage']}.json"):
                 used |= json.loads(path.read_text())["artifacts"]

@@ -1,27 +1,28 @@
-"""What `glore plan` says of the runs in a results folder, against what they took: `python benchmarks/plan_check.py`."""
+"""Compare what `glore plan` says of the runs of a comparison with what they took: `python benchmarks/plan_check.py`."""
 
-import json
 import sys
 from pathlib import Path
 
 import pandas as pd
 
+from glore_lib.artifacts.manifest import read_manifest, run_folders
 from glore_lib.cost.plan import plan
 from glore_lib.params import Params
 
 
 def planned_and_actual(folder: Path) -> pd.DataFrame:
-    """Tokens and seconds of every run and stage; the accuracy that the plan is given is that of the greedy drafts.
+    """Return tokens and seconds of every run and stage; the accuracy that the plan is given is that of the greedy drafts.
 
     Whether expert iteration helps can't be known before either; where greedy drafts are those of the SFT student, it
     did not.
     """
-    manifest = json.loads((folder / "manifest.json").read_text())
     rows = []
-    for run, recorded in manifest["runs"].items():
-        params, greedy = Params.model_validate(recorded["params"]), _accuracy(folder, "figure6", run, "greedy")
-        helped = greedy != _accuracy(folder, "figure4", run, "greedy_sft")
-        took = {stage["stage"]: stage for stage in manifest["stages"] if stage["run"] == run}
+    for made in run_folders(folder):
+        manifest = read_manifest(made)
+        run, params = manifest["run"], Params.model_validate(manifest["params"])
+        greedy = _accuracy(made, "greedy")
+        helped = greedy != _accuracy(made, "greedy_sft")
+        took = {stage["stage"]: stage for stage in manifest["stages"]}
         for stage in plan(params, greedy, helped=helped).stages[:-1]:
             actual = took[stage.stage]
             for what, planned, spent in (
@@ -33,9 +34,9 @@ def planned_and_actual(folder: Path) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _accuracy(folder: Path, figure: str, run: str, method: str) -> float | None:
-    numbers = pd.read_csv(folder / "figures" / f"{figure}.csv")
-    found = numbers[(numbers["task"] == run) & (numbers["method"] == method) & (numbers["metric"] == "accuracy")]
+def _accuracy(folder: Path, method: str) -> float | None:
+    numbers = pd.read_csv(folder / "tables" / "numbers.csv")
+    found = numbers[(numbers["method"] == method) & (numbers["metric"] == "accuracy")]
     return found["value"].item() if len(found) else None
 
 
