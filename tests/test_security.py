@@ -21,7 +21,7 @@ from glore_lib.models import loading
 from glore_lib.models.loading import load_model, smollm2_gguf
 from glore_lib.models.tokens import load_tokenizer
 from glore_lib.params import Params, ParamsError, Section, _section, load_params
-from glore_lib.reporting import examples, results, tables
+from glore_lib.reporting import examples, results, tables, walkthrough
 from glore_lib.sampling import Completion
 from glore_lib.workflow.pipeline import ROOT
 from tiny import TINY, Scripted, open_tiny
@@ -197,7 +197,8 @@ def test_what_a_model_writes_stays_text_in_a_rendered_notebook(tiny_base, tmp_pa
     monkeypatch.setattr(sampler, "_completion", lambda text: Completion(text, True, (1, 2, 3)))
     monkeypatch.setattr(type(run), "sampler", lambda self, source: sampler)
     lab = Replication(run)
-    shown = [tables.stepwise(lab), examples.rollouts_of(lab, "test", "all drafts")]
+    samples = walkthrough.Table(lab.data.samples.read()[["text", "is_correct"]])
+    shown = [tables.stepwise(lab), examples.rollouts_of(lab, "test", "all drafts"), samples]
     for frame in shown:
         html = frame._repr_html_()
         assert "script" in html and "<script" not in html and "<img" not in html
