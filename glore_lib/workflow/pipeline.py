@@ -133,9 +133,8 @@ class Results:
                 f"and does not set {', '.join(sorted(unread))}"
             )
         job = Job(stage, self.params.run if self.params else None, source, self.out / f"{stage}.ipynb", parameters)
-        if self.params or all((folder / MANIFEST).exists() for folder in self.compared):
-            job.hashes = self._hashes(job)
-            job.due = self.fresh or not is_done(job.target, job.hashes)
+        if not self.fresh and (self.params or all((folder / MANIFEST).exists() for folder in self.compared)):
+            job.due = not is_done(job.target, self._hashes(job))
         # Results that came with a clone are rendered again: their artifacts are not on this machine.
         job.due |= bool(self.params) and self._record(job) is None
         self.jobs.append(job)
