@@ -191,15 +191,13 @@ def question(run):
 
 
 def roll_out(
-    run: Run, monkeypatch, samples: pd.DataFrame, answer, purpose: str = "", rows: int = 8, limit: int | None = None,
+    run: Run, monkeypatch, samples: pd.DataFrame, answer, purpose: str = "", wave: int = 8, limit: int | None = None,
     **params,
 ) -> tuple[Artifact, Scripted]:  # fmt: skip
     """The rollouts of samples under other ``reward_models`` parameters, and the sampler that was asked."""
-    changed = {
-        "reward_models": run.params.reward_models.model_copy(update=params),
-        "sampling": run.params.sampling.model_copy(update={"rows": rows}),
-    }
+    changed = {"reward_models": run.params.reward_models.model_copy(update=params)}
     run = dataclasses.replace(run, params=run.params.model_copy(update=changed))
+    monkeypatch.setattr("glore_lib.method.rollouts.WAVE", wave)
     sampler = Scripted(run.tokenizer, answer, limit)
     monkeypatch.setattr(Run, "sampler", lambda self, source: sampler)
     return rollouts(run, some_student(), samples, "train", purpose or f"p{next(_purposes)}", []), sampler
@@ -340,7 +338,7 @@ def test_a_rollout_serves_the_longer_prefixes_that_it_passes_through(run, questi
         "ann is/eve is": {0: "joy is\n#### 3\n", 2: "joy has\njoy is\n#### 4\n"},
     }
     rolled, sampler = roll_out(
-        run, monkeypatch, samples, says(written), rows=1, rollouts_per_step=3, rollouts_at_first=3
+        run, monkeypatch, samples, says(written), wave=1, rollouts_per_step=3, rollouts_at_first=3
     )
     assert asked(sampler) == [
         [("ann is", 0, 3)],
@@ -372,7 +370,7 @@ def test_a_rollout_that_was_cut_off_serves_no_longer_prefix(run, question, monke
     right = f"#### {question.reference_answer}\n"
     samples = sample_rows((question.question_id, "ann is\nben is", False))
     written = {"ann is": {0: f"ben is\njoy is\n{right}"}, "ann is/ben is": {0: f"joy is\n{right}"}}
-    found, sampler = roll(run, monkeypatch, samples, says(written), rows=1, limit=6, rollouts_per_step=1)
+    found, sampler = roll(run, monkeypatch, samples, says(written), wave=1, limit=6, rollouts_per_step=1)
     assert asked(sampler) == [[("ann is", 0, 1)], [("ann is/ben is", 0, 1)]]
     assert found[["text", "is_correct"]].values.tolist() == [["ben is\njoy is\n", False], [f"joy is\n{right}", True]]
 
@@ -383,19 +381,19 @@ def test_a_rollout_that_ends_where_a_longer_prefix_does_serves_it_not(run, quest
     samples = sample_rows((question.question_id, "ann is\n#### pens", False))
     written = {"ann is": {0: "#### pens\n"}, "ann is/#### pens": {0: right}}
     for early_stop in (True, False):
-        found, _ = roll(run, monkeypatch, samples, says(written), rows=1, rollouts_per_step=1, early_stop=early_stop)
+        found, _ = roll(run, monkeypatch, samples, says(written), wave=1, rollouts_per_step=1, early_stop=early_stop)
         assert found[["text", "is_correct"]].values.tolist() == [["#### pens\n", False], [right, True]]
 
 
 def test_without_early_stop_every_prefix_has_rollouts_of_its_own_all_at_once(run, question, monkeypatch):
     samples = sample_rows((question.question_id, "ann is\nben is", False))
     written = {"ann is": {0: "ben is\n#### 1\n", 1: f"#### {question.reference_answer}\n"}}
-    _, sampler = roll(run, monkeypatch, samples, says(written), rows=1, rollouts_per_step=2, early_stop=False)
+    _, sampler = roll(run, monkeypatch, samples, says(written), wave=1, rollouts_per_step=2, early_stop=False)
     assert asked(sampler) == [[("ann is", 0, 2), ("ann is/ben is", 0, 2)]]
 
 
 @pytest.mark.parametrize(
-    ("rows", "sizes"),
+    ("wave", "sizes"),
     [
         (
             1,
@@ -406,13 +404,13 @@ def test_without_early_stop_every_prefix_has_rollouts_of_its_own_all_at_once(run
         (100, [12, 12]),
     ],
 )
-def test_shorter_prefixes_come_first_and_a_batch_is_filled(run, question, monkeypatch, rows, sizes):
+def test_shorter_prefixes_come_first_and_a_wave_is_filled(run, question, monkeypatch, wave, sizes):
     names = ("ann", "ben", "eve")
     samples = sample_rows(*((question.question_id, f"{name} is\njoy is", False) for name in names))
-    _, sampler = roll(run, monkeypatch, samples, says({}), rows=rows, rollouts_per_step=4, rollouts_at_first=2)
+    _, sampler = roll(run, monkeypatch, samples, says({}), wave=wave, rollouts_per_step=4, rollouts_at_first=2)
     short, long = [[f"{name} is{more}" for name in names] for more in ("", "/joy is")]
     turns = [[(prefix, first, 2) for prefix in prefixes] for prefixes in (short, long) for first in (0, 2)]
-    if rows > 6:
+    if wave > 6:
         turns = [turns[0] + turns[2], turns[1] + turns[3]]
     assert asked(sampler) == turns
     assert [sum(n for *_, n in call) for call in asked(sampler)] == sizes
@@ -445,10 +443,10 @@ def test_early_stop_changes_no_label(run, question, monkeypatch):
         rate=st.sampled_from([0.05, 0.2, 0.5]),
         k=st.integers(1, 9),
         at_first=st.integers(1, 9),
-        rows=st.sampled_from([1, 4, 20]),
+        wave=st.sampled_from([1, 4, 20]),
         limit=st.sampled_from([12, 20, 100]),
     )
-    def check(texts, table, rate, k, at_first, rows, limit):
+    def check(texts, table, rate, k, at_first, wave, limit):
         purpose = f"p{next(_purposes)}"
 
         def answer(prompt: str, seed: int, j: int) -> str:
@@ -463,7 +461,7 @@ def test_early_stop_changes_no_label(run, question, monkeypatch):
 
         def rolled(**params) -> tuple[pd.DataFrame, Scripted]:
             params |= {"rollouts_per_step": k, "rollouts_at_first": at_first}
-            found, sampler = roll(run, monkeypatch, samples, answer, purpose, rows, limit, **params)
+            found, sampler = roll(run, monkeypatch, samples, answer, purpose, wave, limit, **params)
             steps = found["sample_id"].map(samples.set_index("sample_id")["text"]).map(split_steps)
             return found.assign(prefix=["/".join(s[:i]) for s, i in zip(steps, found["step"], strict=True)]), sampler
 

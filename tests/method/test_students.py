@@ -6,9 +6,19 @@ import torch
 from safetensors.torch import load_file
 
 from glore_lib.artifacts.store import Artifact
+from glore_lib.method import expert_iteration as loop
 from glore_lib.method import students
 from glore_lib.method.expert_iteration import expert_iteration, merge_solutions
-from glore_lib.method.students import Student, accuracy, fine_tune, sample_solutions, sft_control, sft_data, sft_student
+from glore_lib.method.students import (
+    Student,
+    accuracy,
+    fine_tune,
+    reference_pairs,
+    sample_solutions,
+    sft_control,
+    sft_data,
+    sft_student,
+)
 from glore_lib.params import Training
 from glore_lib.run import Run
 from glore_lib.solutions import normalise
@@ -53,7 +63,7 @@ def test_merging_nothing_changes_nothing(held):
 def test_the_sft_data_are_the_first_training_questions(tiny_base, tmp_path):
     run = open_tiny(tiny_base, tmp_path / "a", student__sft_questions=3)
     questions = list(run.questions("train").values())
-    assert sft_data(run) == [(q, q.reference_solution) for q in questions[:3]]
+    assert reference_pairs(run) == [(q, q.reference_solution) for q in questions[:3]]
 
 
 # Sampling
@@ -110,11 +120,11 @@ def test_a_student_is_the_base_model_fine_tuned_on_the_solutions(run, monkeypatc
     monkeypatch.setattr("glore_lib.models.training.train", train)
     student = sft_student(run)
     assert student.policy == "sft"
-    assert student.data.read()["text"].tolist() == [text for _, text in sft_data(run)]
+    assert student.data.read()["text"].tolist() == [text for _, text in reference_pairs(run)]
     base = run.load(None).state_dict()
     assert all(torch.equal(seen["weights"][name], base[name]) for name in base)
     texts = [run.tokenizer.decode(e["input_ids"], skip_special_tokens=True) for e in seen["examples"]]
-    assert texts == [f"{q.question}\n{solution}\n" for q, solution in sft_data(run)]
+    assert texts == [f"{q.question}\n{solution}\n" for q, solution in reference_pairs(run)]
     assert seen["training"] == run.params.student.sft
 
 
@@ -131,8 +141,8 @@ def test_the_same_parameters_make_the_same_student_whatever_ran_before(tiny_base
 
 def test_the_control_trains_as_long_as_the_student_on_the_sft_data(run, monkeypatch):
     monkeypatch.setattr(Run, "sampler", lambda self, source: None)
-    pairs = sft_data(run) * 5  # 20 solutions, 4 a step
-    student = Student(fine_tune(run, "ei1", pairs, Training(epochs=1, max_steps=99, learning_rate=1e-3), []), "ei1")
+    pairs = reference_pairs(run) * 5  # 20 solutions, 4 a step
+    student = Student(fine_tune(run, "ei1", pairs, Training(epochs=1, max_steps=99, learning_rate=1e-3), sft_data(run)), "ei1")
     control = sft_control(run, student)
     info = control.model.record["info"]
     assert info["steps"] == student.model.record["info"]["steps"] == 5
@@ -150,8 +160,9 @@ class Classroom:
         self.run, self.trained, self.sampled = run, {}, []
         self.accuracies = dict(zip(["start", "ei1", "ei2", "ei3", "ei4"], accuracies, strict=False))
         self.answer = answer or (lambda prompt, seed, j: self.right(prompt, j))
-        monkeypatch.setattr(students, "fine_tune", self.fine_tune)
-        monkeypatch.setattr(students, "validation_accuracy", self.validation_accuracy)
+        for module in (students, loop):
+            monkeypatch.setattr(module, "fine_tune", self.fine_tune)
+        monkeypatch.setattr(loop, "validation_accuracy", self.validation_accuracy)
         monkeypatch.setattr(Run, "sampler", lambda _, source: self.sampler(source))
 
     def right(self, prompt: str, j: int) -> str:
@@ -207,7 +218,7 @@ def test_every_round_samples_from_the_last_student_and_trains_the_base_on_all_da
     assert room.sampled == ["student-sft", "student-ei1"]
     ids = list(run.questions("train"))
     answers = {q: question.reference_answer for q, question in run.questions("train").items()}
-    sft = [(q.question_id, normalise(text)) for q, text in sft_data(run)]
+    sft = [(q.question_id, normalise(text)) for q, text in reference_pairs(run)]
     round1 = [(q, f"tom has 1 + {j}\n#### {answers[q]}") for q in ids for j in range(2)]  # the cap is 2 of 3
     round2 = [(q, f"tom has 2 + {j}\n#### {answers[q]}") for q in ids for j in range(2)]
     assert room.trained == {"sft": sft, "ei1": sft + round1, "ei2": sft + round1 + round2}
