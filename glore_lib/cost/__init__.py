@@ -1,1 +1,1 @@
-"""cost."""
+"""Estimate what a run costs before it is started."""

@@ -1,4 +1,4 @@
-"""The plan: exact where the parameters fix a count, within a quarter of what the committed runs took elsewhere."""
+"""Check the plan: counts that the parameters fix are exact, others within a quarter of the committed runs'."""
 
 import itertools
 import math
@@ -9,7 +9,8 @@ import pytest
 from safetensors import safe_open
 
 from clone import TINY
-from glore_lib.cost.plan import HARDWARE, LLAMA_2, Plan, Work, model_size, plan
+from glore_lib.cost.hardware import HARDWARE, LLAMA_2, ModelSize, model_size
+from glore_lib.cost.plan import Plan, Work, plan
 from glore_lib.method.replication import Replication
 from glore_lib.models.loading import MINI_BASE
 from glore_lib.params import Params, ParamsError, load_params
@@ -37,12 +38,12 @@ def planned(settings: dict | None = None, accuracy: float = 0.6, hardware: str =
 
 
 def part(made: Plan, name: str) -> Work:
-    """The first work of that name."""
+    """Return the first work with this name."""
     return next(work for work in made.work if work.name == name)
 
 
 def test_samples_and_steps_are_those_of_a_run(tiny_base, tmp_path, monkeypatch):
-    """All but the rollouts and refinements, whose number depends on how the samples come out."""
+    """Compare all but the rollouts and refinements, whose number depends on the samples."""
     rising = itertools.count()
     monkeypatch.setattr(
         "glore_lib.method.students.accuracy", lambda samples: next(rising)
@@ -113,9 +114,10 @@ def test_model_sizes():
         shapes = [weights.get_slice(name).get_shape() for name in weights.keys()]  # noqa: SIM118
     assert model_size("mini-base")[0].parameters == sum(map(math.prod, shapes))
     # As printed by transformers and by peft (rank 16 on all projections).
-    assert LLAMA_2["7b"].parameters == 6_738_415_616
-    assert LLAMA_2["13b"].parameters == 13_015_864_320
-    assert LLAMA_2["7b"].adapters(load_params(HARD).finetuning) == 39_976_960
+    assert ModelSize(LLAMA_2["13b"]).parameters == 13_015_864_320
+    llama = ModelSize(LLAMA_2["7b"])
+    assert llama.parameters == 6_738_415_616
+    assert llama.adapters(load_params(HARD).finetuning) == 39_976_960
 
 
 def test_memory_and_hours_follow_the_method_and_the_hardware():
