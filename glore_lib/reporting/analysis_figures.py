@@ -19,9 +19,9 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullLocator
 from numpy.typing import ArrayLike
 
-from glore_lib.statistics import LEVEL, RESAMPLES, clustered, proportion
 from glore_lib.reporting import style
 from glore_lib.reporting.style import STYLE
+from glore_lib.statistics import LEVEL, RESAMPLES, clustered, proportion
 
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # those seen well on white
 COST_MARKERS = {"local+orm": "D", "local+sorm": "s", "global+local+sorm": "^", "resample": "v", "bo3": "D"}
@@ -44,13 +44,13 @@ COSTS = {
 
 
 def label_quality_rows(numbers: pd.DataFrame) -> pd.DataFrame:
-    """Of a ``numbers`` frame, the rows that :func:`label_quality` draws."""
+    """Select the rows of ``numbers`` that :func:`label_quality` draws."""
     return numbers[numbers.metric.isin(list(LABEL_METRICS)) & numbers.method.isin(LABEL_RULES)]
 
 
 @plt.rc_context(STYLE | {"axes.grid.axis": "x"})
 def label_quality(numbers: pd.DataFrame) -> Figure:
-    """Precision and recall of step labels by rollouts against the exact labels, after each post-processing step."""
+    """Draw precision and recall of labels by rollouts against exact labels, after each post-processing step."""
     runs = list(style.by_run(numbers))
     figure, panels = style.new_panels(len(runs), width=4.6, height=2.6, sharex=True)
     for axes, (title, rows) in zip(panels, runs, strict=True):
@@ -74,10 +74,10 @@ def label_quality(numbers: pd.DataFrame) -> Figure:
 
 
 def scores_by_step_rows(step_scores: pd.DataFrame) -> pd.DataFrame:
-    """The mean score of right steps: columns task, model, step, value, ci_low, ci_high, n.
+    """Return the mean score of correct steps: columns task, model, step, value, ci_low, ci_high, n.
 
-    ``step_scores`` has the columns task, question_id, step, model (orm, balanced_orm or sorm), score and label (the
-    exact one, or where none is known that by rollouts). Intervals are by bootstrap over questions.
+    ``step_scores`` has the columns task, question_id, step, model, score and label (exact, or by rollouts if unknown).
+    Intervals are by bootstrap over questions.
     """
     right = step_scores[(step_scores.label == 1) & step_scores.model.isin(STEP_SCORERS)]
     columns = ["task", "model", "step", "value", "ci_low", "ci_high", "n"]
@@ -90,10 +90,7 @@ def scores_by_step_rows(step_scores: pd.DataFrame) -> pd.DataFrame:
 
 @plt.rc_context(STYLE)
 def scores_by_step(rows: pd.DataFrame) -> Figure:
-    """What each reward model says of steps that are right: the ORM's pessimism about early ones.
-
-    ``step_scores`` is as for :func:`scores_by_step_rows`. Steps that few drafts reach are not drawn.
-    """
+    """Draw the mean score of correct steps by each reward model; steps that few drafts reach are left out."""
     tasks = list(rows.task.unique())
     figure, panels = style.new_panels(len(tasks), width=4.7, height=3.2, sharey=True)
     for axes, task in zip(panels, tasks, strict=True):
@@ -105,10 +102,7 @@ def scores_by_step(rows: pd.DataFrame) -> Figure:
 
 
 def calibration_rows(step_scores: pd.DataFrame) -> pd.DataFrame:
-    """Mean score minus the share of right steps: columns task, model, step, value, ci_low, ci_high, n.
-
-    Negative is pessimistic. ``step_scores`` and intervals are as for :func:`scores_by_step_rows`.
-    """
+    """Return mean score minus share of correct steps, as :func:`scores_by_step_rows`; negative is pessimistic."""
     columns = ["task", "model", "step", "value", "ci_low", "ci_high", "n"]
     known = step_scores[step_scores.model.isin(STEP_SCORERS)]
     rows = [
@@ -121,7 +115,7 @@ def calibration_rows(step_scores: pd.DataFrame) -> pd.DataFrame:
 
 @plt.rc_context(STYLE)
 def calibration(rows: pd.DataFrame) -> Figure:
-    """How far each reward model's scores lie from the truth, by step: below 0 it is pessimistic, above optimistic."""
+    """Draw mean score minus share of correct steps: below 0 a reward model is pessimistic, above optimistic."""
     tasks = list(rows.task.unique())
     figure, panels = style.new_panels(len(tasks), width=4.7, height=3.2, sharey=True)
     by_task = {task: _often_reached(rows[rows.task == task]) for task in tasks}
@@ -136,8 +130,10 @@ def calibration(rows: pd.DataFrame) -> Figure:
 
 
 def reliability_rows(step_scores: pd.DataFrame) -> pd.DataFrame:
-    """Of the steps with scores in a bin, the share that is right: columns task, model, step, bin (its lower end), score
-    (the mean of those in it), value, ci_low, ci_high, n. One draft a question: Wilson intervals.
+    """Return the share of correct steps per score bin.
+
+    Columns: task, model, step, bin (its lower end), score (the mean of its scores), value, ci_low, ci_high, n. There is
+    one draft per question: Wilson intervals.
     """
     columns = ["task", "model", "step", "bin", "score", "value", "ci_low", "ci_high", "n"]
     known = step_scores[step_scores.model.isin(STEP_SCORERS)]
@@ -151,9 +147,9 @@ def reliability_rows(step_scores: pd.DataFrame) -> pd.DataFrame:
 
 @plt.rc_context(STYLE)
 def reliability(rows: pd.DataFrame) -> Figure:
-    """Share of right steps against the score, a row of panels a task and a panel a step; the diagonal is calibrated.
+    """Draw the share of correct steps against the score, a row per task and a panel per step.
 
-    Steps that few drafts reach, and bins of fewer than ten steps, are not drawn.
+    A calibrated model lies on the diagonal. Steps that few drafts reach, and bins of fewer than ten, are left out.
     """
     steps = {task: _reached(rows[rows.task == task]) for task in rows.task.unique()}
     columns = max(map(len, steps.values()), default=1)
@@ -186,7 +182,7 @@ def reliability(rows: pd.DataFrame) -> Figure:
 
 
 def _reached(rows: pd.DataFrame) -> pd.Series:
-    """How many drafts reach each step, without the steps that few do."""
+    """Count the drafts that reach each step, without the steps that few do."""
     counts = rows.groupby(["model", "step"]).n.sum().groupby("step").max()
     return counts[counts >= FEW_STEPS * counts.max()]
 
@@ -196,7 +192,7 @@ def _often_reached(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _by_step(axes: Axes, rows: pd.DataFrame, label: str) -> None:
-    """A curve a reward model of its values by step, with the numbers behind them below the axis."""
+    """Draw a curve per reward model against the step, with the counts below the axis."""
     counts = rows.groupby("step").n.max()
     ends = []
     for place, method in enumerate(STEP_SCORERS):
@@ -209,10 +205,10 @@ def _by_step(axes: Axes, rows: pd.DataFrame, label: str) -> None:
 
 
 def fixed_overlap_rows(drafts: pd.DataFrame) -> pd.DataFrame:
-    """Shares of incorrect drafts: columns task, fixed_by, not_by, value, ci_low, ci_high, count, n (Wilson).
+    """Return shares of wrong drafts: columns task, fixed_by, not_by, value, ci_low, ci_high, count, n (Wilson).
 
-    Where ``not_by`` is empty, those that ``fixed_by`` fixes at all. ``drafts`` has one row an incorrect draft: columns
-    task and, of booleans, each of ``FIXERS``.
+    An empty ``not_by`` means all that ``fixed_by`` fixes. ``drafts`` has a row per wrong draft: task, and a boolean for
+    each of ``FIXERS``.
     """
     rows = []
     for task, group in drafts.groupby("task", sort=False):
@@ -228,11 +224,7 @@ def fixed_overlap_rows(drafts: pd.DataFrame) -> pd.DataFrame:
 
 @plt.rc_context(STYLE | {"axes.grid": False})
 def fixed_overlap(rows: pd.DataFrame) -> Figure:
-    """What each refinement fixes that another does not, of the incorrect drafts (paper, Table 3): how far they
-    complement each other. A fresh sample is there to compare with: chance alone fixes other drafts, too.
-
-    ``drafts`` is as for :func:`fixed_overlap_rows`.
-    """
+    """Draw the wrong drafts that one refinement fixes and another does not (paper, Table 3)."""
     tasks = list(rows.task.unique())
     figure, panels = style.new_panels(len(tasks), width=5.0, height=3.9)
     names = [style.METHOD_LABELS[method] for method in FIXERS]
@@ -258,11 +250,11 @@ def fixed_overlap(rows: pd.DataFrame) -> Figure:
 
 
 def cost_rows(outcomes: pd.DataFrame) -> pd.DataFrame:
-    """Tokens generated per additionally solved problem: columns task, setting, method, value, ci_low, ci_high, n.
+    """Return the extra tokens per additional solved problem, for each task, setting and method.
 
-    ``outcomes`` has one row a task, setting and method (see ``COSTS``) and draft: its ``tokens``, and its ``gain``: 1
-    where the problem is solved now and was not by the greedy draft, -1 the other way round. Infinite where no more are
-    solved than lost. The interval is by bootstrap over drafts.
+    ``outcomes`` has a row per task, setting, method (see ``COSTS``) and draft: extra ``tokens``, and ``gain``: 1
+    if the problem is newly solved, -1 if it is lost. Without a net gain the value is infinite. Intervals are by
+    bootstrap over drafts.
     """
     columns = ["task", "setting", "method", "value", "ci_low", "ci_high", "n"]
     rows = []
@@ -281,10 +273,9 @@ def _per_problem(tokens: ArrayLike, solved: ArrayLike) -> np.ndarray:
 
 @plt.rc_context(STYLE | {"axes.grid.axis": "x"})
 def cost(rows: pd.DataFrame) -> Figure:
-    """Tokens generated per problem that is solved over and above the greedy drafts (:func:`cost_rows`); less is better.
+    """Draw extra tokens per additional solved problem: above for known wrong drafts, below for all questions.
 
-    Above, of drafts that are known to be wrong; below, of all questions, where the ORM picks the answer. An arrow is an
-    interval without an upper end.
+    An arrow is an interval without an upper end.
     """
     tasks = list(rows.task.unique())
     methods = [(setting, method) for setting, group in COSTS.items() for method in group]
@@ -315,7 +306,7 @@ def cost(rows: pd.DataFrame) -> Figure:
 
 
 def _cost(axes: Axes, y: float, method: str, row: Any) -> None:
-    """A point with its interval, and both as numbers at the right."""
+    """Draw a point with its interval, and both as numbers at the right."""
     text, look = "no data", {"color": style.METHOD_COLOURS[method], "marker": COST_MARKERS.get(method, "o")}
     if row is not None and np.isinf(row.ci_low):
         text = "no gain"
@@ -333,7 +324,7 @@ def _cost(axes: Axes, y: float, method: str, row: Any) -> None:
 
 @plt.rc_context(STYLE)
 def losses(curves: Mapping[str, pd.DataFrame]) -> Figure:
-    """The training loss of each model, by its name, against its optimiser steps: frames of columns step, loss."""
+    """Draw the training loss (columns step, loss) of each model by name."""
     figure, panels = style.new_panels(min(len(curves), 1), width=6.0, height=3.2)
     looks = cycle((colour, dashes) for dashes in ("-", style.DASHED, style.DOTTED) for colour in OKABE_ITO)
     for axes in panels:
@@ -347,7 +338,7 @@ def losses(curves: Mapping[str, pd.DataFrame]) -> Figure:
 
 
 def sweep_rows(numbers: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Of a ``numbers`` frame, the rows of ``metric@x`` that hold a value, with ``x`` as a column."""
+    """Select the rows ``metric@x`` of ``numbers`` that hold a value, with ``x`` as a column."""
     at = pd.to_numeric(numbers.metric.str.extract(rf"^{metric}@([\d.]+)$", expand=False))
     rows = numbers.assign(x=at)[at.notna()]
     return style.with_data(rows).sort_values(["method", "x"])
@@ -355,9 +346,7 @@ def sweep_rows(numbers: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 @plt.rc_context(STYLE)
 def sweep(numbers: pd.DataFrame, metrics: Mapping[str, str], label: str, log: bool = False) -> Figure:
-    """One run's ``metric@x`` against x: a panel a metric (name -> title), a curve a method. A metric without data has
-    no panel.
-    """
+    """Draw one run's ``metric@x`` against x: a panel per metric (name -> title) with data, a curve per method."""
     panelled = {title: rows for metric, title in metrics.items() if len(rows := sweep_rows(numbers, metric))}
     figure, panels = style.new_panels(len(panelled), width=4.9, height=3.2)
     for axes, (title, rows) in zip(panels, panelled.items(), strict=True):
@@ -382,13 +371,13 @@ def sweep(numbers: pd.DataFrame, metrics: Mapping[str, str], label: str, log: bo
 
 
 def dots_rows(numbers: pd.DataFrame, metrics: Mapping[str, str]) -> pd.DataFrame:
-    """Of a ``numbers`` frame, the rows that :func:`dots` draws."""
+    """Select the rows of ``numbers`` that :func:`dots` draws."""
     return numbers[numbers.metric.isin(list(metrics)) & numbers.method.isin(list(style.METHOD_LABELS))]
 
 
 @plt.rc_context(STYLE | {"axes.grid.axis": "x"})
 def dots(numbers: pd.DataFrame, metrics: Mapping[str, str]) -> Figure:
-    """One run's values with intervals: a panel a metric (name -> title), a row a method in order of appearance."""
+    """Draw one run's values: a panel per metric (name -> title), a row per method in order of appearance."""
     drawn = style.with_data(dots_rows(numbers, metrics))
     methods, shown = list(drawn.method.unique()), [m for m in metrics if m in set(drawn.metric)]
     figure, panels = style.new_panels(len(shown), width=4.9, height=1.1 + 0.3 * len(methods), sharey=True)
@@ -407,7 +396,7 @@ def dots(numbers: pd.DataFrame, metrics: Mapping[str, str]) -> Figure:
 
 
 def _dot(axes: Axes, y: float, method: str, label: str, row: Any, marker: Mapping[str, Any]) -> None:
-    """A point with its interval and, right of both, its number; a note where there is no row."""
+    """Draw a point with its interval and number, or a note if there is no row."""
     if row is None:
         axes.text(0.02, y, f"{label}: no data", transform=axes.get_yaxis_transform(), va="center", color=style.FAINT)
         return

@@ -1,106 +1,77 @@
 """Tables, figures and findings of the appendix notebooks."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
 
-from glore_lib import statistics as st
 from glore_lib.method.appendix.ablation_labels import RULES
 from glore_lib.method.appendix.ablation_refinement import CHOICE_PAIRS, TWICE
 from glore_lib.method.appendix.measures import LOCATORS, QUALITY
 from glore_lib.reporting import style
+from glore_lib.reporting.findings import Values
 from glore_lib.reporting.tables import wide
 
-JUDGES = {"exact": "the exact labels", "human": "people"}
-
-
-# What the notebooks show and keep
+JUDGES = {"exact": "exact labels", "human": "human labels"}
 
 
 def sweep_table(numbers: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """``metric@x`` to read: a row a method, a column an x."""
+    """Return ``metric@x`` to read: a row per method, a column per x."""
     return wide(numbers, [m for m in numbers["metric"].unique() if m.startswith(f"{metric}@")])
 
 
 def save(figure: Figure, name: str, out: str, *numbers: pd.DataFrame) -> Figure:
-    """Writes a figure as PNG and SVG, and all numbers of its experiment as CSV, into the folder ``out``."""
+    """Write a figure as PNG and SVG, and all numbers of its experiment as CSV, to the folder ``out``."""
     style.save(figure, pd.concat(numbers, ignore_index=True), Path(out), name)
     return figure
 
 
 def judge_suffix(numbers: pd.DataFrame) -> str:
-    """What the metrics of :func:`label_quality` end in that are against the judge."""
+    """Return the suffix of the metrics that compare with the reference labels."""
     metrics = set(numbers["metric"])
     return next(f"_{judge}" for judge in JUDGES if f"first_error_accuracy_{judge}" in metrics)
 
 
-@dataclass(frozen=True)
-class Told:
-    """Numbers in words: "not known" where there is none, or nothing to count."""
-
-    numbers: pd.DataFrame
-
-    def value(self, method: str, metric: str) -> str:
-        """A number in per cent, with its interval and n."""
-        row = self._row(method, metric)
-        return f"{st.estimate(row).percent(' %')} (n = {row.n:,})" if row else "not known"
-
-    def difference(self, a: str, b: str, metric: str, suffix: str = "") -> str:
-        """a - b in points, and on which side of 0 its interval lies."""
-        row = self._row(f"{a}-{b}", f"{metric}_difference{suffix}")
-        if row is None:
-            return "not known"
-        verdict = "more" if row.ci_low > 0 else "less" if row.ci_high < 0 else "no clear difference"
-        return f"{st.estimate(row).percent(' points', '+')}, {verdict}"
-
-    def _row(self, method: str, metric: str) -> Any:
-        rows = self.numbers[(self.numbers["method"] == method) & (self.numbers["metric"] == metric)]
-        return next(rows[rows["n"] > 0].itertuples(), None)
-
-
 def found_label_quality(numbers: pd.DataFrame) -> list[str]:
-    """What :func:`label_quality` found, a sentence each."""
-    told = Told(numbers)
+    """Return the findings of the label quality, one sentence each."""
+    values = Values(numbers)
     suffix = judge_suffix(numbers)
-    lines = [f"The judge: {JUDGES[suffix[1:]]}."]
+    lines = [f"Reference: {JUDGES[suffix[1:]]}."]
     if "raw" in set(numbers["method"]):
         lines += [
-            f"Positive labels by rollouts that are right: raw {told.value('raw', 'label_precision')}, after "
-            f"post-processing 1 and 2 {told.value('consistent', 'label_precision')}.",
-            f"Right steps that they find: raw {told.value('raw', 'label_recall')}, after post-processing "
-            f"{told.value('consistent', 'label_recall')}.",
-            "First errors put where the judge puts them, labels by rollouts: raw "
-            f"{told.value('raw', f'first_error_accuracy{suffix}')}, after post-processing "
-            f"{told.value('consistent', f'first_error_accuracy{suffix}')}.",
+            f"Precision of positive labels by rollouts: raw {values.share('raw', 'label_precision')}, after "
+            f"post-processing 1 and 2 {values.share('consistent', 'label_precision')}.",
+            f"Recall of correct steps: raw {values.share('raw', 'label_recall')}, after post-processing "
+            f"{values.share('consistent', 'label_recall')}.",
+            "First errors located as in the reference, labels by rollouts: raw "
+            f"{values.share('raw', f'first_error_accuracy{suffix}')}, after post-processing "
+            f"{values.share('consistent', f'first_error_accuracy{suffix}')}.",
         ]
     for kind, name in (("orm", "ORM"), ("balanced_orm", "balanced ORM"), ("sorm", "SORM")):
         lines.append(
-            f"The {name} judges {told.value(kind, f'step_accuracy{suffix}')} of the steps as the judge does, and puts "
-            f"{told.value(kind, f'first_error_accuracy{suffix}')} of the first errors in their place."
+            f"The {name} judges {values.share(kind, f'step_accuracy{suffix}')} of the steps as the reference does, "
+            f"and locates {values.share(kind, f'first_error_accuracy{suffix}')} of the first errors."
         )
     return [
         *lines,
-        f"SORM − ORM: steps {told.difference('sorm', 'orm', 'step_accuracy', suffix)}; first errors "
-        f"{told.difference('sorm', 'orm', 'first_error_accuracy', suffix)}.",
+        f"SORM − ORM: steps {values.difference('sorm', 'orm', 'step_accuracy', suffix)}; first errors "
+        f"{values.difference('sorm', 'orm', 'first_error_accuracy', suffix)}.",
     ]
 
 
 def found_value_refinement(numbers: pd.DataFrame) -> list[str]:
-    """What :func:`value_refinement` found, a sentence each."""
-    told, lines = Told(numbers), []
+    """Return the findings of value-based refinement, one sentence each."""
+    values, lines = Values(numbers), []
     ways = [way for way in ("", "_forced", "_free") if f"value+orm{way}" in set(numbers["method"])]
     for locator in LOCATORS:
         for way in ways:
             value, process = f"value+{locator}{way}", f"local+{locator}{way}"
             lines.append(
-                f"{value} fixes {told.value(value, 'fixed_fraction')} of the wrong drafts, {process} "
-                f"{told.value(process, 'fixed_fraction')}: {told.difference(value, process, 'fixed_fraction')}."
+                f"{value} fixes {values.share(value, 'fixed_fraction')} of the wrong drafts, {process} "
+                f"{values.share(process, 'fixed_fraction')}: {values.difference(value, process, 'fixed_fraction')}."
             )
-        places = [told.value(f"value+{locator}", f"first_error_{p}_exact") for p in ("accuracy", "early", "late")]
+        places = [values.share(f"value+{locator}", f"first_error_{p}_exact") for p in ("accuracy", "early", "late")]
         lines.append(
             f"value+{locator} begins at the true first error in {places[0]}, before it in {places[1]}, after it in "
             f"{places[2]}."
@@ -109,16 +80,16 @@ def found_value_refinement(numbers: pd.DataFrame) -> list[str]:
 
 
 def found_labels(rules: pd.DataFrame, counts: pd.DataFrame) -> list[str]:
-    """What :func:`label_rules` and :func:`rollout_counts` found, a sentence each."""
-    told, curve = Told(rules), Told(counts)
+    """Return the findings of the ablation of labels, one sentence each."""
+    values, curve = Values(rules), Values(counts)
     lines = [
-        f"{rule}: positive {told.value(rule, 'positive_labels')}; precision {told.value(rule, 'label_precision')}, "
-        f"recall {told.value(rule, 'label_recall')}."
+        f"{rule}: positive {values.share(rule, 'positive_labels')}; precision {values.share(rule, 'label_precision')}, "
+        f"recall {values.share(rule, 'label_recall')}."
         for rule in (*RULES, "consistent+balanced")
     ]
     ks = sorted(int(metric.partition("@")[2]) for metric in counts["metric"].unique() if "positive" in metric)
     for metric in (f"{name}@" for name in ("positive_labels", *QUALITY)):
-        ends = [f"{curve.value('consistent', f'{metric}{k}')} with K = {k}" for k in (ks[0], ks[-2], ks[-1])]
+        ends = [f"{curve.share('consistent', f'{metric}{k}')} with K = {k}" for k in (ks[0], ks[-2], ks[-1])]
         lines.append(f"{metric.strip('@').replace('_', ' ')}: {'; '.join(ends)}.")
     return lines
 
@@ -126,26 +97,26 @@ def found_labels(rules: pd.DataFrame, counts: pd.DataFrame) -> list[str]:
 def found_refinement(
     swept: pd.DataFrame, otherwise: pd.DataFrame, chosen: pd.DataFrame, ts: Mapping[str, float]
 ) -> list[str]:
-    """What :func:`thresholds`, :func:`refined_otherwise` and :func:`choices` found, a sentence each."""
-    validation, told, picked = Told(swept), Told(otherwise), Told(chosen)
+    """Return the findings of the ablation of refinement, one sentence each."""
+    validation, values, picked = Values(swept), Values(otherwise), Values(chosen)
     lines = []
     for locator, t in ts.items():
         kind = f"local+{locator}"
         lines.append(
-            f"{kind}: T = {t:g} fixes most on validation, {validation.value(kind, f'fixed_fraction@{t:g}')}, and "
-            f"begins at the first step in {validation.value(kind, f'begun_at_first_step@{t:g}')}. On test it fixes "
-            f"{told.value(f'{kind}_tuned', 'fixed_fraction')}, the usual T "
-            f"{told.value(kind, 'fixed_fraction')}: {told.difference(f'{kind}_tuned', kind, 'fixed_fraction')}."
+            f"{kind}: T = {t:g} fixes most on validation, {validation.share(kind, f'fixed_fraction@{t:g}')}, and "
+            f"begins at the first step in {validation.share(kind, f'begun_at_first_step@{t:g}')}. On test it fixes "
+            f"{values.share(f'{kind}_tuned', 'fixed_fraction')}, the default T "
+            f"{values.share(kind, 'fixed_fraction')}: {values.difference(f'{kind}_tuned', kind, 'fixed_fraction')}."
         )
     for twice, once in TWICE.items():
         lines.append(
-            f"{twice} fixes {told.value(twice, 'fixed_fraction')}, {once} {told.value(once, 'fixed_fraction')}: "
-            f"{told.difference(twice, once, 'fixed_fraction')}."
+            f"{twice} fixes {values.share(twice, 'fixed_fraction')}, {once} {values.share(once, 'fixed_fraction')}: "
+            f"{values.difference(twice, once, 'fixed_fraction')}."
         )
-    lines.append(f"The ORM doubts {picked.value('orm', 'drafts_doubted')} of the drafts.")
+    lines.append(f"The ORM rejects {picked.share('orm', 'drafts_doubted')} of the drafts.")
     for a, b in CHOICE_PAIRS:
         lines.append(
-            f"{a} against {b}: {picked.value(a, 'accuracy')} and {picked.value(b, 'accuracy')}, "
+            f"{a} and {b}: {picked.share(a, 'accuracy')} and {picked.share(b, 'accuracy')}, "
             f"{picked.difference(a, b, 'accuracy')}."
         )
     return lines

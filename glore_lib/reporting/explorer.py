@@ -123,7 +123,7 @@ class Explorer:
     @torch.inference_mode()
     @_one_thread()
     def score(self, question: str, draft: str) -> dict[str, list[float]]:
-        """Return the scores of all steps by ORM and SORM, as :func:`~glore_lib.method.reward_models.score_steps` does."""
+        """Return the scores of all steps by ORM and SORM, as ``method.reward_models.score_steps`` does."""
         every = dict.fromkeys(range(1, len(split_steps(draft)) + 1), 1)
         solution = labelled_solution(self.run, Question("", "", question, "", ""), draft, every)
         batch = collate(pack([solution], 1, len(solution.ids)), self.run.tokenizer.pad_token_id)
@@ -243,7 +243,7 @@ class Panel(widgets.VBox):
         self.message, self.own = widgets.HTML(), widgets.HTML()
         super().__init__([
             self.run, self.show, self.draft, self.count, self.threshold, self.stored,
-            widgets.HTML("<h3>Your own</h3><p>A question and a draft, one step per line, starting from the one above.</p>"),
+            widgets.HTML("<h3>Your own</h3><p>A question and a draft, one step per line, such as the one above.</p>"),
             self.question, self.text, self.button, self.message, self.own,
         ])  # fmt: skip
         self.run.observe(lambda _: self._open(), "value")

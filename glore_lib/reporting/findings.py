@@ -1,5 +1,7 @@
-"""What a run found, in sentences with numbers: computed, so that they are true of any run. What lies on the other side
-of what the paper says, or of what one would expect, is a surprise."""
+"""Findings of a run: sentences computed from its numbers.
+
+A finding that contradicts the paper, or common expectation, is marked as a surprise.
+"""
 
 import textwrap
 from collections.abc import Iterable, Mapping
@@ -25,26 +27,28 @@ SIDES = {
 
 @dataclass(frozen=True)
 class Finding:
-    """A sentence about a run, and whether the paper, or anyone, would have expected another."""
+    """A sentence about a run, and whether it contradicts the paper or expectation."""
 
     text: str
     surprising: bool = False
 
 
 def stated(what: str, estimate: st.Estimate) -> Finding:
-    """A share, with its interval."""
+    """Return a finding that states a share with its interval."""
     return Finding(f"{what}: {_share(estimate)}.")
 
 
 def compared(what: str, difference: st.Estimate, side: str, by: str) -> Finding:
-    """A difference against what ``by`` (the paper, or common sense) says that it is, a word of :data:`SIDES`; the
-    scoreboard's rule decides. It is surprising where its whole interval lies on another side."""
+    """Return a finding that compares a difference with a claim by the scoreboard's rule.
+
+    ``side`` is a word of :data:`SIDES`, claimed ``by`` the paper or expectation. The finding is surprising if the whole
+    interval lies on another side.
+    """
     if not difference.n:
         return Finding(f"{what}: nothing to compare (n = 0).")
     found = verdict(difference.ci_low, difference.ci_high, SIDES[side])
-    told = {"replicated": "So it is", "not replicated": "Here it is not", "inconclusive": "Undecided here"}[found]
     points = f"{difference.percent(' points', '+')} (n = {difference.n:,})"
-    return Finding(f"{what}: {points}. {by}: {side}. {told}.", found == "not replicated")
+    return Finding(f"{what}: {points}. {by}: {side}. {found.capitalize()}.", found == "not replicated")
 
 
 def _share(estimate: st.Estimate) -> str:
@@ -52,15 +56,15 @@ def _share(estimate: st.Estimate) -> str:
 
 
 def tell(found: Iterable[Finding]) -> None:
-    """Prints what was found and then, once more, what of it is surprising."""
+    """Print the findings and then, once more, the surprising ones."""
     every = list(found)
     surprising = [finding for finding in every if finding.surprising]
     for finding in every:
         print(_bullet(finding))
     if not surprising:
-        print("\nNo surprise: nothing lies on the other side of what the paper says or one would expect.")
+        print("\nNo surprises: no finding contradicts the paper or expectation.")
         return
-    print("\nWhat surprised:")
+    print("\nSurprises:")
     for finding in surprising:
         print(_bullet(finding))
 
@@ -69,26 +73,21 @@ def _bullet(finding: Finding) -> str:
     return textwrap.fill(finding.text, 110, initial_indent="- ", subsequent_indent="  ")
 
 
-# What each notebook found
-
-
 def students(lab: Replication) -> list[Finding]:
-    """Notebook 01, on the validation split."""
+    """Return the findings of notebook 01, on the validation split."""
     right = _greedy(lab, lab.student)
-    found = [stated(f"The student of expert iteration ({lab.student.policy}) answers rightly", st.proportion(right))]
+    found = [stated(f"Accuracy of the student of expert iteration ({lab.student.policy})", st.proportion(right))]
     others = {}
     if lab.run.params.student.start == "sft":
         others["the SFT student"] = lab.sft_student, PAPER
     if lab.run.params.student.sft_control:
-        others["as many steps on the SFT data alone"] = lab.sft_control, EXPECTED
+        others["the SFT control (as many steps on the SFT data)"] = lab.sft_control, EXPECTED
     for name, (other, by) in others.items():
         if other.policy != lab.student.policy:
             difference = st.paired_difference(right, _greedy(lab, other), seed=lab.tables.seed)
-            found.append(compared(f"Expert iteration over {name}", difference, "more", by))
+            found.append(compared(f"Expert iteration − {name}", difference, "more", by))
     last = lab.rounds.iloc[-1]
-    text = (
-        f"The last round made {last['student']}, of {last['solutions']:,} solutions; the best is {lab.student.policy}."
-    )
+    text = f"The last round made {last['student']} on {last['solutions']:,} solutions; best: {lab.student.policy}."
     return [*found, Finding(text, lab.student.policy != last["student"]), *_kinds_of_error(Outcomes(lab, "validation"))]
 
 
@@ -97,7 +96,7 @@ def _greedy(lab: Replication, student: Student) -> pd.Series:
 
 
 def _kinds_of_error(drafts: Outcomes) -> list[Finding]:
-    """Where the first errors of the drafts lie and of what kind they are, where the truth is known."""
+    """Describe the first errors of the drafts, if exact labels are known."""
     if drafts.exact is None:
         return []
     texts = {i: split_steps(text) for i, text in drafts.drafts["text"].items()}
@@ -105,41 +104,41 @@ def _kinds_of_error(drafts: Outcomes) -> list[Finding]:
     equations = [parse_step(texts[i][step - 1]) for i, step in errors.items()]
     sums = [OPERATORS[e.op](e.a, e.b) == e.c for e in equations if e]
     return [
-        stated("Of the drafts with an error, the first step already is one in", st.proportion(errors == 1)),
-        stated("Of the first errors that are sums, the sum itself comes out in", st.proportion(sums)),
+        stated("The first step is wrong in this share of drafts with an error", st.proportion(errors == 1)),
+        stated("Arithmetic is correct in this share of first-error steps", st.proportion(sums)),
     ]
 
 
 def orm(lab: Replication) -> list[Finding]:
-    """Notebook 02, on the validation split."""
+    """Return the findings of notebook 02, on the validation split."""
     drafts = Outcomes(lab, "validation")
     numbers = _reward_model_numbers(lab, "orm", "balanced_orm")
     says_right = (drafts.orm_says_right == drafts.right).astype(int)
     over_always = st.paired_difference(says_right, drafts.right, seed=lab.tables.seed)
     wrong, right = (numbers["orm", f"step_false_{kind}_rate"] for kind in ("positive", "negative"))
-    errors = f"the ORM doubts {_share(right)} of the right steps and believes {_share(wrong)} of the wrong ones"
+    errors = f"the ORM rejects {_share(right)} of the correct steps and accepts {_share(wrong)} of the wrong ones"
     if right.n and wrong.n:
-        errors += ". The paper: it errs more by doubt"
+        errors += ". The paper: more false negatives than false positives"
     return [
-        stated("Of the drafts' answers, the ORM judges rightly", numbers["orm", "final_accuracy"]),
-        compared("That over calling every answer right", over_always, "more", EXPECTED),
-        Finding(f"Of steps, {errors}.", right.ci_high < wrong.ci_low),
+        stated("Final-answer accuracy of the ORM", numbers["orm", "final_accuracy"]),
+        compared("The same − accepting every answer", over_always, "more", EXPECTED),
+        Finding(f"Steps: {errors}.", right.ci_high < wrong.ci_low),
         compared(
-            "Steps judged rightly, the balanced ORM over the ORM",
+            "Step accuracy, balanced ORM − ORM",
             numbers["balanced_orm-orm", "step_accuracy_difference"], "about the same", PAPER,
         ),
     ]  # fmt: skip
 
 
 def sorm(lab: Replication) -> list[Finding]:
-    """Notebook 03, on the training samples (labels) and the validation split."""
+    """Return the findings of notebook 03, on the training samples (labels) and the validation split."""
     numbers = _reward_model_numbers(lab, "orm", "balanced_orm", "sorm", "sorm_raw")
     drafts = Outcomes(lab, "validation")
     return [
         *_label_quality(lab),
         *_sorm_over_orm(numbers, drafts, lab.tables.seed),
         compared(
-            "Steps judged rightly, post-processed labels over raw ones",
+            "Step accuracy, post-processed − raw labels",
             _paired_steps(drafts, "sorm", "sorm_raw", lab.tables.seed), "more", EXPECTED,
         ),
     ]  # fmt: skip
@@ -160,9 +159,9 @@ def _label_quality(lab: Replication) -> list[Finding]:
     gain = st.paired_difference(hits["consistent"], hits["monotone"], truth["question_id"], lab.tables.seed)
     quality = st.confusion(truth["label"], made["consistent"], truth["question_id"], lab.tables.seed)
     return [
-        stated("Of the training labels that rollouts make positive, right are", quality.precision),
-        stated("Of the steps that are right, rollouts find", quality.recall),
-        compared("Labels that are right, with the consistency rule over without", gain, "more", EXPECTED),
+        stated("Precision of positive training labels", quality.precision),
+        stated("Recall of positive training labels", quality.recall),
+        compared("Label accuracy, with − without the consistency rule", gain, "more", EXPECTED),
     ]
 
 
@@ -172,18 +171,18 @@ def _sorm_over_orm(numbers: "Values", drafts: Outcomes, seed: int) -> list[Findi
     located = st.paired_difference(found["sorm"], found["orm"], seed=seed)
     exact = numbers["sorm-orm", "step_accuracy_difference_exact"]
     return [
-        compared("Steps judged rightly, the SORM over the ORM (labels by rollouts)",
+        compared("Step accuracy, SORM − ORM (labels by rollouts)",
                  numbers["sorm-orm", "step_accuracy_difference"], "no less", PAPER),
-        *([compared("The same by the exact labels", exact, "no less", PAPER)] if exact.n else []),
-        stated("Of the wrong drafts' first errors, the SORM finds", st.proportion(found["sorm"])),
-        compared("First errors found, the SORM over the ORM", located, "more", PAPER),
-        compared("Answers judged rightly, the SORM over the ORM", numbers["sorm-orm", "final_accuracy_difference"],
+        *([compared("The same with exact labels", exact, "no less", PAPER)] if exact.n else []),
+        stated("First errors located by the SORM", st.proportion(found["sorm"])),
+        compared("First errors located, SORM − ORM", located, "more", PAPER),
+        compared("Final-answer accuracy, SORM − ORM", numbers["sorm-orm", "final_accuracy_difference"],
                  "no more", PAPER),
     ]  # fmt: skip
 
 
 def _paired_steps(drafts: Outcomes, a: str, b: str, seed: int) -> st.Estimate:
-    """The difference of the steps that two reward models judge rightly."""
+    """Return the difference in step accuracy of two reward models."""
     truth = (drafts.evaluated.draft_set.labels if drafts.exact is None else drafts.exact).set_index(
         ["sample_id", "step"]
     )
@@ -194,10 +193,10 @@ def _paired_steps(drafts: Outcomes, a: str, b: str, seed: int) -> st.Estimate:
 
 
 def refiners(lab: Replication) -> list[Finding]:
-    """Notebook 04, on the validation split."""
+    """Return the findings of notebook 04, on the validation split."""
     numbers, drafts = Values(lab.validation.numbers.read()), Outcomes(lab, "validation")
     gates = [
-        Finding(f"The gate: {row.gate}: {100 * row.value:.1f} (wanted: {100 * row.wanted:.0f}).", not row.holds)
+        Finding(f"Gate: {row.gate}: {100 * row.value:.1f} (required: {100 * row.wanted:.0f}).", not row.holds)
         for row in lab.gate().itertuples()
         if row.holds != "n = 0"
     ]
@@ -205,61 +204,59 @@ def refiners(lab: Replication) -> list[Finding]:
 
 
 def _fixed(numbers: "Values", drafts: Outcomes, seed: int) -> list[Finding]:
-    """What of the wrong drafts each refinement mends."""
-    kinds = {"global refinement": "global", "local refinement where the SORM says": "local+sorm",
-             "either of the two": "global+local+sorm", "sampling once more": "resample"}  # fmt: skip
-    found = [
-        stated(f"Of the wrong drafts, fixed by {name}", numbers[kind, "fixed_fraction"]) for name, kind in kinds.items()
-    ]
+    """Return the share of wrong drafts that each refinement fixes, and differences."""
+    kinds = {"global refinement": "global", "local + SORM refinement": "local+sorm",
+             "either of the two": "global+local+sorm", "a fresh sample": "resample"}  # fmt: skip
+    found = [stated(f"Wrong drafts fixed by {name}", numbers[kind, "fixed_fraction"]) for name, kind in kinds.items()]
 
     def difference(a: str, b: str) -> st.Estimate:
         return numbers[f"{a}-{b}", "fixed_fraction_difference"]
 
     either = "global+local+sorm"
     found += [
-        compared("Drafts fixed, either over sampling once more", difference(either, "resample"), "more", EXPECTED),
-        compared("Either over the global one alone", difference(either, "global"), "more", PAPER),
-        compared("Either over the local one alone", difference(either, "local+sorm"), "more", PAPER),
-        compared("Local, the SORM as guide over the ORM", difference("local+sorm", "local+orm"), "more", PAPER),
+        compared("Wrong drafts fixed, either − fresh sample", difference(either, "resample"), "more", EXPECTED),
+        compared("Either − global alone", difference(either, "global"), "more", PAPER),
+        compared("Either − local + SORM alone", difference(either, "local+sorm"), "more", PAPER),
+        compared("Local + SORM − local + ORM", difference("local+sorm", "local+orm"), "more", PAPER),
     ]
     evaluated, wrong = drafts.evaluated, ~drafts.right
-    controls = {"told the true first error": "local+oracle", "with the steps before it forced": "local+sorm_forced",
-                "with the steps before it written freely": "local+sorm_free"}  # fmt: skip
+    controls = {"with the true first error": "local+oracle", "with a forced prefix": "local+sorm_forced",
+                "with a free prefix": "local+sorm_free"}  # fmt: skip
     for name, kind in controls.items():
         if kind in evaluated.refined:
             gain = st.paired_difference(drafts.refined(kind)[wrong], drafts.refined("local+sorm")[wrong], seed=seed)
-            found.append(compared(f"Local {name} over local as it is", gain, "no less", EXPECTED))
+            found.append(compared(f"Local {name} − local + SORM", gain, "no less", EXPECTED))
     if "local+oracle" in evaluated.refined:
         gain = st.paired_difference(drafts.refined("local+oracle")[wrong], drafts.refined("global")[wrong], seed=seed)
-        found.append(compared("Local told the true first error over global", gain, "more", EXPECTED))
+        found.append(compared("Local with the true first error − global", gain, "more", EXPECTED))
     return found
 
 
 def evaluation(lab: Replication) -> list[Finding]:
-    """Notebook 05, on the test split."""
+    """Return the findings of notebook 05, on the test split."""
     numbers, drafts, seed = Values(lab.numbers), Outcomes(lab, "test"), lab.tables.seed
-    found = [stated("Of the test questions, the greedy draft answers", numbers["greedy", "accuracy"])]
+    found = [stated("Accuracy of the greedy drafts", numbers["greedy", "accuracy"])]
     for what, a, b in (
-        ("The ORM's pick of draft, global and local over the draft", "reranked", "greedy"),
-        ("That pick over the ORM's pick of three samples", "reranked", "bo3"),
-        ("The same two with a perfect pick", "oracle_reranked", "oracle_bo3"),
+        ("Draft, global and local, reranked by the ORM − draft", "reranked", "greedy"),
+        ("The same − best of three samples by the ORM", "reranked", "bo3"),
+        ("The same difference with a perfect reranker", "oracle_reranked", "oracle_bo3"),
     ):
         found.append(compared(what, numbers[f"{a}-{b}", "accuracy_difference"], "more", PAPER))
     all_refined = st.paired_difference(drafts.refined("global"), drafts.right, seed=seed)
-    found.append(compared("Every draft refined globally, over the drafts", all_refined, "about the same", PAPER))
+    found.append(compared("All drafts refined globally − drafts", all_refined, "about the same", PAPER))
     found += _sorm_over_orm(numbers, drafts, seed) + _fixed(numbers, drafts, seed)
     k = lab.run.params.evaluation.rerank_samples
     largest = 2 ** (k.bit_length() - 1)
     for kind, side in (("sorm_raw", "less"), ("sorm", "about the same")):
         gain = numbers[f"{kind}-orm", f"rerank_accuracy_difference@{largest}"]
         if gain.n:
-            name = "the raw SORM's" if kind == "sorm_raw" else "the SORM's"
-            found.append(compared(f"{name.capitalize()} pick of {largest} samples over the ORM's", gain, side, PAPER))
+            name = "raw SORM" if kind == "sorm_raw" else "SORM"
+            found.append(compared(f"Best of {largest} samples, {name} − ORM", gain, side, PAPER))
     return found
 
 
 class Values:
-    """``numbers`` by method and metric; no data where there is none."""
+    """``numbers`` by method and metric; no data if a number is missing."""
 
     def __init__(self, numbers: pd.DataFrame):
         self._rows: Mapping[tuple[str, str], st.Estimate] = {
@@ -269,9 +266,19 @@ class Values:
     def __getitem__(self, key: tuple[str, str]) -> st.Estimate:
         return self._rows.get(key, st.NO_DATA)
 
+    def share(self, method: str, metric: str) -> str:
+        """Return a number in per cent with its interval and n, or "unknown"."""
+        return _share(self[method, metric]) if self[method, metric].n else "unknown"
+
+    def difference(self, a: str, b: str, metric: str, suffix: str = "") -> str:
+        """Return a - b in points, and on which side of 0 its interval lies."""
+        found = self[f"{a}-{b}", f"{metric}_difference{suffix}"]
+        side = "more" if found.ci_low > 0 else "less" if found.ci_high < 0 else "no clear difference"
+        return f"{found.percent(' points', '+')}, {side}" if found.n else "unknown"
+
 
 def _reward_model_numbers(lab: Replication, *kinds: str) -> Values:
-    """Tables 1 and 2 of the validation split."""
+    """Return the numbers of Tables 1 and 2 on the validation split."""
     evaluated = lab.validation
     scores = {kind: evaluated.scores[kind] for kind in kinds}
     rows = lab.tables.table1(evaluated.draft_set, scores) + lab.tables.table2(evaluated.draft_set, scores)

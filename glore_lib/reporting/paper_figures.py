@@ -26,7 +26,7 @@ CHOICES = ("greedy", "bo3", "reranked", "oracle_bo3", "oracle_reranked")
 
 
 def figure4_rows(numbers: pd.DataFrame) -> pd.DataFrame:
-    """Of a ``numbers`` frame, the rows that :func:`figure4` draws."""
+    """Select the rows of ``numbers`` that :func:`figure4` draws."""
     rerank = numbers.metric.str.fullmatch(r"rerank_accuracy@\d+") & numbers.method.isin(RERANKERS + RERANKER_ABLATIONS)
     majority = numbers.metric.str.fullmatch(r"majority@\d+") & (numbers.method == "majority")
     return numbers[rerank | majority | ((numbers.metric == "accuracy") & (numbers.method == "greedy_sft"))]
@@ -34,7 +34,7 @@ def figure4_rows(numbers: pd.DataFrame) -> pd.DataFrame:
 
 @plt.rc_context(STYLE)
 def figure4(numbers: pd.DataFrame) -> Figure:
-    """Accuracy of the sample that each reward model ranks first, against the number K of samples (paper, Figure 4)."""
+    """Draw the accuracy of the sample that each reward model ranks first, against K (paper, Figure 4)."""
     runs = list(style.by_run(numbers))
     figure, panels = style.new_panels(len(runs), width=5.0, height=3.6)
     for axes, (title, rows) in zip(panels, runs, strict=True):
@@ -65,14 +65,14 @@ def figure4(numbers: pd.DataFrame) -> Figure:
 
 
 def figure5_rows(numbers: pd.DataFrame) -> pd.DataFrame:
-    """Of a ``numbers`` frame, the rows that :func:`figure5` draws."""
+    """Select the rows of ``numbers`` that :func:`figure5` draws."""
     bars = numbers.metric.isin(list(DRAFTS)) & numbers.method.isin(REFINERS)
     return numbers[bars | ((numbers.metric == "accuracy") & (numbers.method == "greedy"))]
 
 
 @plt.rc_context(STYLE)
 def figure5(numbers: pd.DataFrame) -> Figure:
-    """Accuracy after refining all drafts, and only the incorrect ones, without reranking (paper, Figure 5)."""
+    """Draw the accuracy after refining all drafts, and only the incorrect ones, without reranking (paper, Figure 5)."""
     runs = list(style.by_run(numbers))
     figure, panels = style.new_panels(len(runs), width=4.6, height=3.6, sharey=True)
     for axes, (title, rows) in zip(panels, runs, strict=True):
@@ -97,13 +97,13 @@ def figure5(numbers: pd.DataFrame) -> Figure:
 
 
 def figure6_rows(numbers: pd.DataFrame) -> pd.DataFrame:
-    """Of a ``numbers`` frame, the rows that :func:`figure6` draws."""
+    """Select the rows of ``numbers`` that :func:`figure6` draws."""
     return numbers[(numbers.metric == "accuracy") & numbers.method.isin(CHOICES)]
 
 
 @plt.rc_context(STYLE)
 def figure6(numbers: pd.DataFrame) -> Figure:
-    """Greedy draft, best of three samples, reranked refinements, and both with an oracle reranker (paper, Figure 6)."""
+    """Draw greedy draft, best of three, reranked refinements, and both with an oracle (paper, Figure 6)."""
     runs = list(style.by_run(numbers))
     figure, panels = style.new_panels(len(runs), width=4.4, height=3.4, sharey=True)
     for axes, (title, rows) in zip(panels, runs, strict=True):
@@ -140,7 +140,7 @@ def _fill(method: str) -> dict[str, Any]:
 
 
 def _bar(axes: Axes, x: float, width: float, method: str, row: Any) -> None:
-    """A bar with its interval and, above both, its number; a note where there is no row."""
+    """Draw a bar with its interval and number, or a note if there is no row."""
     if row is None:
         axes.text(x, 0.02, "no data", transform=axes.get_xaxis_transform(), rotation=90, ha="center", color=style.FAINT)
         return

@@ -1,6 +1,6 @@
-"""Tables that a page quotes, between marks such as ``<!-- table3 -->`` and ``<!-- /table3 -->``.
+"""Fill tables into pages, between marks such as ``<!-- table3 -->`` and ``<!-- /table3 -->``.
 
-``python -m glore_lib.reporting.quoted_tables PAGE.md results/NAME`` puts into the page those of :data:`TABLES` that it has marks for.
+``python -m glore_lib.reporting.quoted_tables PAGE.md results/NAME`` replaces all tables that the page has marks for.
 """
 
 import re
@@ -10,21 +10,22 @@ from pathlib import Path
 import pandas as pd
 import typer
 
+from glore_lib.artifacts.manifest import run_folders
 from glore_lib.reporting import scoreboard
 from glore_lib.reporting.tables import wide
 
-PEOPLE = {"step_accuracy_human": "steps judged as people do", "first_error_accuracy_human": "first errors found"}
+PEOPLE = {"step_accuracy_human": "step accuracy, human labels", "first_error_accuracy_human": "first errors located"}
 
 
 def quoted(page: str, name: str) -> str:
-    """What a page has between the marks of ``name``; raises ValueError where it has none."""
+    """Return the text between the marks of ``name``; raise ValueError if the page has none."""
     if not (found := re.search(rf"<!-- {name} -->\n(.*)\n<!-- /{name} -->", page, re.DOTALL)):
         raise ValueError(f"has no lines <!-- {name} --> and <!-- /{name} -->")
     return found[1]
 
 
 def filled(page: str, name: str, table: str) -> str:
-    """The page with ``table`` between the marks of ``name``; raises ValueError as :func:`quoted` does."""
+    """Return the page with ``table`` between the marks of ``name``; raises as :func:`quoted` does."""
     old, new = (f"<!-- {name} -->\n{text}\n<!-- /{name} -->" for text in (quoted(page, name), table))
     return page.replace(old, new)
 
@@ -41,18 +42,18 @@ def _verdicts(results: Path) -> pd.DataFrame:
 
 
 def _by_run(file: str, metric: str, index: str) -> Callable[[Path], pd.DataFrame]:
-    """A column a run, of one metric in one of the CSV files of some results."""
+    """Return a function that reads one metric of a CSV file as a column per run."""
     return lambda results: _turned(pd.read_csv(results / file), {metric: ""}, index)
 
 
 def _people(results: Path) -> pd.DataFrame:
-    """What people's labels say of the reward models of those runs that were held against them."""
-    files = sorted(results.glob("*/appendix/g_label_quality.csv"))
-    return _turned(pd.concat([pd.read_csv(file) for file in files]), PEOPLE, "who judges")
+    """Return how the reward models of each run compare with human labels."""
+    files = [folder / "appendix" / "g_label_quality.csv" for folder in run_folders(results)]
+    return _turned(pd.concat([pd.read_csv(file) for file in files if file.exists()]), PEOPLE, "who judges")
 
 
 def _turned(numbers: pd.DataFrame, metrics: Mapping[str, str], index: str) -> pd.DataFrame:
-    """The cells of :func:`glore_lib.reporting.tables.wide`, a row a method; ``metrics`` says what to call a run's columns."""
+    """Return the cells of ``tables.wide``, a row per method; ``metrics`` names the columns of a run."""
     table = wide(numbers, list(metrics))
     methods, runs = (table.index.unique(level) for level in ("method", "task"))
     columns = {
@@ -63,7 +64,7 @@ def _turned(numbers: pd.DataFrame, metrics: Mapping[str, str], index: str) -> pd
     return turned.set_axis(pd.Index([f"`{method}`" for method in methods], name=index))
 
 
-# Name of the marks -> the table, from a folder that glore run left; per cent, 95 % intervals.
+# Name of the marks -> the table of a comparison folder; per cent, 95 % intervals.
 TABLES: dict[str, Callable[[Path], pd.DataFrame]] = {
     "scoreboard": _scoreboard,
     "verdicts": _verdicts,
@@ -75,7 +76,7 @@ TABLES: dict[str, Callable[[Path], pd.DataFrame]] = {
 
 
 def tables(page: str, results: Path) -> dict[str, str]:
-    """Name -> Markdown of those :data:`TABLES` that a page has marks for."""
+    """Return the Markdown of the :data:`TABLES` that a page has marks for, by name."""
     asked = {name: make for name, make in TABLES.items() if f"<!-- {name} -->" in page}
     return {name: make(results).reset_index().to_markdown(index=False) for name, make in asked.items()}
 

@@ -43,18 +43,15 @@ HEADLINES = {
 }
 ALTERNATIVES = {
     "pipeline": "Diagram of training (student, reward models, refiner) and of answering a question at test time.",
-    "figure1": "Diagram of three bands: the student's rounds, one wrong sample with its labels, and its training pairs.",
-    "figure3": "Diagram of boxes joined by arrows from question to answer: draft, two refinements, reranking by the ORM.",
-    "figure4": "Line charts, one per run: accuracy against the number of samples K, a line for each reward model, the "
-    "majority vote and greedy decoding.",
-    "figure5": "Bar charts, one per run: accuracy after global, local + ORM and local + SORM refinement of all drafts and "
-    "of wrong drafts only, and a line at the greedy draft's accuracy.",
-    "figure6": "Bar charts, one per run: accuracy of the greedy draft, of the best of three samples and of the reranked "
-    "refinements, the latter two also with a perfect reranker.",
-    "label_quality": "Dot charts, one per run: precision and recall of labels by rollouts, a row per post-processing rule.",
-    "scores_by_step": "Line charts, one per run: mean score of correct steps by step number, a line per reward model.",
-    "calibration": "Line charts, one per run: mean score minus share of correct steps, by step, a line per reward model.",
-    "reliability": "Line charts, a row per run and a panel per step number: share of correct steps against the score.",
+    "figure1": "Diagram of three bands: the student's rounds, one wrong sample with its labels, its training pairs.",
+    "figure3": "Diagram of boxes joined by arrows: question, draft, two refinements, reranking by the ORM, answer.",
+    "figure4": "Line charts, one per run: accuracy against the number of samples K, a line per reward model.",
+    "figure5": "Bar charts, one per run: accuracy after each refinement of all drafts and of wrong drafts only.",
+    "figure6": "Bar charts, one per run: accuracy of greedy drafts, best of three and reranked refinements.",
+    "label_quality": "Dot charts, one per run: precision and recall of labels by rollouts, a row per rule.",
+    "scores_by_step": "Line charts, one per run: mean score of correct steps by step, a line per reward model.",
+    "calibration": "Line charts, one per run: mean score minus share of correct steps, a line per reward model.",
+    "reliability": "Line charts, a row per run and a panel per step: share of correct steps against the score.",
     "fixed_overlap": "Heat maps, one per run: wrong drafts fixed by the row's method and not by the column's.",
     "cost": "Dot charts, one per run: extra tokens per additional solved problem, a row per method.",
 }
@@ -125,15 +122,18 @@ def _summary(c: Comparison, out: Path, manifests: dict[str, dict[str, Any]]) -> 
         }
     )
     about = pd.DataFrame({run["run"]: {"Task": run["caption"], "Model": _public(run["model"])} for run in c.runs})
-    took = {name: timedelta(seconds=round(held["seconds"])) for name, held in manifests.items() if "seconds" in held}
-    times = f"<p>Time (h:mm:ss): {', '.join(f'{name} {time}' for name, time in took.items())}.</p>" if took else ""
-    html = f"{about.to_html(border=0)}{times}<h2>Headline numbers</h2><p>Per cent [95 % interval] (n), on the test split.</p>"
+    took = {name: timedelta(seconds=round(m["seconds"])) for name, m in manifests.items() if "seconds" in m}
+    times = (
+        f"<p>Time (h:mm:ss): {escape(', '.join(f'{name} {time}' for name, time in took.items()))}.</p>" if took else ""
+    )
+    html = f"{about.to_html(border=0)}{times}<h2>Headline numbers</h2><p>Per cent [95 % interval] (n), test split.</p>"
     html += shown.to_html(border=0)
     if (path := out / "scoreboard.csv").exists():
-        counts = (
-            read_table(path, scoreboard.COLUMNS).groupby(["verdict", "task"], sort=False).size().unstack(fill_value=0)
-        )
-        html += f"<h2>Claims of the paper by verdict</h2>{counts.rename_axis(None).rename_axis(None, axis=1).to_html(border=0)}"
+        scores = read_table(path, scoreboard.COLUMNS)
+        counts = pd.crosstab(scores["verdict"].array, scores["task"].array)[list(scores["task"].unique())]
+        order = {verdict: place for place, verdict in enumerate(scoreboard.VERDICTS)}
+        counts = counts.sort_index(key=lambda names: names.map(lambda name: order.get(name, len(order))))
+        html += f"<h2>Claims by verdict</h2>{counts.to_html(border=0, index_names=False)}"
     return html
 
 
@@ -148,8 +148,10 @@ def _with_figures(notebook: nbformat.NotebookNode, folder: Path) -> nbformat.Not
                 cell.outputs = [nbformat.v4.new_output("display_data", image)]
                 cell.metadata["alt"] = ALTERNATIVES.get(name, f"Figure {name}")
             if data.exists():
-                rows = pd.read_csv(data, keep_default_na=False, na_values=[""]).round(3)
-                html = f"<details><summary>Numbers in this figure</summary>{rows.to_html(index=False, na_rep='')}</details>"
+                table = (
+                    pd.read_csv(data, keep_default_na=False, na_values=[""]).round(3).to_html(index=False, na_rep="")
+                )
+                html = f"<details><summary>Numbers in this figure</summary>{table}</details>"
                 cell.outputs.append(nbformat.v4.new_output("display_data", {"text/html": html}))
     return notebook
 

@@ -83,7 +83,7 @@ class Comparison:
 
 
 def save_run(lab: Replication, out: str | Path) -> None:
-    """Write the test results of a run to ``out``: ``tables/<name>.csv`` for each of :data:`TABLES`, and ``run.json``."""
+    """Write the results of a run to ``out``: ``tables/<name>.csv`` for each of :data:`TABLES`, and ``run.json``."""
     steps = scored_steps(lab, "test", analysis_figures.STEP_SCORERS)
     tables = {
         "numbers": lab.numbers,
@@ -98,7 +98,7 @@ def save_run(lab: Replication, out: str | Path) -> None:
     params = lab.run.params
     run = {
         "run": params.run, "caption": lab.run.task.caption, "model": params.base_model.source,
-        "stands_for": benchmark(params.task), "stale": sorted(getattr(lab.run.store, "stale", {})),
+        "stands_for": benchmark(params.task), "stale": sorted(lab.run.store.stale),
     }  # fmt: skip
     write(Path(out) / RUN_FILE, json.dumps(run, indent=1, ensure_ascii=False) + "\n")
 

@@ -1,4 +1,4 @@
-"""The paper's claims against what each run measured, with a verdict by one rule that no reader's wish can bend.
+"""The paper's claims compared with what each run measured, with a verdict by one fixed rule.
 
 Every claim says on which side a number must lie: an open interval, such as (0, ∞) for "the SORM is better". The rule:
 
@@ -7,8 +7,8 @@ Every claim says on which side a number must lie: an open interval, such as (0, 
 - ``inconclusive``: it does neither;
 - ``not tested here``: the run has no such number, or stands in for another benchmark than the one the claim is about.
 
-Tested are directions and differences. Levels and effect sizes stand beside the paper's to be looked at: a model of
-1.2 M parameters on generated problems is another scale than 7-13 B on GSM8K, and a size that agrees would mean little.
+Directions and differences are tested. Levels and effect sizes are shown but not tested: a model of 1.2 M parameters on
+generated problems is another scale than 7-13 B on GSM8K.
 
 "About the same" is |difference| < :data:`MARGIN`, half of the smallest gap that the paper's text speaks of as a gap
 (5 points: the SORM's lag on final answers, and 13B students over 7B ones).
@@ -22,9 +22,9 @@ from typing import Any
 
 import pandas as pd
 
-from glore_lib.statistics import Estimate
 from glore_lib.params import Task
 from glore_lib.reporting.tables import format_estimate
+from glore_lib.statistics import Estimate
 
 MARGIN = 0.025
 BALANCED = 0.1  # the paper calls test sets with 45-55 % positive labels well balanced: 10 points between the kinds
@@ -124,12 +124,12 @@ CLAIMS = (
 
 
 def benchmark(task: Task) -> str:
-    """The benchmark that a run's task is or stands in for: ``gsm8k`` or ``svamp`` (docs/mini.md)."""
+    """Return the benchmark that a run's task is or stands in for: ``gsm8k`` or ``svamp`` (docs/mini.md)."""
     return {"hard": "gsm8k", "easy": "svamp"}[task.difficulty] if task.name == "arithmetic" else task.name
 
 
 def verdict(low: float, high: float, side: tuple[float, float]) -> str:
-    """The rule: where the interval [low, high] lies, against the open interval of the claim's side."""
+    """Apply the rule: compare the interval [low, high] with the open interval of the claim."""
     if isnan(low) or isnan(high):
         return "not tested here"
     if side[0] < low and high < side[1]:
@@ -138,7 +138,7 @@ def verdict(low: float, high: float, side: tuple[float, float]) -> str:
 
 
 def scoreboard(numbers: pd.DataFrame, stands_for: Mapping[str, str]) -> pd.DataFrame:
-    """A row a claim and run: columns :data:`COLUMNS`, ``task`` being the run's name as in ``numbers``.
+    """Return a row per claim and run: columns :data:`COLUMNS`, ``task`` being the run's name as in ``numbers``.
 
     ``ours`` and its interval are as in ``numbers``: shares of 1, not points; empty where the claim is not tested.
     ``stands_for`` gives the benchmark of each run (:func:`benchmark`).
@@ -159,7 +159,7 @@ def scoreboard(numbers: pd.DataFrame, stands_for: Mapping[str, str]) -> pd.DataF
 
 
 def _measured(numbers: pd.DataFrame, claim: Claim) -> pd.Series | None:
-    """The row of one run that measures a claim; None where there is none, or nothing was counted."""
+    """Return the row of one run that measures a claim; None if missing or nothing was counted."""
     rows = numbers[(numbers["method"] == claim.method) & (numbers["n"] > 0)]
     if claim.metric.endswith("@"):
         rows = rows[rows["metric"].str.startswith(claim.metric)]
@@ -169,7 +169,7 @@ def _measured(numbers: pd.DataFrame, claim: Claim) -> pd.Series | None:
 
 
 def to_read(scores: pd.DataFrame) -> pd.DataFrame:
-    """A scoreboard to read: a row a claim, a column a run with "difference [low, high] (n) verdict" in points."""
+    """Return a table to read: a row per claim, a column per run with "difference [low, high] (n) verdict"."""
     runs = scores[["task", "model"]].drop_duplicates()
     several = runs["task"].duplicated().any()
     table = scores.drop_duplicates("id").set_index("id")[["claim", "paper"]]
@@ -186,5 +186,5 @@ def _verdict_cell(row: Any) -> str:
 
 
 def read(path: Path) -> pd.DataFrame:
-    """A ``scoreboard.csv``."""
+    """Read a ``scoreboard.csv``."""
     return pd.read_csv(path).astype({"n": "Int64"})

@@ -98,14 +98,14 @@ def _write(content: bytes, folder: Path, name: str) -> None:
 
 
 def by_run(numbers: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """The rows of each run under its title, in order of appearance; the model is named where there are several."""
+    """Yield the title and rows of each run in order of appearance; the title names the model if there are several."""
     several = numbers.model.nunique() > 1
     for (task, model), rows in numbers.groupby(["task", "model"], sort=False):
         yield f"{task}, {model}" if several else str(task), rows
 
 
 def new_panels(count: int, width: float, height: float, **shared: bool) -> tuple[Figure, list[Axes]]:
-    """A figure of ``count`` panels, at most two a row, sized in inches a panel; of one empty panel where it is 0."""
+    """Return a figure of ``count`` panels, at most two per row, sized in inches per panel; for 0, one empty panel."""
     columns, rows = min(max(count, 1), 2), max(-(-count // 2), 1)
     size = (width * columns, height * rows)
     figure, grid = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False, **shared)
@@ -119,39 +119,43 @@ def new_panels(count: int, width: float, height: float, **shared: bool) -> tuple
 
 
 def with_data(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows of one run that hold a value; raises ValueError where a number is there twice."""
+    """Return the rows of one run that hold a value; raise ValueError if a number is given twice."""
     for twice in rows[rows.duplicated(["method", "metric"])].itertuples():
         raise ValueError(f"numbers: {twice.task} has several rows of method {twice.method}, metric {twice.metric}")
     return rows[(rows.n > 0) & rows.value.notna()]
 
 
 def by_method_and_metric(rows: pd.DataFrame) -> dict[tuple[str, str], Any]:
+    """Return the rows of one run by method and metric."""
     return {(row.method, row.metric): row for row in rows.itertuples()}
 
 
 def title_with_n(title: str, rows: pd.DataFrame) -> str:
+    """Add the range of n to a title."""
     counts = sorted({rows.n.min(), rows.n.max()}) if len(rows) else []
     return f"{title} (n = {' to '.join(f'{n:,}' for n in counts)})" if counts else title
 
 
 def note_missing(label: str, expected: Sequence[str], found: pd.Series) -> str:
+    """Add the expected methods without data to an axis label."""
     missing = "; ".join(METHOD_LABELS[method] for method in expected if method not in set(found))
     return f"{label}\n{textwrap.fill(f'No data: {missing}', 45)}".strip() if missing else label
 
 
 def percent_axis(axis: Axis) -> None:
+    """Label an axis of shares in per cent."""
     axis.set_major_formatter(lambda value, _: f"{round(100 * value, 6):g}")
     axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
 
 
 def outer_label(axes: Axes, label: str) -> None:
-    """The label of the y axis, once a row of panels."""
+    """Label the y axis once per row of panels."""
     if axes.get_subplotspec().is_first_col():
         axes.set_ylabel(label)
 
 
 def line_style(method: str) -> dict[str, Any]:
-    """How a method's curve is drawn; those of reference have no marker and are broken."""
+    """Return the line style of a method's curve; references are dashed and have no marker."""
     if method in REFERENCES:
         return {"color": METHOD_COLOURS[method], "linestyle": DASHED if method == "greedy_sft" else DOTTED}
     marker = {"marker": (MARKERS | SWEPT_MARKERS)[method], "markeredgecolor": "white", "markeredgewidth": 0.7}
@@ -159,13 +163,13 @@ def line_style(method: str) -> dict[str, Any]:
 
 
 def error_lengths(rows: Any) -> np.ndarray:
-    """How far the intervals of one row or several reach below and above the values: [2, rows]."""
+    """Return the lengths of the error bars below and above the values: [2, rows]."""
     below, above = np.atleast_1d(rows.value - rows.ci_low), np.atleast_1d(rows.ci_high - rows.value)
     return np.clip([below, above], 0, None)
 
 
 def draw_curve(axes: Axes, x: ArrayLike, rows: pd.DataFrame, method: str) -> tuple[str, float, float]:
-    """Draw a method's values, with intervals unless it is a reference; returns the method and the curve's end."""
+    """Draw a method's values, with intervals unless it is a reference; return the method and the curve's end."""
     (line,) = axes.plot(x, rows.value, label=method, zorder=3, **line_style(method))
     if method not in REFERENCES:
         colour = METHOD_COLOURS[method]

@@ -75,7 +75,9 @@ def costs(run: Run, stage: str) -> pd.DataFrame:
     """Return what a notebook computed or read, most expensive first, and record it for the manifest."""
     used = run.finish(stage).sort_values("seconds", ascending=False, kind="stable").set_index("artifact")
     shown = used.head(SHOWN_COSTS)
-    rest = used.iloc[SHOWN_COSTS:].sum().to_frame(f"{len(used) - len(shown)} more").T if len(used) > SHOWN_COSTS else None
+    rest = (
+        used.iloc[SHOWN_COSTS:].sum().to_frame(f"{len(used) - len(shown)} more").T if len(used) > SHOWN_COSTS else None
+    )
     return pd.concat([shown, rest, used.sum().to_frame("all").T]).round(1)
 
 

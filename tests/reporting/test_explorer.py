@@ -31,7 +31,7 @@ def opened(scripted, tiny_base, monkeypatch) -> Explorer:  # noqa: F811
 
 @pytest.fixture
 def sampler(opened, monkeypatch) -> Scripted:
-    """Writes what the run's models wrote."""
+    """Write what the run's models wrote."""
     sampler = Scripted(opened.run.tokenizer, solver(opened.run))
     monkeypatch.setattr(Run, "sampler", lambda self, source: sampler)
     return sampler
@@ -166,8 +166,8 @@ def test_runs_to_choose_from_are_ones_own_and_those_that_are_made(tmp_path, tiny
     (tmp_path / "broken.yaml").write_text("run: [")
     store = tmp_path / "artifacts"
     run = explorer.open_run(str(tmp_path / "b.yaml"), {}, str(store))
-    artifact = run.frame("sft-data", "solutions", lambda: explorer.pd.DataFrame(
-        {"question_id": ["q"], "text": ["t"], "source": ["s"]}), {}, [])  # fmt: skip
+    artifact = run.store.frame("sft-data", "solutions", {}, lambda: explorer.pd.DataFrame(
+        {"question_id": ["q"], "text": ["t"], "source": ["s"]}))  # fmt: skip
     assert not is_made(run.params, store)
     run.finish("05_evaluation")
     assert is_made(run.params, store)

@@ -9,17 +9,17 @@ from glore_lib.statistics import NO_DATA, Estimate
 @pytest.mark.parametrize(
     ("interval", "side", "told", "surprising"),
     [
-        ((0.01, 0.05), "more", "So it is.", False),
-        ((-0.01, 0.05), "more", "Undecided here.", False),
-        ((-0.05, -0.01), "more", "Here it is not.", True),
-        ((-0.05, -0.01), "less", "So it is.", False),
-        ((-0.02, 0.05), "no less", "So it is.", False),  # by less than the margin, if at all
-        ((-0.03, 0.05), "no less", "Undecided here.", False),
-        ((-0.05, -0.03), "no less", "Here it is not.", True),
-        ((-0.05, 0.02), "no more", "So it is.", False),
-        ((-0.02, 0.02), "about the same", "So it is.", False),
-        ((-0.02, 0.03), "about the same", "Undecided here.", False),
-        ((0.03, 0.05), "about the same", "Here it is not.", True),
+        ((0.01, 0.05), "more", "Replicated.", False),
+        ((-0.01, 0.05), "more", "Inconclusive.", False),
+        ((-0.05, -0.01), "more", "Not replicated.", True),
+        ((-0.05, -0.01), "less", "Replicated.", False),
+        ((-0.02, 0.05), "no less", "Replicated.", False),  # by less than the margin, if at all
+        ((-0.03, 0.05), "no less", "Inconclusive.", False),
+        ((-0.05, -0.03), "no less", "Not replicated.", True),
+        ((-0.05, 0.02), "no more", "Replicated.", False),
+        ((-0.02, 0.02), "about the same", "Replicated.", False),
+        ((-0.02, 0.03), "about the same", "Inconclusive.", False),
+        ((0.03, 0.05), "about the same", "Not replicated.", True),
     ],
 )
 def test_a_difference_is_judged_by_the_scoreboards_rule(interval, side, told, surprising):
@@ -38,8 +38,8 @@ def test_surprises_are_told_again(capsys):
     share = stated("Right are", Estimate(0.5, 0.4, 0.6, n=100))
     surprise = compared("This over that", Estimate(-0.1, -0.2, -0.05, n=100), "more", EXPECTED)
     tell([share, surprise])
-    first, again = capsys.readouterr().out.split("\nWhat surprised:\n")
+    first, again = capsys.readouterr().out.split("\nSurprises:\n")
     assert first.startswith("- Right are: 50.0 % [40.0, 60.0] (n = 100).\n- This over that: -10.0 points")
     assert again.startswith("- This over that") and "Right" not in again
     tell([share])
-    assert "No surprise" in capsys.readouterr().out
+    assert "No surprises" in capsys.readouterr().out

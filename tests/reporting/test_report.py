@@ -59,7 +59,7 @@ def printed(text: str) -> nbformat.NotebookNode:
 
 @pytest.fixture
 def out(tmp_path) -> Path:
-    """Write a finished comparison of one run: its rendered notebook 06, two figures, a scoreboard, and the run folder."""
+    """Write a finished comparison of one run: rendered notebook 06, two figures, scoreboard, and run folder."""
     out, run = tmp_path / "results" / "mini", tmp_path / "results" / "tiny"
     for name, columns in TABLES.items():
         text = NUMBERS if name == "numbers" else ",".join(columns) + "\n"
@@ -185,7 +185,8 @@ def test_manifests_are_tables(out):
     comparison, run = section(read(out), "Environment").find_all("details")
     assert words(comparison.summary) == "Manifest: Comparison" and words(run.summary) == "Manifest: tiny"
     found = dict(rows(run.table))
-    expected = {"seed": "7", "versions.torch": "2.13.0", "hardware.cpu": "A CPU", "git.commit": "abc", "seconds": "3723.2",
+    expected = {"seed": "7", "versions.torch": "2.13.0", "hardware.cpu": "A CPU",
+                "git.commit": "abc", "seconds": "3723.2",
                 "code_hash": "c0de", "stages.0.seconds": "3723.2", "params.run": "tiny"}  # fmt: skip
     assert expected.items() <= found.items()
     assert dict(rows(comparison.table))["runs.tiny.folder"] == "../tiny"

@@ -40,16 +40,16 @@ def numbers(*runs: str) -> pd.DataFrame:
     """Two runs, in place of GSM8K and SVAMP; every interval lies above 0 by less than the margin."""
     measured = {(c.method, c.metric.replace("@", "@8")) for c in sb.CLAIMS if c.method}
     rows = [row(task, "m", *key, Estimate(0.01, 0.005, 0.015, 600)) for task in runs for key in sorted(measured)]
-    return with_roles(pd.DataFrame(rows))
+    return pd.DataFrame(rows)
 
 
-def with_roles(frame: pd.DataFrame) -> pd.DataFrame:
-    frame.attrs["stands_for"] = {"a": "gsm8k", "b": "svamp"}
-    return frame
+def score(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the scoreboard of runs that stand in for GSM8K and SVAMP in turn."""
+    return sb.scoreboard(frame, dict(zip(frame["task"].unique(), ("gsm8k", "svamp"), strict=False)))
 
 
 def test_a_row_a_claim_and_run_and_a_verdict_in_each():
-    scores = sb.scoreboard(numbers("a", "b"))
+    scores = score(numbers("a", "b"))
     assert list(scores) == sb.COLUMNS
     assert scores["id"].tolist() == [c.id for c in sb.CLAIMS for _ in "ab"]
     assert set(scores["verdict"]) <= set(sb.VERDICTS)
@@ -65,16 +65,16 @@ def test_a_row_a_claim_and_run_and_a_verdict_in_each():
 
 
 def test_a_claim_about_one_benchmark_is_tested_by_its_stand_in_alone():
-    verdicts = sb.scoreboard(numbers("a", "b")).set_index(["id", "task"])["verdict"]
+    verdicts = score(numbers("a", "b")).set_index(["id", "task"])["verdict"]
     for claim in sb.CLAIMS:
         if claim.about:
             (elsewhere,) = {"gsm8k", "svamp"} - {claim.about}
             places = {"gsm8k": "a", "svamp": "b"}
             assert verdicts[claim.id, places[claim.about]] != "not tested here"
             assert verdicts[claim.id, places[elsewhere]] == "not tested here"
-    assert sb.stands_for(Task(name="arithmetic", difficulty="hard", **COUNTS)) == "gsm8k"
-    assert sb.stands_for(Task(name="arithmetic", difficulty="easy", **COUNTS)) == "svamp"
-    assert sb.stands_for(Task(name="svamp", **COUNTS)) == "svamp"
+    assert sb.benchmark(Task(name="arithmetic", difficulty="hard", **COUNTS)) == "gsm8k"
+    assert sb.benchmark(Task(name="arithmetic", difficulty="easy", **COUNTS)) == "svamp"
+    assert sb.benchmark(Task(name="svamp", **COUNTS)) == "svamp"
 
 
 def test_the_reranking_is_taken_at_the_largest_number_of_samples():
@@ -82,7 +82,7 @@ def test_the_reranking_is_taken_at_the_largest_number_of_samples():
     more = frame[frame["metric"] == "rerank_accuracy_difference@8"].assign(
         metric="rerank_accuracy_difference@16", value=-0.2, ci_low=-0.3, ci_high=-0.1
     )
-    scores = sb.scoreboard(with_roles(pd.concat([frame, more]))).set_index("id")
+    scores = score(pd.concat([frame, more])).set_index("id")
     assert scores.loc["c10, raw", "verdict"] == "replicated"
     assert scores.loc["c10, all", "ours"] == -0.2
 
@@ -91,14 +91,14 @@ def test_what_was_not_counted_is_not_tested():
     frame = numbers("a")
     lost = frame["method"] == "reranked-greedy"
     nothing = pd.DataFrame([row("a", "m", "reranked-greedy", "accuracy_difference", NO_DATA)])
-    scores = sb.scoreboard(with_roles(pd.concat([frame[~lost], nothing]))).set_index("id")
+    scores = score(pd.concat([frame[~lost], nothing])).set_index("id")
     assert scores.loc["c14", "verdict"] == "not tested here"
     assert sb.to_read(scores.reset_index()).loc["c14", "a"] == "not tested here"
     assert sb.to_read(scores.reset_index()).loc["c8", "a"] == "not tested here: one size of model"
 
 
 def test_a_csv_read_again_gives_the_same_table(tmp_path):
-    scores = sb.scoreboard(numbers("a", "b"))
+    scores = score(numbers("a", "b"))
     scores.to_csv(tmp_path / "scoreboard.csv", index=False)
     table = sb.to_read(sb.read(tmp_path / "scoreboard.csv"))
     pd.testing.assert_frame_equal(table, sb.to_read(scores))
