@@ -13,9 +13,8 @@ import typer
 import yaml
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
-from rich.text import Text
 
 from glore_lib.params import ParamsError, explain_yaml, read_yaml
 from glore_lib.workflow import StageError
@@ -24,7 +23,8 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Replicate GLoRe (arXiv 2402.10963): reward models, refinements, and the paper's tables and figures.",
+    help="Replicate GLoRe (arXiv 2402.10963): reward models, refinements, and the paper's tables and figures. "
+    "Exit codes: 0 done, 1 a notebook failed or numbers differ, 2 bad input, 130 interrupted.",
 )
 
 ParamsFiles = Annotated[list[Path], typer.Argument(help="Params files, one for each (task, model) run.")]
@@ -82,10 +82,7 @@ def run(
     keep_stale: KeepStale = False,
     artifacts: Artifacts = None,
 ) -> None:
-    """Run notebooks 01-05 for each params file, then 06, which compares the runs. Finished notebooks are kept.
-
-    Exit codes: 0 done, 1 a notebook failed, 2 bad input, 130 interrupted.
-    """
+    """Run notebooks 01-05 for each params file, then 06, which compares the runs. Finished notebooks are kept."""
     with _errors():
         from glore_lib.artifacts.manifest import REPORT
         from glore_lib.workflow.pipeline import ROOT, Pipeline
@@ -110,10 +107,7 @@ def compute(
     keep_stale: KeepStale = False,
     artifacts: Artifacts = None,
 ) -> None:
-    """Compute all artifacts of runs in this process, without rendering notebooks; `glore run` then renders them.
-
-    Exit codes: 0 done, 2 bad input, 130 interrupted.
-    """
+    """Compute all artifacts of runs in this process, without rendering notebooks; `glore run` then renders them."""
     with _errors():
         from glore_lib.workflow.pipeline import ROOT, Pipeline
         from glore_lib.workflow.pipeline import compute as execute
@@ -131,10 +125,7 @@ def compare(
     out: Annotated[Path, typer.Option(help="Folder of the comparison.")],
     fresh: Annotated[bool, typer.Option("--fresh", help="Replace the comparison in OUT.")] = False,
 ) -> None:
-    """Build a comparison (notebook 06, tables, figures, report) from existing run folders, without artifacts.
-
-    Exit codes: 0 done, 1 the notebook failed, 2 bad input, 130 interrupted.
-    """
+    """Build a comparison (notebook 06, tables, figures, report) from existing run folders, without artifacts."""
     with _errors():
         from glore_lib.artifacts.manifest import REPORT
         from glore_lib.workflow.pipeline import Results, comparison_hashes
@@ -152,10 +143,7 @@ def compare(
 def figures(
     root: Annotated[Path, typer.Argument(metavar="[ROOT]", help="Folder of results.")] = Path("results"),
 ) -> None:
-    """Redraw the tables, figures, scoreboard and report of every comparison in ROOT from its run folders.
-
-    Exit codes: 0 done, 2 bad input.
-    """
+    """Redraw the tables, figures, scoreboard and report of every comparison in ROOT from its run folders."""
     with _errors():
         from glore_lib.artifacts.manifest import MANIFEST, read_manifest, run_folders
         from glore_lib.reporting.results import write_comparison
@@ -204,10 +192,7 @@ def status(
 
 @app.command()
 def report(out: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a comparison.")]) -> None:
-    """Write DIR/report.html, a self-contained page of all results. `glore run` writes it too.
-
-    Exit codes: 0 done, 2 bad input.
-    """
+    """Write DIR/report.html, a self-contained page of all results. `glore run` writes it too."""
     with _errors():
         path = _write_report(out)
     typer.echo(f"done: {path}")
@@ -218,10 +203,7 @@ def check(
     out: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a run or of a comparison.")],
     artifacts: Artifacts = None,
 ) -> None:
-    """Recompute every number: of a run from its stored samples, labels and scores; of a comparison from its runs.
-
-    Exit codes: 0 all agree, 1 some differ, 2 the results or what they are recomputed from are missing.
-    """
+    """Recompute every number: of a run from its stored samples, labels and scores; of a comparison from its runs."""
     with _errors():
         from glore_lib.workflow.check import check
         from glore_lib.workflow.environment import ROOT
@@ -245,10 +227,7 @@ def plan(
     hardware: Annotated[str, typer.Option(help="What runs it: cpu, a100-80gb, h100-80gb or rtx-4090.")] = "cpu",
     accuracy: Annotated[float, typer.Option(help="Share of samples that are assumed right, between 0 and 1.")] = 0.6,
 ) -> None:
-    """Show what a run will take, stage by stage without the appendix, and what that is estimated from. Nothing is run.
-
-    Exit codes: 0 done, 2 bad input.
-    """
+    """Show what a run will take, by stage and without the appendix, and what that is estimated from."""
     from glore_lib.cost.plan import plan
     from glore_lib.params import load_params
 
@@ -321,16 +300,6 @@ def _parse(settings: list[str] | None) -> dict[str, Any]:
     return overrides
 
 
-class _TimeLeft(ProgressColumn):
-    """The time left at the average pace so far: cells take minutes, too long for the pace of the last ones."""
-
-    def render(self, task: Task) -> Text:
-        if not task.completed or not task.total or task.elapsed is None:
-            return Text("-:--:-- left")
-        left = task.elapsed * (task.total - task.completed) / task.completed
-        return Text(f"{timedelta(seconds=round(left))} left")
-
-
 def _write_report(out: Path) -> Path:
     from glore_lib.reporting.report import write_report  # its imports take seconds
 
@@ -342,7 +311,8 @@ def _execute(results: Sequence[Any], used: Sequence[Path]) -> None:
     from glore_lib.workflow.pipeline import Job, render
 
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f} %"))
-    bar = Progress(*columns, TimeElapsedColumn(), _TimeLeft(), console=Console(stderr=True))
+    times = (TimeElapsedColumn(), TimeRemainingColumn())  # at the average pace so far: cells take minutes
+    bar = Progress(*columns, *times, console=Console(stderr=True), speed_estimate_period=1e9)
     task = bar.add_task("starting", total=sum(job.share for made in results for job in made.jobs if job.due))
     done = 0.0
 

@@ -2,8 +2,8 @@
 
     GLORE_RELIABILITY=tried.json pytest && python tests/reliability.py tried.json
 
-Tests report what they tried through the fixture ``reliability``, after their assertions. Several test sessions may write
-to one file: the rows of a fault are those of the last one that tried it.
+Tests report what they tried through the fixture ``reliability``, after their assertions. Several test sessions may
+write to one file: the rows of a fault are those of the last one that tried it.
 """
 
 import json

@@ -107,7 +107,7 @@ def _open(manifest: dict[str, Any], artifacts: Path, derived: Path) -> Replicati
 def _cells(name: str, stored: Path, recomputed: Path) -> Iterator[tuple[str, str, Any, Any]]:
     """Yield every (file, row, stored value, recomputed value) of a table; of a Markdown table, its lines."""
     if not (stored.exists() and recomputed.exists()):
-        yield name, "", *(("a file" if path.exists() else ABSENT) for path in (stored, recomputed))
+        yield name, "", "a file" if stored.exists() else ABSENT, "a file" if recomputed.exists() else ABSENT
         return
     if name.endswith(".md"):
         lines = [path.read_text().splitlines() for path in (stored, recomputed)]

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -206,7 +207,7 @@ class Results:
             self._write(manifest)
             before = self._outputs()
             try:
-                entry.update(self._render(job, lambda share, job=job: progress(job, share)), status="done")
+                entry.update(self._render(job, partial(progress, job)), status="done")
             except StageError as error:
                 entry |= {"error": error.failure, "partial": job.partial.relative_to(self.out).as_posix()}
                 manifest["status"] = entry["status"] = "failed"
@@ -311,10 +312,10 @@ class Results:
     def remove(self) -> None:
         """Remove what earlier runs wrote in ``out``, and no other file."""
         renderings = [self.out / f"{stage}.ipynb" for stage in (STAGES | APPENDIX)]
-        partial = [path.with_suffix(".partial.ipynb") for path in renderings]
+        unfinished = [path.with_suffix(".partial.ipynb") for path in renderings]
         results = [self.out / name for name in self.earlier.get("outputs", [])]
         inside = self.out.resolve()
-        removed = [p for p in (*renderings, *partial, *results) if p.parent.resolve().is_relative_to(inside)]
+        removed = [p for p in (*renderings, *unfinished, *results) if p.parent.resolve().is_relative_to(inside)]
         for path in (*removed, self.out / MANIFEST, self.out / REPORT):
             path.unlink(missing_ok=True)
         for folder in sorted({path.parent for path in removed} - {self.out}, reverse=True):  # subfolders first
