@@ -206,7 +206,7 @@ class _Normalised(ast.NodeTransformer):
     def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
         self.generic_visit(node)
         node.annotation = ast.Constant(None)
-        return node
+        return ast.Assign([node.target], node.value) if node.value else node
 
     def visit_Raise(self, node: ast.Raise) -> ast.AST:
         if isinstance(node.exc, ast.Call):
@@ -218,7 +218,10 @@ class _Normalised(ast.NodeTransformer):
         name = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
         if name.endswith(("Error", "Exception")) or name in SILENT:
             node.args, node.keywords = [], []
-        return node
+        return node.args[1] if name == "cast" and len(node.args) == 2 else node
+
+    def visit_Assert(self, node: ast.Assert) -> None:
+        return None
 
 
 def _without_docstring(body: list[ast.stmt]) -> list[ast.stmt]:

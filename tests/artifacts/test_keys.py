@@ -85,10 +85,12 @@ def test_an_edit_that_does_not_compute_keeps_the_key(before, tmp_path, case):
     assert edited(tmp_path, *edit).code_key(start, TASK, BACKEND) == before.code_key(start, TASK, BACKEND)
 
 
-def test_layout_comments_annotations_and_docstrings_do_not_count(tmp_path):
+def test_layout_comments_annotations_assertions_and_docstrings_do_not_count(tmp_path):
     first = "def f(x: int) -> int:\n    '''Add one.'''\n    return x + 1\n"
     second = "# Add.\ndef f(x):\n\n    return (x +\n            1)  # one\n"
+    third = "def f(x):\n    assert x\n    y: int = cast(int, x + 1)\n    return y"
     assert key_of(tmp_path / "a", a=first) == key_of(tmp_path / "b", a=second)
+    assert key_of(tmp_path / "d", a=third) == key_of(tmp_path / "e", a="def f(x):\n    y = x + 1\n    return y")
     assert key_of(tmp_path / "c", a=first.replace("+ 1", "+ 2")) != key_of(tmp_path / "a", a=first)
 
 
