@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from glore_lib.artifacts.records import SCHEMAS, StoreError, check_schema
-from glore_lib.artifacts.store import Artifact, Store, unfinished
+from glore_lib.artifacts.store import Artifact, Selection, Store, unfinished
 
 LABELS = pd.DataFrame(
     {"question_id": ["q1", "q1"], "sample_id": ["s", "s"], "step": [0, 1], "label_raw": [1, -100], "label": [1, 0],
@@ -48,6 +48,24 @@ def test_a_frame_is_made_once_and_read_as_it_was_written(store):
     assert first.id == second.id
     pd.testing.assert_frame_equal(second.read(), LABELS.astype(SCHEMAS["step_labels"]))
     assert second.read().label_raw.tolist() == [1, -100]  # the value that losses ignore stays itself
+
+
+def test_a_frame_is_read_from_disk_once_and_changes_to_it_stay_with_the_reader(store, monkeypatch):
+    artifact = labels(store)
+    first = artifact.read()
+    monkeypatch.setattr(pd, "read_parquet", lambda *_: pytest.fail("read again"))
+    first.loc[0, "label"] = 7
+    first["more"] = 1
+    pd.testing.assert_frame_equal(artifact.read(), LABELS.astype(SCHEMAS["step_labels"]))
+
+
+def test_a_selection_is_the_rows_of_one_value_under_an_id_of_its_own(store):
+    artifact = labels(store)
+    first, second = (Selection(artifact.folder, "source", value) for value in ("rollouts", "exact"))
+    pd.testing.assert_frame_equal(first.read(), artifact.read())
+    assert second.read().empty and list(second.read().columns) == list(SCHEMAS["step_labels"])
+    assert first.id == f"{artifact.id}[rollouts]" != second.id
+    assert first.record == artifact.record
 
 
 def test_columns_come_in_the_schemas_order_whatever_order_they_are_made_in(store):
