@@ -348,7 +348,7 @@ class _Loader(yaml.SafeLoader):
     Nested aliases can expand to more than fits in memory.
     """
 
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             event = self.peek_event()
             raise yaml.composer.ComposerError(None, None, f"*{event.anchor}: write it out", event.start_mark)
@@ -396,7 +396,7 @@ def _put(data: dict, key: str, value: Any) -> None:
     data[last] = value
 
 
-def _explain(error: dict) -> str:
+def _explain(error: Any) -> str:
     location, kind = error["loc"], error["type"]
     name = ".".join(map(str, location))
     name = name if name.isprintable() else ascii(name)
@@ -434,7 +434,8 @@ def _section(annotation: Any) -> type[Section] | None:
 
 
 def _field(location: tuple) -> FieldInfo | None:
-    section, field = Params, None
+    section: type[Section] | None = Params
+    field = None
     for name in location:
         if section is None or name not in section.model_fields:
             break  # an item of a list, whose field is reported
@@ -445,7 +446,9 @@ def _field(location: tuple) -> FieldInfo | None:
 
 def _known(location: tuple) -> list[str]:
     field = _field(location)
-    return sorted((_section(field.annotation) if field else Params).model_fields)
+    section = _section(field.annotation) if field else Params
+    assert section, "only sections have unknown keys"
+    return sorted(section.model_fields)
 
 
 def _names(section: type[Section] = Params, prefix: str = "") -> Iterator[str]:
@@ -466,7 +469,7 @@ def _nearest(location: tuple) -> str | None:
 
 def _expected(field: FieldInfo) -> str:
     """Describe the values that a field accepts, from its type and bounds."""
-    annotation = field.annotation
+    annotation: Any = field.annotation
     if section := _section(annotation):
         return f"must be a section that sets {', '.join(sorted(section.model_fields))}"
     if get_origin(annotation) is Literal:

@@ -92,7 +92,7 @@ class Run:
             from glore_lib.pretraining.pretrain import pretrain
 
             steps = self.params.base_model.pretrain_steps
-            key = {"code": keys.code_of(keys.start_of(pretrain)), "steps": steps}
+            key = {"code": keys.code_of(keys.start_of(pretrain)), "steps": steps}  # type: ignore[dict-item]
             return str(self.store.folder("base", key, lambda out: pretrain(out, steps=steps)).folder)
         return loading.pin(source)
 

@@ -93,7 +93,8 @@ class Library:
         nodes = self._module(module).definitions[top]
         if not member:
             return nodes
-        return [child for node in nodes for child in node.body if getattr(child, "name", "") == member]
+        children = [child for node in nodes if isinstance(node, ast.ClassDef) for child in node.body]
+        return [child for child in children if getattr(child, "name", "") == member]
 
     def _references(self, module: str, name: str, node: ast.stmt, task: str) -> set[Definition]:
         """Return the definitions of the package that a statement names."""

@@ -115,7 +115,7 @@ class Work:
     generated: float = 0
     read: float = 0
     trained: float = 0
-    steps: int = 0
+    steps: float = 0
     memory: float = 0
     disk: float = 0
     seconds: float = 0
@@ -261,7 +261,7 @@ class _Planner:
             self._train_reward_model(kind, self.samples, p.training)
         self._score("validation", *self._greedy("validation"), times=2)
         # If the student is the SFT student, its samples and rollouts are there already.
-        if p.figure4 and (self.helped or p.figure4_training != p.training):
+        if p.figure4 and p.figure4_training and (self.helped or p.figure4_training != p.training):
             samples = self.samples
             if self.helped:
                 samples = self._reward_samples()

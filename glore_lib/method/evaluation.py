@@ -93,7 +93,7 @@ class Tables:
                 numbers.append(self.row(f"{method}-orm", f"step_accuracy_difference{suffix}", difference))
         return numbers
 
-    def _step_guesses(self, scores: Artifact, index: pd.MultiIndex) -> np.ndarray:
+    def _step_guesses(self, scores: Artifact, index: pd.Index) -> np.ndarray:
         predicted = scores.read().set_index(["sample_id", "step"])["score"].reindex(index)
         return (predicted > self.threshold).to_numpy().astype(int)
 
@@ -163,7 +163,7 @@ class Tables:
         for locator in ("orm", "sorm"):
             fixed[f"global+local+{locator}"] = fixed["global"] | fixed[f"local+{locator}"]
         numbers = [
-            self.row(method, "fixed_fraction", st.proportion(fixed[method])) for method in fixed if method != "greedy"
+            self.row(method, "fixed_fraction", st.proportion(fixed[method])) for method in fixed if method != "greedy"  # type: ignore[arg-type]
         ]  # fmt: skip
         for a, b in (
             ("local+sorm", "local+orm"), ("local+sorm", "global"), ("global+local+sorm", "global"),
@@ -172,7 +172,9 @@ class Tables:
             numbers += self.compared(a, b, fixed, "fixed_fraction")
         return numbers
 
-    def compared(self, a: str, b: str, hits: Mapping[str, ArrayLike], metric: str, suffix: str = "") -> Numbers:
+    def compared(
+        self, a: str, b: str, hits: Mapping[str, ArrayLike] | pd.DataFrame, metric: str, suffix: str = ""
+    ) -> Numbers:
         """Compare two methods on the same questions: the paired difference a - b, and McNemar's exact p value.
 
         ``suffix`` names the labels, as in :attr:`DraftSet.truths`.
@@ -220,7 +222,7 @@ class Tables:
             by_sample = answers.set_index("sample_id")
             right[name] = by_sample["is_correct"]
             score[name] = answer_scores(step_scores).reindex(by_sample.index, fill_value=0.0)
-        right, score = pd.DataFrame(right), pd.DataFrame(score)
+        right, score = pd.DataFrame(right), pd.DataFrame(score)  # type: ignore[assignment]
         pool = samples.assign(score=answer_scores(scores).reindex(samples["sample_id"], fill_value=0.0).to_numpy())
         pools = pool.sort_values("sample_id").groupby("question_id", sort=False)
         of_question = pd.DataFrame(
@@ -230,19 +232,19 @@ class Tables:
                 for q, g in pools
             ]
         ).set_index("question_id")  # fmt: skip
-        question = candidates["draft"][0].set_index("sample_id")["question_id"].reindex(right.index)
-        fresh = of_question.loc[question].set_index(right.index)
+        question = candidates["draft"][0].set_index("sample_id")["question_id"].reindex(right.index)  # type: ignore[attr-defined]
+        fresh = of_question.loc[question].set_index(right.index)  # type: ignore[attr-defined]
         return pd.DataFrame(
             {
                 "greedy": right["draft"], "bo3": fresh["bo3"], "majority": fresh["majority"],
-                "reranked": pick(right.to_numpy(), score.to_numpy()), "oracle_bo3": fresh["oracle_bo3"],
-                "oracle_reranked": right.any(axis=1),
+                "reranked": pick(right.to_numpy(), score.to_numpy()), "oracle_bo3": fresh["oracle_bo3"],  # type: ignore[attr-defined]
+                "oracle_reranked": right.any(axis=1),  # type: ignore[attr-defined]
             }
         )  # fmt: skip
 
     def figure6(self, choices: pd.DataFrame, samples: pd.DataFrame) -> Numbers:
         """Compute the accuracy of each of the :meth:`choices`, and of a random one of the ``samples``."""
-        numbers = [self.row(method, "accuracy", st.proportion(choices[method])) for method in choices]
+        numbers = [self.row(method, "accuracy", st.proportion(choices[method])) for method in choices]  # type: ignore[arg-type]
         random_pick = st.clustered(samples["is_correct"], samples["question_id"], self.seed)
         numbers.append(self.row("random_sample", "accuracy", random_pick))
         for a, b in (("reranked", "greedy"), ("reranked", "bo3"), ("bo3", "greedy"), ("oracle_reranked", "oracle_bo3")):
@@ -291,7 +293,7 @@ def written_tokens(run: Run, answers: pd.DataFrame) -> pd.Series:
         steps, first_error = split_steps(answer.text), getattr(answer, "first_error", None)
         if getattr(answer, "kind", "").startswith("local"):
             if p.force_prefix:
-                steps = steps[max(first_error - 1, 0) :]
+                steps = steps[max(first_error - 1, 0) :]  # type: ignore[operator]
             if p.no_error_found == "keep_draft" and first_error == 0:
                 steps = []
         counts.append(len(encode(run.tokenizer, "", steps).ids) - len(encode(run.tokenizer, "").ids))

@@ -21,7 +21,7 @@ def merge_solutions(before: pd.DataFrame, samples: pd.DataFrame, source: str, ca
     ``cap`` is the maximum number of distinct new solutions per question and round; the first samples are kept.
     """
     seen = {(q, normalise(text)) for q, text in zip(before["question_id"], before["text"], strict=True)}
-    rows, added = [], {}
+    rows, added = [], {}  # type: ignore[var-annotated]
     for row in samples[samples["is_correct"]].itertuples():
         key = (row.question_id, normalise(row.text))
         if key not in seen and added.get(row.question_id, 0) < cap:
@@ -56,14 +56,14 @@ def expert_iteration(run: Run) -> tuple[Student, pd.DataFrame]:
     student = first_student(run)
     best, best_accuracy, table = student, validation_accuracy(run, student), []
     first = {"round": 0, "student": student.policy, "new": 0}
-    table.append(first | {"solutions": len(student.data.read()), "maj@1": best_accuracy})
+    table.append(first | {"solutions": len(student.data.read()), "maj@1": best_accuracy})  # type: ignore[union-attr]
     for i in range(1, p.rounds + 1):
         samples = round_samples(run, student, i)
         before = student.data
         merged = run.frame(
             f"ei{i}-data", "solutions",
-            lambda: merge_solutions(before.read(), samples.read(), f"round {i}", p.max_kept_per_question),  # noqa: B023
-            {"cap": p.max_kept_per_question}, [before, samples],
+            lambda: merge_solutions(before.read(), samples.read(), f"round {i}", p.max_kept_per_question),  # type: ignore[union-attr]  # noqa: B023
+            {"cap": p.max_kept_per_question}, [before, samples],  # type: ignore[list-item]
         )  # fmt: skip
         pairs = [(questions[r.question_id], r.text) for r in merged.read().itertuples()]
         student = Student(fine_tune(run, f"ei{i}", pairs, p.training, merged), f"ei{i}", merged)
@@ -71,7 +71,7 @@ def expert_iteration(run: Run) -> tuple[Student, pd.DataFrame]:
         drawn = samples.read()
         table.append(
             {
-                "round": i, "student": student.policy, "new": len(merged.read()) - len(before.read()),
+                "round": i, "student": student.policy, "new": len(merged.read()) - len(before.read()),  # type: ignore[union-attr]
                 "solutions": len(merged.read()), "maj@1": reached, "sampled right": drawn["is_correct"].mean(),
                 "questions solved": drawn.groupby("question_id")["is_correct"].any().mean(),
             }

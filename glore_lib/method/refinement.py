@@ -31,7 +31,7 @@ def local_pairs(samples: pd.DataFrame, rollouts: pd.DataFrame, monotone: bool, c
     right = samples[samples["is_correct"]].groupby("question_id")["text"].unique()
     rows = []
     for sample_id, i in errors[errors.index.isin(wrong.index)].items():
-        draft = wrong.loc[sample_id]
+        draft = wrong.loc[sample_id]  # type: ignore[call-overload]
         prefix = prefix_text(split_steps(draft["text"]), i - 1)
         ends = traces.get((sample_id, i - 1), []) if i > 1 else right.get(draft["question_id"], [])
         rows += [

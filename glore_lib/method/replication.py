@@ -24,7 +24,7 @@ class LazyMapping(Mapping[str, Artifact]):
     """A mapping with fixed keys whose values are made on first use."""
 
     def __init__(self, keys: Sequence[str], make: Callable[[str], Artifact]):
-        self._keys, self._make, self._made = keys, make, {}
+        self._keys, self._make, self._made = keys, make, {}  # type: ignore[var-annotated]
 
     def __getitem__(self, key: str) -> Artifact:
         if key not in self._made:
@@ -99,7 +99,7 @@ class Replication:
         if not p.figure4:
             return {}
         return {
-            k: reward_models.train_reward_model(self.run, k, self.sft_student, self.sft_data, p.figure4_training)
+            k: reward_models.train_reward_model(self.run, k, self.sft_student, self.sft_data, p.figure4_training)  # type: ignore[arg-type]
             for k in KINDS
         }  # fmt: skip
 
@@ -318,7 +318,7 @@ class SplitEvaluation:
         gain = choices.loc[drafts.index].astype(int).sub(choices["greedy"].astype(int), axis=0)
         wrong = drafts.index[~drafts["is_correct"]]
         parts = {
-            ("wrong drafts", k): (tokens.loc[wrong, k], fixed.loc[wrong, k].astype(int)) for k in tokens
+            ("wrong drafts", k): (tokens.loc[wrong, k], fixed.loc[wrong, k].astype(int)) for k in tokens  # type: ignore[index]
         } | {
             ("all questions", "bo3"): (by_question.loc[drafts["question_id"]].to_numpy() - spent, gain["bo3"]),
             ("all questions", "reranked"): (tokens["global+local+sorm"], gain["reranked"]),

@@ -99,7 +99,7 @@ def train_reward_model(
             by_sample = {
                 s: dict(zip(r["step"], r["label"], strict=True)) for s, r in rows.groupby("sample_id", sort=False)
             }
-            solutions = [labelled_solution(run, questions[question_id], texts[s], y) for s, y in by_sample.items()]
+            solutions = [labelled_solution(run, questions[question_id], texts[s], y) for s, y in by_sample.items()]  # type: ignore[index]
             examples += pack(solutions, p.solutions_per_row, run.params.finetuning.max_length)
         info = run.fit(start, name, examples, training_params, folder, p.language_model_loss)
         return info | {"positive_labels": float(labelled.read()["label"].mean())}
@@ -127,7 +127,7 @@ def score_steps(
         for question_id, texts in samples.groupby("question_id", sort=False)["text"]:
             steps = {text: len(split_steps(text)) for text in texts}
             every = [
-                labelled_solution(run, questions[question_id], text, dict.fromkeys(range(1, count + 1), 1))
+                labelled_solution(run, questions[question_id], text, dict.fromkeys(range(1, count + 1), 1))  # type: ignore[index]
                 for text, count in steps.items()
             ]
             rows_of.append((question_id, steps, pack(every, len(every), run.params.finetuning.max_length)))

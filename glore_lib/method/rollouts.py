@@ -54,7 +54,7 @@ def rollouts(
         "k": p.rollouts_per_step, "waves": waves(p), "early_stop": p.early_stop, "temperature": p.rollout_temperature,
         "sampling": run.params.sampling, "purpose": purpose, "samples": digest(samples["sample_id"].tolist()),
     }  # fmt: skip
-    return run.frame(f"rollouts-{purpose}", "rollouts", make, params, [student.model, *inputs])
+    return run.frame(f"rollouts-{purpose}", "rollouts", make, params, [student.model, *inputs])  # type: ignore[list-item]
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def _prefixes(run: Run, sample: Any, split: str, known: dict[tuple[str, str], Pr
 
     A prefix that ends with an answer is its own and only rollout.
     """
-    question, steps, found = run.questions(split)[sample.question_id], split_steps(sample.text), []
+    question, steps, found = run.questions(split)[sample.question_id], split_steps(sample.text), []  # type: ignore[var-annotated]
     for i in range(1, len(steps) + 1):
         text = join_steps(steps[:i])
         if (question.question_id, text) not in known:
@@ -181,7 +181,7 @@ def _pass_on(run: Run, prefix: Prefix, j: int, ids: tuple[int, ...]) -> None:
         length = len(longer.encoded.ids)
         rest = whole[length:]
         if rest and j not in longer.rollouts and whole[:length] == tuple(longer.encoded.ids):
-            longer.rollouts[j] = _graded(run, longer, run.tokenizer.decode(rest, skip_special_tokens=True))
+            longer.rollouts[j] = _graded(run, longer, run.tokenizer.decode(rest, skip_special_tokens=True))  # type: ignore[arg-type]
             _pass_on(run, longer, j, rest)
 
 

@@ -131,7 +131,7 @@ def sft_student(run: Run) -> Student:
 
 def sft_control(run: Run, student: Student) -> Student:
     """Fine-tune the base model on the SFT data for as many steps as ``student``, to show what expert iteration adds."""
-    steps = student.model.record["info"]["steps"]
+    steps = student.model.record["info"]["steps"]  # type: ignore[union-attr]
     training_params = run.params.student.training.model_copy(update={"max_steps": steps, "epochs": steps})
     data = sft_data(run)
     model = fine_tune(run, "sft-control", reference_pairs(run), training_params, data)

@@ -78,7 +78,7 @@ def _fit(job: Job, tokenizer: PreTrainedTokenizerBase, examples: Examples, folde
     info = training.train(model, examples, job.finetuning, job.training, pad, job.seed, folder)
     model = whole(model, job)
     if saves:
-        save = model.save if isinstance(model, RewardModel) else partial(save_model, model)
+        save = model.save if isinstance(model, RewardModel) else partial(save_model, model)  # type: ignore[arg-type]
         save(tokenizer, job.start, folder)
     return info
 

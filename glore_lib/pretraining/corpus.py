@@ -115,7 +115,7 @@ def edited_steps(rng: random.Random, problem: task.Problem) -> Pieces:
         c = task.OPERATORS[wrong.op](wrong.a, wrong.b)
         true.append(f"{e}\n")
         spoiled = rng.random() < 0.65 and c is not None and 1 <= c <= task.MAX_VALUE
-        shown.append(f"{replace(wrong, c=c)}\n" if spoiled else true[-1])
+        shown.append(f"{replace(wrong, c=c or 0)}\n" if spoiled else true[-1])
     return [(problem.question + "\n", 0.0), *_edited(rng, shown, true, left_out=False)]
 
 
@@ -280,8 +280,9 @@ def complete_answer(text: str) -> str:
     """Return the text up to its answer line, or "" if it has none or an earlier line is not a step."""
     lines = text.splitlines(keepends=True)
     end = next((i for i, line in enumerate(lines) if not task.parse_step(line)), None)
-    closed = end is not None and lines[end].startswith(ANSWER_MARK) and lines[end].endswith("\n")
-    return "".join(lines[: end + 1]) if closed else ""
+    if end is None or not lines[end].startswith(ANSWER_MARK) or not lines[end].endswith("\n"):
+        return ""
+    return "".join(lines[: end + 1])
 
 
 def is_right(problem: task.Problem, text: str) -> bool:

@@ -10,7 +10,7 @@ import math
 import os
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -76,7 +76,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausal
     waves = [f(2 * math.pi * n / p) for p in (2, 3, 4, 5, 9, 10, 20, 50, 100, 200) for f in (torch.cos, torch.sin)]
     features = torch.stack([*waves, n / 100 - 1], dim=1) * 2 * config.initializer_range
     with torch.no_grad():
-        model.get_input_embeddings().weight[ids, : features.shape[1]] = features
+        model.model.embed_tokens.weight[ids, : features.shape[1]] = features
     return model
 
 
@@ -115,7 +115,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
         super().__init__([*matrices, *others], {})
         self.param_groups = [group for part in self.parts for group in part.param_groups]
 
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Take a step with both optimizers."""
         for part in self.parts:
             part.step()
@@ -136,9 +136,9 @@ class PretrainingTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader:
         """Return the batches of the corpus in order."""
-        return DataLoader(self.train_dataset, batch_size=None)
+        return DataLoader(cast(corpus.Corpus, self.train_dataset), batch_size=None)
 
-    def compute_loss(self, model: torch.nn.Module, inputs: dict[str, torch.Tensor], **_: Any) -> torch.Tensor:
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *_: Any, **__: Any) -> torch.Tensor:
         """Return the cross-entropy of the next token, averaged with the tokens' weights."""
         logits, weights = model(input_ids=inputs["input_ids"]).logits[:, :-1], inputs["weights"][:, 1:].flatten()
         losses = F.cross_entropy(logits.flatten(0, 1).float(), inputs["input_ids"][:, 1:].flatten(), reduction="none")
@@ -219,7 +219,7 @@ def _train(
         "seconds": round(time.monotonic() - started), "resumed_from": Path(resume).name if resume else None,
     }  # fmt: skip
     if trainer.is_world_process_zero():
-        model.to(torch.bfloat16).save_pretrained(out)
+        model.bfloat16().save_pretrained(out)
         tokenizer.save_pretrained(out)
         card["fact_accuracy"] = fact_accuracy(model.float(), tokenizer)
         card["sha256"] = checksum(out / "model.safetensors")

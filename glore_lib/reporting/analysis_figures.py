@@ -20,7 +20,7 @@ from matplotlib.ticker import NullLocator
 from numpy.typing import ArrayLike
 
 from glore_lib.reporting import style
-from glore_lib.reporting.style import STYLE
+from glore_lib.reporting.style import with_style
 from glore_lib.statistics import LEVEL, RESAMPLES, clustered, proportion
 
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # those seen well on white
@@ -48,7 +48,7 @@ def label_quality_rows(numbers: pd.DataFrame) -> pd.DataFrame:
     return numbers[numbers.metric.isin(list(LABEL_METRICS)) & numbers.method.isin(LABEL_RULES)]
 
 
-@plt.rc_context(STYLE | {"axes.grid.axis": "x"})
+@with_style({"axes.grid.axis": "x"})
 def label_quality(numbers: pd.DataFrame) -> Figure:
     """Draw precision and recall of labels by rollouts against exact labels, after each post-processing step."""
     runs = list(style.by_run(numbers))
@@ -88,7 +88,7 @@ def scores_by_step_rows(step_scores: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-@plt.rc_context(STYLE)
+@with_style()
 def scores_by_step(rows: pd.DataFrame) -> Figure:
     """Draw the mean score of correct steps by each reward model; steps that few drafts reach are left out."""
     tasks = list(rows.task.unique())
@@ -113,13 +113,13 @@ def calibration_rows(step_scores: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-@plt.rc_context(STYLE)
+@with_style()
 def calibration(rows: pd.DataFrame) -> Figure:
     """Draw mean score minus share of correct steps: below 0 a reward model is pessimistic, above optimistic."""
     tasks = list(rows.task.unique())
     figure, panels = style.new_panels(len(tasks), width=4.7, height=3.2, sharey=True)
     by_task = {task: _often_reached(rows[rows.task == task]) for task in tasks}
-    reach = max((frame[["ci_low", "ci_high"]].abs().max(axis=None) for frame in by_task.values()), default=0)
+    reach = max((frame[["ci_low", "ci_high"]].abs().max().max() for frame in by_task.values()), default=0)
     for axes, task in zip(panels, tasks, strict=True):
         axes.set_ylim(-reach - 0.03, reach + 0.03)
         axes.axhline(0, color=style.INK, linestyle=style.DASHED, linewidth=1)
@@ -145,7 +145,7 @@ def reliability_rows(step_scores: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-@plt.rc_context(STYLE)
+@with_style()
 def reliability(rows: pd.DataFrame) -> Figure:
     """Draw the share of correct steps against the score, a row per task and a panel per step.
 
@@ -222,7 +222,7 @@ def fixed_overlap_rows(drafts: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["task", "fixed_by", "not_by", "value", "ci_low", "ci_high", "count", "n"])
 
 
-@plt.rc_context(STYLE | {"axes.grid": False})
+@with_style({"axes.grid": False})
 def fixed_overlap(rows: pd.DataFrame) -> Figure:
     """Draw the wrong drafts that one refinement fixes and another does not (paper, Table 3)."""
     tasks = list(rows.task.unique())
@@ -271,7 +271,7 @@ def _per_problem(tokens: ArrayLike, solved: ArrayLike) -> np.ndarray:
     return np.where(np.asarray(solved) > 0, tokens / np.maximum(solved, 1), np.inf)
 
 
-@plt.rc_context(STYLE | {"axes.grid.axis": "x"})
+@with_style({"axes.grid.axis": "x"})
 def cost(rows: pd.DataFrame) -> Figure:
     """Draw extra tokens per additional solved problem: above for known wrong drafts, below for all questions.
 
@@ -307,7 +307,8 @@ def cost(rows: pd.DataFrame) -> Figure:
 
 def _cost(axes: Axes, y: float, method: str, row: Any) -> None:
     """Draw a point with its interval, and both as numbers at the right."""
-    text, look = "no data", {"color": style.METHOD_COLOURS[method], "marker": COST_MARKERS.get(method, "o")}
+    text = "no data"
+    look: dict[str, Any] = {"color": style.METHOD_COLOURS[method], "marker": COST_MARKERS.get(method, "o")}
     if row is not None and np.isinf(row.ci_low):
         text = "no gain"
     elif row is not None:
@@ -322,7 +323,7 @@ def _cost(axes: Axes, y: float, method: str, row: Any) -> None:
     axes.text(1.03, y, text, transform=axes.get_yaxis_transform(), va="center")
 
 
-@plt.rc_context(STYLE)
+@with_style()
 def losses(curves: Mapping[str, pd.DataFrame]) -> Figure:
     """Draw the training loss (columns step, loss) of each model by name."""
     figure, panels = style.new_panels(min(len(curves), 1), width=6.0, height=3.2)
@@ -344,7 +345,7 @@ def sweep_rows(numbers: pd.DataFrame, metric: str) -> pd.DataFrame:
     return style.with_data(rows).sort_values(["method", "x"])
 
 
-@plt.rc_context(STYLE)
+@with_style()
 def sweep(numbers: pd.DataFrame, metrics: Mapping[str, str], label: str, log: bool = False) -> Figure:
     """Draw one run's ``metric@x`` against x: a panel per metric (name -> title) with data, a curve per method."""
     panelled = {title: rows for metric, title in metrics.items() if len(rows := sweep_rows(numbers, metric))}
@@ -375,7 +376,7 @@ def dots_rows(numbers: pd.DataFrame, metrics: Mapping[str, str]) -> pd.DataFrame
     return numbers[numbers.metric.isin(list(metrics)) & numbers.method.isin(list(style.METHOD_LABELS))]
 
 
-@plt.rc_context(STYLE | {"axes.grid.axis": "x"})
+@with_style({"axes.grid.axis": "x"})
 def dots(numbers: pd.DataFrame, metrics: Mapping[str, str]) -> Figure:
     """Draw one run's values: a panel per metric (name -> title), a row per method in order of appearance."""
     drawn = style.with_data(dots_rows(numbers, metrics))

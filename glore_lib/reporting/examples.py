@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from functools import cached_property
 from html import escape
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -67,12 +68,12 @@ class Example:
     @property
     def scored(self) -> list[str]:
         """The columns of ``steps`` that are scores."""
-        return [name for name in self.steps if name not in ("text", "exact", "right")]
+        return [str(name) for name in self.steps if name not in ("text", "exact", "right")]
 
     def first_error(self, column: str) -> int:
         """Return the first step labelled 0, or scored at most the threshold; 0 if there is none."""
         limit = 0 if column == "exact" else self.threshold
-        return int(next((i for i, value in self.steps[column].items() if value <= limit), 0))
+        return next((step for step in self.steps.index if self.steps.loc[step, column] <= limit), 0)
 
     @property
     def draft_steps(self) -> list[str]:
@@ -140,6 +141,7 @@ class Outcomes:
                 rollouts = self.evaluated.draft_set.rollouts.read().groupby(steps)["is_correct"].agg(["sum", "count"])
                 self._columns[name] = rollouts["sum"].astype(str) + "/" + rollouts["count"].astype(str)
             elif name == "exact":
+                assert self.exact is not None
                 self._columns[name] = self.exact.set_index(steps)["label"]
             else:
                 self._columns[name] = self.scores(name).set_index(steps)["score"]
@@ -205,7 +207,7 @@ def example(
     ``columns`` are values of its steps (``exact``, left out if unknown; ``right``; reward models), ``answers`` are
     shown beside it (``reference``, kinds of refinement). ``threshold`` defaults to the run's.
     """
-    draft = outcomes.drafts.loc[sample_id]
+    draft: Any = outcomes.drafts.loc[sample_id]
     question = outcomes.run.questions(outcomes.split)[draft["question_id"]]
     texts = split_steps(draft["text"])
     steps = pd.DataFrame({"text": pd.Series(texts, dtype=object)}).set_axis(np.arange(1, len(texts) + 1))
@@ -217,7 +219,7 @@ def example(
         if name == "reference":
             shown.append(Answer(name, question.reference_solution, question.reference_answer, True))
             continue
-        made = outcomes.refinements(name).loc[sample_id]
+        made: Any = outcomes.refinements(name).loc[sample_id]
         shown.append(Answer(name, made["text"], made["final_answer"], bool(made["is_correct"])))
         if name.startswith("local"):
             marked = marked_step(int(made["first_error"]), len(texts), outcomes.run.params.refiner)
@@ -279,13 +281,13 @@ def worked_example(
 
 def to_html(example: Example) -> str:
     """Return an example as HTML that is complete without styles: colour only adds to what text says."""
-    columns = [name for name in example.steps if name != "text"]
+    columns = [str(name) for name in example.steps if name != "text"]
     heads = "".join(f"<th>{escape(name)}</th>" for name in ["Step", "Text", *(NAMES[c] for c in columns)])
     rows = "".join(
         f'<tr><td>{step}</td><td style="{TEXT_STYLE}">{escape(text)}</td>'
         + "".join(_html_cell(example, column, step) for column in columns)
         + "</tr>"
-        for step, text in example.steps["text"].items()
+        for step, text in zip(example.steps.index, example.steps["text"], strict=True)
     )
     verdicts = "".join(
         f'<th style="text-align:left">{escape(NAMES[a.name])}: {escape(a.verdict)}</th>' for a in example.answers
@@ -302,7 +304,7 @@ def to_html(example: Example) -> str:
 
 def to_text(example: Example) -> str:
     """Return an example as plain text of at most :data:`LINES` lines of :data:`COLUMNS` characters."""
-    columns = [name for name in example.steps if name != "text"]
+    columns = [str(name) for name in example.steps if name != "text"]
     cells = {step: [_cell_text(example, column, step) for column in columns] for step in example.steps.index}
     widths = [max(len(text) for text in [NAMES[c], *(row[i] for row in cells.values())]) for i, c in enumerate(columns)]
     room = COLUMNS - 6 - sum(width + 2 for width in widths)
@@ -340,7 +342,7 @@ def _step_name(step: int) -> str:
 
 
 def _cell_text(example: Example, column: str, step: int) -> str:
-    value = example.steps.loc[step, column]
+    value: Any = example.steps.loc[step, column]
     if column == "right":
         return str(value)
     text = ("right" if value else "wrong") if column == "exact" else f"{value:.2f}"
@@ -351,8 +353,9 @@ def _html_cell(example: Example, column: str, step: int) -> str:
     text = escape(_cell_text(example, column, step))
     style = "text-align:center"
     if column in example.scored:
-        value = float(example.steps.loc[step, column])
-        style += f";background-color:{score_colour(value)};color:{text_colour(value)}"
+        value: Any = example.steps.loc[step, column]
+        colour = score_colour(float(value))
+        style += f";background-color:{colour};color:{text_colour(float(value))}"
     return f'<td style="{style}">{f"<b>{text}</b>" if FIRST_ERROR in text else text}</td>'
 
 

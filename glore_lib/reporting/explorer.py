@@ -76,7 +76,7 @@ class Explorer:
         numbers = {sample_id: i for i, sample_id in enumerate(drafts.index, start=1)}
         titles = []
         for sample_id in self.outcomes.chosen(show):
-            draft = drafts.loc[sample_id]
+            draft: Any = drafts.loc[sample_id]
             question = self.run.questions(self.outcomes.split)[draft["question_id"]].question
             verdict = "right" if draft["is_correct"] else "wrong"
             titles.append((f"{numbers[sample_id]} ({verdict}): {question[:60]}", sample_id))
@@ -90,7 +90,7 @@ class Explorer:
         shown = example(self.outcomes, sample_id, ["exact", "right", *LOCATORS], [], threshold)
         draft = shown.answers[0].text
         for kind in (*(f"local+{locator}" for locator in LOCATORS), "global"):
-            made = self.outcomes.refinements(kind).loc[sample_id]
+            made: Any = self.outcomes.refinements(kind).loc[sample_id]
             self._written.setdefault((shown.question, draft, int(made["first_error"])), made["text"])
         return self._with_refinements(shown)
 
@@ -174,7 +174,8 @@ class Explorer:
 
     def _check_length(self, question: str, steps: list[str]) -> None:
         """Raise ParamsError if question, draft and refinement may exceed the model's context."""
-        limit = getattr(self._reward_models["orm"].backbone[0].config, "max_position_embeddings", None)
+        backbone: Any = self._reward_models["orm"].backbone[0]
+        limit = getattr(backbone.config, "max_position_embeddings", None)
         prompt = self.run.task.refine_prompt(question, mark_bad(steps, len(steps)))
         used, room = len(encode(self.run.tokenizer, prompt).ids), self.run.params.sampling.max_new_tokens
         if limit and used + room > limit:

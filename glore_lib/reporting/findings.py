@@ -189,7 +189,7 @@ def _paired_steps(drafts: Outcomes, a: str, b: str, seed: int) -> st.Estimate:
     limit = drafts.run.params.reward_models.threshold
     scores = [drafts.scores(kind).set_index(["sample_id", "step"])["score"].reindex(truth.index) for kind in (a, b)]
     hits = [(score > limit) == truth["label"].astype(bool) for score in scores]
-    return st.paired_difference(*hits, truth["question_id"], seed)
+    return st.paired_difference(hits[0], hits[1], truth["question_id"], seed)
 
 
 def refiners(lab: Replication) -> list[Finding]:

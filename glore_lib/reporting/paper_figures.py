@@ -5,7 +5,6 @@
 
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -15,7 +14,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import NullLocator
 
 from glore_lib.reporting import style
-from glore_lib.reporting.style import STYLE
+from glore_lib.reporting.style import with_style
 
 HATCHES = {"local+orm": "///", "local+sorm": "...", "oracle_bo3": "///", "oracle_reranked": "///"}
 RERANKERS = ("orm", "balanced_orm", "sorm", "sorm_raw")
@@ -32,7 +31,7 @@ def figure4_rows(numbers: pd.DataFrame) -> pd.DataFrame:
     return numbers[rerank | majority | ((numbers.metric == "accuracy") & (numbers.method == "greedy_sft"))]
 
 
-@plt.rc_context(STYLE)
+@with_style()
 def figure4(numbers: pd.DataFrame) -> Figure:
     """Draw the accuracy of the sample that each reward model ranks first, against K (paper, Figure 4)."""
     runs = list(style.by_run(numbers))
@@ -70,7 +69,7 @@ def figure5_rows(numbers: pd.DataFrame) -> pd.DataFrame:
     return numbers[bars | ((numbers.metric == "accuracy") & (numbers.method == "greedy"))]
 
 
-@plt.rc_context(STYLE)
+@with_style()
 def figure5(numbers: pd.DataFrame) -> Figure:
     """Draw the accuracy after refining all drafts, and only the incorrect ones, without reranking (paper, Figure 5)."""
     runs = list(style.by_run(numbers))
@@ -101,7 +100,7 @@ def figure6_rows(numbers: pd.DataFrame) -> pd.DataFrame:
     return numbers[(numbers.metric == "accuracy") & numbers.method.isin(CHOICES)]
 
 
-@plt.rc_context(STYLE)
+@with_style()
 def figure6(numbers: pd.DataFrame) -> Figure:
     """Draw greedy draft, best of three, reranked refinements, and both with an oracle (paper, Figure 6)."""
     runs = list(style.by_run(numbers))
@@ -127,7 +126,7 @@ def figure6(numbers: pd.DataFrame) -> Figure:
 def _accuracy_from_zero(axes: Axes, rows: pd.DataFrame) -> None:
     style.percent_axis(axes.yaxis)
     style.outer_label(axes, "Accuracy (%)")
-    top = 1.12 * rows[["value", "ci_high"]].max(axis=None) if len(rows) else 1.0
+    top = 1.12 * rows[["value", "ci_high"]].max().max() if len(rows) else 1.0
     axes.set_ylim(0, max(axes.get_ylim()[1], top))  # the panels share the axis
 
 

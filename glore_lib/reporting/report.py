@@ -237,9 +237,9 @@ def _accessible(html: str, section: str) -> str:
             tag.name, label = f"h{int(tag.name[1]) + 1}", tag.get_text()
         elif tag.name == "th":
             tag["scope"] = "col" if tag.find_parent("thead") else "row"
-        elif tag.name == "a" and not LINK.fullmatch(tag.get("href", "")):
+        elif tag.name == "a" and not LINK.fullmatch(str(tag.get("href", ""))):
             tag.unwrap()
-        elif tag.name == "img" and not tag["src"].startswith("data:image/"):
+        elif tag.name == "img" and not str(tag["src"]).startswith("data:image/"):
             tag.decompose()
         elif tag.name in ("table", "img", "pre"):
             tag.wrap(

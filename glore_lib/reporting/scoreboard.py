@@ -147,7 +147,7 @@ def scoreboard(numbers: pd.DataFrame, stands_for: Mapping[str, str]) -> pd.DataF
     for claim in CLAIMS:
         for (task, model), of_run in numbers.groupby(["task", "model"], sort=False):
             row = {"id": claim.id, "claim": claim.claim, "paper": claim.paper, "task": task, "model": model}
-            can_test = claim.about in ("", stands_for[task])
+            can_test = claim.about in ("", stands_for[str(task)])
             found = _measured(of_run, claim) if can_test else None
             if found is None:
                 rows.append(row | {"verdict": "not tested here"})

@@ -2,9 +2,9 @@
 
 import io
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -15,6 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 from scipy.optimize import isotonic_regression
+
+Drawing = TypeVar("Drawing", bound=Callable[..., Any])
 
 # Okabe and Ito's colours, which the colour-blind tell apart. Blue is the ORM's and red the SORM's, whatever they are
 # used for; an oracle has the colour of what it reranks, hatched.
@@ -57,7 +59,7 @@ REFERENCES = ("majority", "greedy_sft")
 INK, FAINT = "#222222", "#707070"
 DASHED, DOTTED = (0, (5, 2)), (0, (1, 1.2))
 LABEL_DISTANCE = 0.19  # inches between the names of two curves
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial", "Helvetica", "sans-serif"],
     "font.size": 9.5, "axes.titlesize": 10.5, "axes.titleweight": "bold", "axes.titlelocation": "left",
     "axes.labelsize": 9.5, "xtick.labelsize": 9, "ytick.labelsize": 9, "legend.fontsize": 9.5, "legend.frameon": False,
@@ -70,7 +72,12 @@ STYLE = {
 }  # fmt: skip
 
 
-@plt.rc_context(STYLE)
+def with_style(changes: dict[str, Any] | None = None) -> Callable[[Drawing], Drawing]:
+    """Make a function draw in :data:`STYLE` with some changes."""
+    return cast(Callable[[Drawing], Drawing], plt.rc_context(STYLE | (changes or {})))
+
+
+@with_style()
 def save(figure: Figure, data: pd.DataFrame | None, folder: Path, name: str) -> None:
     """Write ``name``.png (150 dpi), ``name``.svg (text as text) and ``name``.csv (the rows drawn) into ``folder``.
 
@@ -104,7 +111,7 @@ def by_run(numbers: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
         yield f"{task}, {model}" if several else str(task), rows
 
 
-def new_panels(count: int, width: float, height: float, **shared: bool) -> tuple[Figure, list[Axes]]:
+def new_panels(count: int, width: float, height: float, **shared: Any) -> tuple[Figure, list[Axes]]:
     """Return a figure of ``count`` panels, at most two per row, sized in inches per panel; for 0, one empty panel."""
     columns, rows = min(max(count, 1), 2), max(-(-count // 2), 1)
     size = (width * columns, height * rows)
@@ -150,7 +157,8 @@ def percent_axis(axis: Axis) -> None:
 
 def outer_label(axes: Axes, label: str) -> None:
     """Label the y axis once per row of panels."""
-    if axes.get_subplotspec().is_first_col():
+    spec = axes.get_subplotspec()
+    if spec and spec.is_first_col():
         axes.set_ylabel(label)
 
 
@@ -174,7 +182,7 @@ def draw_curve(axes: Axes, x: ArrayLike, rows: pd.DataFrame, method: str) -> tup
     if method not in REFERENCES:
         colour = METHOD_COLOURS[method]
         axes.errorbar(x, rows.value, error_lengths(rows), fmt="none", ecolor=colour, elinewidth=0.9, alpha=0.5)
-    return method, line.get_xdata()[-1], line.get_ydata()[-1]
+    return method, np.asarray(line.get_xdata())[-1], np.asarray(line.get_ydata())[-1]
 
 
 def label_ends(axes: Axes, ends: list[tuple[str, float, float]], percent: bool) -> None:

@@ -187,7 +187,7 @@ def wide(numbers: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
     ]
     table = shown.assign(cell=cells).pivot(index=["task", "method"], columns="metric", values="cell").fillna("")
     order = [key for key in product(shown["task"].unique(), shown["method"].unique()) if key in table.index]
-    return table.loc[order, [m for m in metrics if m in table]]
+    return table.loc[order][[m for m in metrics if m in table]]
 
 
 def format_estimate(estimate: st.Estimate, sign: str = "") -> str:

@@ -91,6 +91,7 @@ def read_and_written(lab: Replication, pairs: pd.DataFrame) -> None:
 def one_round(lab: Replication) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return D_0 and the samples of round 1 of one training question: new, duplicate and wrong ones if possible."""
     start, cap = first_student(lab.run), lab.run.params.student.max_kept_per_question
+    assert start.data
     before, drawn = start.data.read(), _by(round_samples(lab.run, start, 1).read(), "question_id", TRIED)
     known = {q: before[before["question_id"] == q] for q in drawn}
 

@@ -5,6 +5,9 @@ same question, which makes up most of their tokens. Registered with transformers
 that it works with any model that uses the attention interface.
 """
 
+# transformers declares the tensors of a cache layer as optional.
+# mypy: disable-error-code="union-attr, index"
+
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,7 +82,7 @@ def shared_prefix_attention(
     scores = torch.cat([shared.ungroup(before, query.shape[2]), own.flatten(2, 3)], dim=-1)
     weights = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
     length = layer.keys.shape[2]
-    output = shared.ungroup(shared.group(weights[..., :length]) @ layer.values, query.shape[2])
+    output = shared.ungroup(shared.group(weights[..., :length]) @ layer.values, query.shape[2])  # type: ignore[operator]
     output = output + weights[..., length:] @ value
     return output.reshape(rows, heads, n, d).transpose(1, 2), None
 

@@ -5,6 +5,9 @@ into shards; a free worker takes the next shard, and the shard of a lost worker 
 this package and the models' folders under the same paths, so the machines of a cluster need a shared file system.
 """
 
+# sampling.ray is optional in the parameters, and present whenever this module is used.
+# mypy: disable-error-code="union-attr"
+
 import logging
 import os
 import platform
@@ -96,7 +99,7 @@ class RaySampler:
         for _ in range(missing):
             actor = ray.remote(_Worker).options(scheduling_strategy="SPREAD", **need)
             worker = actor.remote(self._build, self._model)
-            self._busy[worker.load.remote()] = worker, []
+            self._busy[worker.load.remote()] = worker, []  # type: ignore[assignment, attr-defined]
         if not self._busy and not self._free:
             raise RuntimeError("sampling.ray: every worker is lost, and no machine is left with room for one")
 

@@ -6,6 +6,9 @@ different tokens: most tokens of eight samples of a question are common to sever
 Random numbers belong to the completion, so that up to rounding results do not depend on the batch.
 """
 
+# transformers declares the tensors of a cache layer as optional.
+# mypy: disable-error-code="union-attr, index"
+
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,7 +63,7 @@ class PreallocatedLayer(DynamicLayer):
         start = self.keys.shape[2]
         self._show(len(key_states), start + key_states.shape[2])
         self.keys[:, :, start:], self.values[:, :, start:] = key_states, value_states
-        return self.keys, self.values
+        return self.keys, self.values  # type: ignore[return-value]
 
     def fork(self, sources: torch.Tensor, targets: torch.Tensor, rows: int) -> None:
         """Copy the rows ``sources`` to ``targets``, some of which may be new, up to ``rows`` in total."""
@@ -73,8 +76,8 @@ class PreallocatedLayer(DynamicLayer):
         held = self._buffers
         is_held = held and self.keys.data_ptr() == held[0].data_ptr()  # not after rows were dropped
         if not (is_held and rows <= len(held[0]) and length <= held[0].shape[2]):
-            room = (rows + rows // 2 if rows > len(self.keys) else rows), length + ROOM
-            self._buffers = held = tuple(_grown(states, *room) for states in (self.keys, self.values))
+            room = (rows + rows // 2 if rows > len(self.keys) else rows), length + ROOM  # type: ignore[arg-type]
+            self._buffers = held = tuple(_grown(states, *room) for states in (self.keys, self.values))  # type: ignore[arg-type, assignment]
         self.keys, self.values = (buffer[:rows, :, :length] for buffer in held)
 
 
@@ -185,11 +188,11 @@ class TransformersSampler:
             batch.position = batch.position + 1
             growing = [place for place, row in enumerate(batch.places) if row]
             grown = [batch.places[place] for place in growing]
-            forks = _append(grown, self._choose(logits[growing], grown, uniforms, temperature))
-            self._note_ends([*grown, *(fork for _, fork in forks)])
+            forks = _append(grown, self._choose(logits[growing], grown, uniforms, temperature))  # type: ignore[arg-type]
+            self._note_ends([*grown, *(fork for _, fork in forks)])  # type: ignore[list-item]
             for place, row in zip(growing, grown, strict=True):
                 if row.ended(limit):
-                    ended.append(row)
+                    ended.append(row)  # type: ignore[arg-type]
                     batch.places[place] = None
             ended += [fork for _, fork in forks if fork.ended(limit)]
             left += batch.take([(growing[k], fork) for k, fork in forks if not fork.ended(limit)], self.rows)

@@ -35,7 +35,6 @@ from glore_lib.sampling import Answers, Completion, Request, newline_tokens
 from glore_lib.solutions import ANSWER_MARK
 
 if TYPE_CHECKING:  # slow to import, and often not installed
-    from vllm import LLMEngine
     from vllm.lora.request import LoRARequest
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # an adapter's files, as peft names them
@@ -73,7 +72,7 @@ class VLLMSampler:
         self._names = map(str, count())
         self._resources = ExitStack()
         self._log: Path | None = None
-        self._engine: LLMEngine | None = None
+        self._engine: Any = None  # a vllm.LLMEngine
         self._adapter: LoRARequest | None = None
 
     def sample(self, requests: list[Request], temperature: float, max_new_tokens: int, progress: str) -> Answers:
@@ -165,7 +164,7 @@ class VLLMSampler:
             yield
         except BaseException as error:
             from_engine = isinstance(error, errors) and not isinstance(error, ParamsError)
-            explained = self._explain(error) if from_engine else None
+            explained = self._explain(error) if from_engine else None  # type: ignore[arg-type]
             self.free()
             if explained:
                 raise explained from error
@@ -173,7 +172,7 @@ class VLLMSampler:
 
     def _explain(self, error: Exception) -> ParamsError:
         """Explain an error by the first one that a process of the engine reported, which caused the others."""
-        log = self._log.read_text(errors="replace")
+        log = self._log.read_text(errors="replace")  # type: ignore[union-attr]
         found = _ERROR.search(log)
         if isinstance(error, ValidationError):
             cause = error.errors()[0]["msg"]
@@ -253,7 +252,7 @@ class VLLMSampler:
         return False
 
     def _completion(self, row: _Row) -> Completion:
-        return Completion(self.tokenizer.decode(row.tokens, skip_special_tokens=True), row.finished, tuple(row.tokens))
+        return Completion(self.tokenizer.decode(row.tokens, skip_special_tokens=True), row.finished, tuple(row.tokens))  # type: ignore[arg-type]
 
 
 def join_adapters(adapters: list[str], folder: Path) -> Path:

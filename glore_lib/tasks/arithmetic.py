@@ -12,7 +12,7 @@ base model's training data.
 import hashlib
 import random
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from glore_lib.solutions import ANSWER_MARK, split_steps
@@ -165,8 +165,8 @@ class Problem:
             if answer:
                 intact &= int(int(answer[1]) == self.answer)
             else:
-                e = parse_step(line)
-                forms = valid.get((e.subject, e.verb, e.item)) if e else None
+                e = parse_step(line)  # type: ignore[assignment]
+                forms = valid.get((e.subject, e.verb, e.item)) if e else None  # type: ignore[assignment]
                 if e is None or forms is None:
                     intact = 0
                 elif forms:
@@ -192,7 +192,10 @@ class _Draft:
     def value(self, i: int) -> int:
         return self.quantities[i].value
 
-    def add(self, templates: tuple[str, ...], value: int, parents: tuple[int, ...] = (), equations=(), **words) -> int:
+    def add(
+        self, templates: tuple[str, ...], value: int, parents: tuple[int, ...] = (),
+        equations: Iterable[Equation] = (), **words: object,
+    ) -> int:  # fmt: skip
         holder = self.holders.pop()
         sentence = self.rng.choice(templates).format(**{"x": holder, "item": self.item} | words)
         equations = tuple(replace(e, subject=holder) for e in equations)
@@ -342,17 +345,14 @@ def problems(difficulty: str, split: str, seed: int) -> Iterator[Problem]:
             yield problem
 
 
-# A worked example, written by hand; its question belongs to neither the validation nor the test split.
-_EXAMPLE = """\
-tom has 3 boxes of 4 pens . ann has 5 more pens than tom . how many pens do ann and tom have in all ?
-tom has 3 * 4 = 12 pens
-ann has 12 + 5 = 17 pens
-in all 17 + 12 = 29 pens
-#### 29"""
-
-
 class Arithmetic:
     """The generated task, a :class:`glore_lib.tasks.Task`."""
+
+    # Written by hand; its question belongs to neither the validation nor the test split.
+    example = (
+        "tom has 3 boxes of 4 pens . ann has 5 more pens than tom . how many pens do ann and tom have in all ?",
+        "tom has 3 * 4 = 12 pens\nann has 12 + 5 = 17 pens\nin all 17 + 12 = 29 pens\n#### 29",
+    )
 
     def __init__(self, difficulty: str):
         self.difficulty = difficulty
@@ -379,7 +379,8 @@ class Arithmetic:
 
     def one_shot_prompt(self, question: str) -> str:
         """Return the prompt after a worked example and a blank line."""
-        return f"{_EXAMPLE}\n\n{self.prompt(question)}"
+        example, solution = self.example
+        return f"{self.prompt(example)}{solution}\n\n{self.prompt(question)}"
 
     def refine_prompt(self, question: str, marked_draft: str) -> str:
         """Return the question, the marked draft and a line that asks for a solution."""

@@ -113,11 +113,11 @@ class Benchmark(ABC):
 
     def _local_rows(self, file: str) -> Rows:
         """Read the rows of a local JSON, JSON Lines or CSV file."""
-        if not self.folder.is_dir():
+        if not self.folder.is_dir():  # type: ignore[union-attr]
             raise ParamsError(f"{self._source()}: no such folder; {self._remedy()}")
         try:
             # Spreadsheets and editors on Windows write a byte order mark.
-            with (self.folder / file).open(encoding="utf-8-sig", newline="") as stream:
+            with (self.folder / file).open(encoding="utf-8-sig", newline="") as stream:  # type: ignore[operator]
                 if file.endswith(".csv"):
                     return list(csv.DictReader(stream))
                 return json.load(stream) if file.endswith(".json") else list(_json_lines(stream))

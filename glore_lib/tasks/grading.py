@@ -47,10 +47,10 @@ def parse_number(text: str) -> Fraction | None:
         return None
     value = parts[0]
     if match["numerator"]:
-        value += parts[1] / parts[2]
+        value += parts[1] / parts[2]  # type: ignore[operator]
     elif match["denominator"]:
-        value /= parts[2]
-    return -value if match["sign"] else value
+        value /= parts[2]  # type: ignore[operator]
+    return -value if match["sign"] else value  # type: ignore[operator]
 
 
 def _parse_written(number: str, exponent: str) -> Fraction | None:

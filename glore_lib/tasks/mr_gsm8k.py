@@ -47,8 +47,8 @@ class MRGSM8K(GSM8K):
     """Wrong solutions to GSM8K test questions with human labels of the first wrong step."""
 
     name = "MR-GSM8K"
-    files = ("mr_gsm8k/human_first_error.jsonl",)
-    hub_name = None
+    files = ("mr_gsm8k/human_first_error.jsonl",)  # type: ignore[assignment]
+    hub_name = None  # type: ignore[assignment]
 
     def __init__(self, calculator_annotations: bool, count: int) -> None:
         """Read the first ``count`` records, or all if there are fewer."""

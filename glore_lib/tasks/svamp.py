@@ -62,7 +62,7 @@ def _companion_questions(rows: Rows) -> list[Question]:
     found = []
     for i, row in enumerate(rows):
         numbers = [canonical(released_number(number)) for number in row["Numbers"].split()]
-        text = _PLACEHOLDER.sub(lambda match, numbers=numbers: numbers[int(match[1])], row["Question"].strip())
+        text = _PLACEHOLDER.sub(lambda match, numbers=numbers: numbers[int(match[1])], row["Question"].strip())  # type: ignore[misc]
         answer = canonical(released_number(row["Answer"]))
         found.append(Question(f"svamp-mawps-asdiv-{i:06d}", "train", text, answer, ""))
     return found

@@ -54,7 +54,7 @@ def thresholds(lab: Replication, ts: Sequence[float]) -> pd.DataFrame:
         for locator in LOCATORS:
             found = locate_first_error(validation.scores[locator].read(), t).reindex(steps.index, fill_value=0)
             at = pd.Series(map(marked_step, found, steps, repeat(lab.run.params.refiner)), steps.index)
-            column = right.columns.get_indexer(["greedy" if i == 0 else f"from-{i}" for i in at])
+            column = right.columns.get_indexer(["greedy" if i == 0 else f"from-{i}" for i in at])  # type: ignore[arg-type]
             fixed = right.to_numpy()[np.arange(len(right)), column]
             values = {
                 "first_error_accuracy": st.proportion(found[truth.index] == truth),
@@ -134,10 +134,10 @@ def choices(lab: Replication) -> pd.DataFrame:
         for method, weights in {f"{pool}_vote": equal, f"{pool}_weighted": scores}.items():
             rows = zip(*(frame[names].to_numpy().tolist() for frame in (answers, right, weights)), strict=True)
             hits[method] = [is_right_vote(*row) for row in rows]
-    numbers = [lab.tables.row(method, "accuracy", st.proportion(outcomes)) for method, outcomes in hits.items()]
+    numbers = [lab.tables.row(method, "accuracy", st.proportion(outcomes)) for method, outcomes in hits.items()]  # type: ignore[arg-type]
     numbers.append(lab.tables.row("orm", "drafts_doubted", st.proportion(doubted)))
     for a, b in CHOICE_PAIRS:
-        numbers += lab.tables.compared(a, b, hits, "accuracy")
+        numbers += lab.tables.compared(a, b, hits, "accuracy")  # type: ignore[arg-type]
     return pd.DataFrame(numbers)
 
 

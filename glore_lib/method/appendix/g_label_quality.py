@@ -45,7 +45,7 @@ def judged_solutions(lab: Replication) -> Judged:
     drafts, p = lab.test, lab.run.params
     if p.task.name == "arithmetic":
         scores, known = {kind: drafts.scores[kind] for kind in KINDS}, drafts.draft_set
-        return Judged("exact", drafts.drafts, known.exact, scores, known)
+        return Judged("exact", drafts.drafts, known.exact, scores, known)  # type: ignore[arg-type]
     task = MRGSM8K(p.task.calculator_annotations, p.task.test_questions)
     judged = task.judged()
     counts = p.task.model_copy(update={"test_questions": len(task.splits["test"])})

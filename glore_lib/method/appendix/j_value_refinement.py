@@ -38,7 +38,7 @@ def value_refinement(lab: Replication) -> pd.DataFrame:
     refined[f"local+sorm_{other}"] = test.refined[f"local+sorm_{other}"]
     right = lab.tables.right(test.drafts, refined)
     fixed = right[~right["greedy"]].drop(columns="greedy")
-    numbers = [lab.tables.row(kind, "fixed_fraction", st.proportion(fixed[kind])) for kind in fixed]
+    numbers = [lab.tables.row(kind, "fixed_fraction", st.proportion(fixed[kind])) for kind in fixed]  # type: ignore[arg-type]
     pairs = [(f"value+{k}{way}", f"local+{k}{way}") for way in ("", f"_{other}") for k in LOCATORS]
     for a, b in pairs:
         numbers += lab.tables.compared(a, b, fixed, "fixed_fraction")
