@@ -1,10 +1,10 @@
-"""What it may cost that SmolLM2's weights come from a 4-bit file: `python benchmarks/dequantised.py`.
+"""Estimate what SmolLM2 loses because its weights come from a 4-bit file: `python benchmarks/dequantised.py`.
 
-The original weights are not at hand. What can be seen is the loss a token on solutions (a) of the base as it is
-unpacked, (b) with its linear layers put into four bits once more (NF4, as QLoRA does): how much one such rounding
-costs, and (c) after the first fine-tuning of params/smollm2-svamp.yaml, found in the artifacts or made: whether it
-gains more than that. On the base's own right answers to SVAMP, which this fine-tuning learned from, and on GSM8K's
-first reference solutions, which it never saw; differences to (a) are paired by solution.
+The original weights are not available. The table shows the loss per token on solutions for (a) the unpacked base
+model, (b) its linear layers rounded to four bits once more (NF4, as in QLoRA), which shows the cost of one rounding,
+and (c) the first fine-tuned model of params/smollm2-svamp.yaml, from the artifacts or newly trained, to show if
+training gains more. Solutions are the base model's own right answers to SVAMP, which this training used, and the first
+reference solutions of GSM8K, which it did not. Differences to (a) are paired by solution.
 """
 
 from pathlib import Path
@@ -25,14 +25,14 @@ from glore_lib.run import open_run
 from glore_lib.solutions import split_steps
 
 ROOT = Path(__file__).parents[1]
-TOGETHER = 8
+BATCH = 8  # solutions
 
 
 def losses(model: PreTrainedModel, examples: list[dict[str, list[int]]], pad: int) -> np.ndarray:
-    """Mean negative log-likelihood of each solution's tokens, in nats, [solutions]."""
+    """Return the mean negative log-likelihood of each solution's tokens, in nats, [solutions]."""
     found = []
-    for i in range(0, len(examples), TOGETHER):
-        batch = collate(examples[i : i + TOGETHER], pad)
+    for i in range(0, len(examples), BATCH):
+        batch = collate(examples[i : i + BATCH], pad)
         with torch.inference_mode():
             logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1].float()
         labels = batch["labels"][:, 1:]
@@ -42,18 +42,18 @@ def losses(model: PreTrainedModel, examples: list[dict[str, list[int]]], pad: in
 
 
 def interval(values: np.ndarray) -> str:
-    """Their mean and its 95 % bootstrap interval."""
+    """Format the mean and its 95 % bootstrap interval."""
     low, high = bootstrap((values,), np.mean, rng=np.random.default_rng(0)).confidence_interval
     return f"{values.mean():+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
 def main(
-    artifacts: Annotated[Path, typer.Option(help="Those of the run of params/smollm2-svamp.yaml.")] = (
+    artifacts: Annotated[Path, typer.Option(help="Artifacts of the run of params/smollm2-svamp.yaml.")] = (
         ROOT / "artifacts"
     ),
-    solutions: Annotated[int, typer.Option(help="How many of each kind.")] = 100,
+    solutions: Annotated[int, typer.Option(help="Solutions of each kind.")] = 100,
 ) -> None:
-    """Print the table."""
+    """Compute the losses and print a table."""
     run = open_run(str(ROOT / "params" / "smollm2-svamp.yaml"), {}, str(artifacts))
     gsm8k = open_run(str(ROOT / "params" / "smollm2-gsm8k.yaml"), {}, str(artifacts))
     expert_iteration(run)
@@ -87,7 +87,7 @@ def main(
         first = next(iter(loss.values()))
         rows += [
             {"solutions": name, "n": len(of_kind), "model": variant, "nats a token": round(values.mean(), 3),
-             "less (a), paired": interval(values - first) if values is not first else ""}
+             "minus (a), paired": interval(values - first) if values is not first else ""}
             for variant, values in loss.items()
         ]  # fmt: skip
     print(pd.DataFrame(rows).to_markdown(index=False))

@@ -1,7 +1,7 @@
-"""SmolLM2-135M through every stage on GSM8K and SVAMP, in bfloat16 and by QLoRA: `python benchmarks/gpu_smoke.py`.
+"""Run SmolLM2-135M through all stages on GSM8K and SVAMP, in bfloat16 and by QLoRA: `python benchmarks/gpu_smoke.py`.
 
-One table, a row a path and task: tokens/s of sampling and of training, the GPU's peak memory, accuracy. It shows that
-the stages run on a device and what they take there, not what the method reaches. It runs on a CPU too, where
+The table has one row per path and task: tokens/s of sampling and training, peak GPU memory, accuracy. It shows that the
+stages run on a device and what they cost there, not how well the method works. It also runs on a CPU, where
 `--questions 1 --tokens 8` keeps it short.
 """
 
@@ -20,31 +20,34 @@ from glore_lib.params import ParamsError
 from glore_lib.run import open_run
 
 PARAMS = Path(__file__).parents[1] / "params" / "smollm2-smoke.yaml"
-# As in the paper's runs (params/llama2-*.yaml), and what their comment says for a smaller GPU.
+# As in the paper's runs (params/llama2-*.yaml), and as their comment recommends for a smaller GPU.
 BFLOAT16 = {"base_model.dtype": "bfloat16", "finetuning.mixed_precision": True}
 PATHS = {"bf16": BFLOAT16, "qlora": BFLOAT16 | {"finetuning.method": "qlora"}}
 TASKS = {
     "gsm8k": {"student.start": "sft"},
-    "svamp": {"student.start": "one_shot"},  # it has no solutions to learn from
+    "svamp": {"student.start": "one_shot"},  # SVAMP has no solutions to learn from
 }
 TRAININGS = ("student.sft", "student.training", "reward_models.training", "refiner.training")
 
 
 def sizes(questions: int, tokens: int) -> dict[str, Any]:
-    """Overrides for so many training and test questions, and so many new tokens at most, that fill a GPU's batches."""
+    """Return overrides for this number of training and test questions and of new tokens, with a GPU's batch sizes."""
     return {
         "task.train_questions": questions, "task.validation_questions": max(1, questions // 4),
         "task.test_questions": questions, "student.sft_questions": questions,
         "sampling.max_new_tokens": tokens, "sampling.rows": 512,
         "student.samples_per_question": 4, "reward_models.samples_per_question": 4,
         "finetuning.batch_size": 16, "finetuning.micro_batch_size": 16, "reward_models.figure4": False,
-        **{f"{training}.max_steps": 1000 for training in TRAININGS},  # each is an epoch of fewer
+        **{f"{training}.max_steps": 1000 for training in TRAININGS},  # more than an epoch has
     }  # fmt: skip
 
 
 def smoke(path: str, task: str, overrides: dict[str, Any], artifacts: Path) -> dict[str, Any]:
-    """The table's row for one of :data:`PATHS` and of :data:`TASKS`: expert iteration, all reward models, the refiner
-    and the numbers of the test split. What ``artifacts`` holds of it already is not measured again."""
+    """Return the table's row for one of :data:`PATHS` and one of :data:`TASKS`.
+
+    Runs expert iteration, trains all reward models and the refiner, and evaluates on the test split. Existing
+    ``artifacts`` are used, not measured again.
+    """
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     named = {"run": f"smoke-{task}-{path}", "task.name": task}
@@ -71,24 +74,26 @@ def smoke(path: str, task: str, overrides: dict[str, Any], artifacts: Path) -> d
 
 
 def per_second(made: pd.DataFrame, tokens: str) -> float:
-    """Tokens of that kind a second, over the artifacts in :meth:`glore_lib.run.Run.finish`'s table that took any."""
+    """Return tokens per second over those artifacts of :meth:`glore_lib.run.Run.finish` that have such tokens."""
     took = made[made[tokens].fillna(0) > 0]
     return took[tokens].sum() / took["seconds"].sum()
 
 
 def main(
-    questions: Annotated[int, typer.Option(min=1, help="Training questions, and as many test questions.")] = 64,
-    tokens: Annotated[int, typer.Option(min=1, help="New tokens of a sample at most.")] = 300,
+    questions: Annotated[
+        int, typer.Option(min=1, help="Training questions, and the same number of test questions.")
+    ] = 64,
+    tokens: Annotated[int, typer.Option(min=1, help="Maximum new tokens of a sample.")] = 300,
 ) -> None:
-    """Runs both paths on both tasks, from nothing, and prints the table."""
+    """Run both paths on both tasks, without existing artifacts, and print the table."""
     with TemporaryDirectory(prefix="glore-smoke-") as artifacts:
         try:
             rows = [smoke(path, task, sizes(questions, tokens), Path(artifacts)) for path in PATHS for task in TASKS]
         except ParamsError as error:
             raise SystemExit(f"error: {error}") from None
     print(pd.DataFrame(rows).to_markdown(index=False, floatfmt=",.0f"))
-    print("\nSeconds, and tokens/s, are those of the artifacts' records: loading and saving models are part of them.")
-    print("Accuracy: greedy answers on the test questions, of the policy that expert iteration starts from and after.")
+    print("\nSeconds and tokens/s are from the artifacts' records and include loading and saving models.")
+    print("Accuracy: greedy answers to the test questions before and after expert iteration.")
 
 
 if __name__ == "__main__":

@@ -1,15 +1,15 @@
-"""What the SORM's training labels cost on the hard task, exhaustive and scheduled: `python benchmarks/label_cost.py`.
+"""Measure the cost of the SORM's training labels with and without early stop: `python benchmarks/label_cost.py`.
 
-The student of params/mini-hard.yaml is trained first, by the library. Its samples on the first `--questions` training
-questions, those that the SORM learns from, are then labelled by rollouts in several ways, each with the same seeds:
+The student of params/mini-hard.yaml is trained first. Its samples on the first `--questions` training questions, from
+which the SORM learns, are then labelled by rollouts in several ways with the same seeds:
 
-- exhaustive, each alone: all K rollouts of every step of every sample, each decoded from its own question and prefix;
-- exhaustive, alike once: the library's sampler, and prefixes that samples have in common rolled out once;
-- scheduled: `reward_models.early_stop`, with one rollout or all of a prefix in its first wave, alone and alike once.
+- exhaustive, separate: all K rollouts of every step of every sample, each decoded from its own question and prefix;
+- exhaustive, shared: the library's sampler, and one set of rollouts for prefixes that samples have in common;
+- early stop: `reward_models.early_stop`, with one rollout or all of a prefix in its first wave, separate and shared.
 
-`decoded`, `read`: tokens that the model was run on, padding included. `x ...`: the first row's over this row's. `raw`,
-`monotone`, `consistent`: labels that differ from the first row's after that post-processing, and `texts` the rollouts,
-of those that both made; a draw may differ where products of matrices of other shapes round differently.
+`decoded`, `read`: tokens that the model processed, padding included. `x ...`: the first row's value divided by this
+row's. `raw`, `monotone`, `consistent`: labels that differ from the first row's after that rule. `texts`: rollouts that
+differ, of those that both made; a sample can differ where matrix products of other shapes round differently.
 """
 
 import time
@@ -22,7 +22,7 @@ from unittest.mock import patch
 
 import pandas as pd
 import typer
-from measure import Alone, Work, keep
+from measure import Alone, Work, write_record
 
 import glore_lib.run
 from glore_lib.artifacts.store import Store
@@ -34,20 +34,20 @@ from glore_lib.run import Run, open_run
 from glore_lib.sampling.transformers import TransformersSampler
 
 PARAMS = str(Path(__file__).parents[1] / "params" / "mini-hard.yaml")
-# By name: early_stop, rollouts_at_first, each completion decoded alone, and prefixes of two samples never shared.
+# By name: early_stop, rollouts_at_first, each completion decoded separately, prefixes of two samples never shared.
 WAYS = {
-    "exhaustive, each alone": (False, 8, True, True),
-    "exhaustive, alike once": (False, 8, False, False),
-    "scheduled, 8 at first, each alone": (True, 8, True, False),
-    "scheduled, 1 at first, each alone": (True, 1, True, False),
-    "scheduled, 1 at first, alike once": (True, 1, False, False),
-    "scheduled, 8 at first, alike once (the default)": (True, 8, False, False),
+    "exhaustive, separate": (False, 8, True, True),
+    "exhaustive, shared": (False, 8, False, False),
+    "early stop, 8 at first, separate": (True, 8, True, False),
+    "early stop, 1 at first, separate": (True, 1, True, False),
+    "early stop, 1 at first, shared": (True, 1, False, False),
+    "early stop, 8 at first, shared (the default)": (True, 8, False, False),
 }
 KEYS = ["question_id", "sample_id", "step"]
 
 
-def prefixes_apart(run: Run, sample: Any, split: str, known: dict, of_sample=rollouts._prefixes) -> list:
-    """``rollouts._prefixes``, none of them another sample's."""
+def prefixes_apart(run: Run, sample: Any, split: str, known: dict, of_sample: Any = rollouts._prefixes) -> list:
+    """Call ``rollouts._prefixes`` so that no prefix is shared with another sample."""
     mine: dict = {}
     found = of_sample(run, sample, split, mine)
     known |= {(sample.sample_id, *key): prefix for key, prefix in mine.items()}
@@ -57,14 +57,14 @@ def prefixes_apart(run: Run, sample: Any, split: str, known: dict, of_sample=rol
 def labelled(
     run: Run, student: Student, drafts: pd.DataFrame, purpose: str, inputs: list, alone: bool, apart: bool
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """The rollouts, and what they took."""
+    """Return the rollouts and their cost."""
     work = Work()
 
     def build(model: Any, tokenizer: Any, rows: int) -> TransformersSampler:
         work.watch(model)
         return Alone(model, tokenizer, rows, False) if alone else TransformersSampler(model, tokenizer, rows)
 
-    patched = patch.object(step_labels, "_prefixes", prefixes_apart) if apart else nullcontext()
+    patched = patch.object(rollouts, "_prefixes", prefixes_apart) if apart else nullcontext()
     with patched, patch.object(glore_lib.run, "TransformersSampler", build):
         start = time.perf_counter()
         made = rollouts.rollouts(run, student, drafts, "train", purpose, inputs)
@@ -77,7 +77,7 @@ def labelled(
 
 
 def differing(made: pd.DataFrame, reference: pd.DataFrame) -> dict[str, str]:
-    """How many labels are others after each post-processing, and how many rollouts that both made."""
+    """Count the labels that differ after each rule, and the rollouts that differ of those that both made."""
     found = {}
     for rule, (monotone, consistent) in step_labels.POSTPROCESSING.items():
         one, other = (
@@ -90,10 +90,12 @@ def differing(made: pd.DataFrame, reference: pd.DataFrame) -> dict[str, str]:
 
 def main(
     questions: Annotated[int, typer.Option(min=1, help="Training questions whose samples are labelled.")] = 100,
-    artifacts: Annotated[Path | None, typer.Option(help="Where the student is kept; else it is trained anew.")] = None,
-    json: Annotated[Path | None, typer.Option(help="Where the rows are kept.")] = None,
+    artifacts: Annotated[
+        Path | None, typer.Option(help="Artifacts with the student; without them it is trained.")
+    ] = None,
+    json: Annotated[Path | None, typer.Option(help="Where to write the rows as JSON.")] = None,
 ) -> None:
-    """Trains the student, labels its samples in every way and prints the table."""
+    """Train the student, label its samples in every way and print the table."""
     with TemporaryDirectory(prefix="glore-labels-") as folder:
         run = open_run(PARAMS, {}, str(artifacts or Path(folder) / "student"))
         lab, p = Replication(run), run.params.reward_models
@@ -104,7 +106,7 @@ def main(
         reference = None
         for way, (early_stop, at_first, alone, apart) in WAYS.items():
             overrides = {"reward_models.early_stop": early_stop, "reward_models.rollouts_at_first": at_first}
-            # The purpose seeds the draws; a store of its own lets nothing be found that another way made.
+            # The purpose sets the seeds. Each way has its own store, so it finds no artifacts of another.
             its_run = replace(run, params=load_params(PARAMS, overrides), store=Store(Path(folder) / way))
             purpose = f"rm-{lab.student.policy}"
             made, took = labelled(its_run, lab.student, drafts, purpose, [lab.data.samples], alone, apart)
@@ -115,7 +117,7 @@ def main(
     print(pd.DataFrame(rows).to_markdown(index=False, floatfmt=",.1f", intfmt=","))
     print(f"\n{len(drafts)} samples of {drafts['question_id'].nunique()} questions, K = {p.rollouts_per_step}")
     sizes = {"questions": questions, "samples": len(drafts), "rollouts_per_step": p.rollouts_per_step}
-    keep(json, {"sizes": sizes, "seed": run.params.seed, "rows": rows})
+    write_record(json, {"sizes": sizes, "seed": run.params.seed, "rows": rows})
 
 
 if __name__ == "__main__":

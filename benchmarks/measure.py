@@ -1,5 +1,8 @@
-"""What benchmarks/sampler.py and benchmarks/label_cost.py share: counting what a model does, `model.generate` as
-a way to sample, the transformers backend without what it shares between completions, and the record of a machine."""
+"""Helpers of benchmarks/sampler.py and benchmarks/label_cost.py.
+
+They count the tokens that a model processes, sample with `model.generate` or with the transformers backend without
+sharing between completions, and describe the machine.
+"""
 
 import json
 import platform
@@ -24,7 +27,7 @@ Sample = Callable[[list[Request], int], int]  # requests, new tokens at most; re
 
 @dataclass
 class Work:
-    """Tokens that a model was given, rows times their width, padding too: one a row (decoding) or more (reading)."""
+    """Tokens that a model processed, padding included: one per row in decoding, more in reading."""
 
     decoded: int = 0
     read: int = 0
@@ -41,11 +44,11 @@ class Work:
 
 
 class AnswerEnds(StoppingCriteria):
-    """Ends each row with its end-of-sequence token, or with the line that holds the final answer."""
+    """Stop each row at its end-of-sequence token, or after the line with the final answer."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, newlines: torch.Tensor, start: int):
         self.tokenizer, self.newlines, self.start = tokenizer, newlines, start
-        self.lengths: torch.Tensor | None = None  # of the texts that have ended, else 0
+        self.lengths: torch.Tensor | None = None  # of the finished texts, else 0
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
         if self.lengths is None:
@@ -60,7 +63,7 @@ class AnswerEnds(StoppingCriteria):
 
 
 def generating(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, n: int, temperature: float) -> Sample:
-    """``model.generate`` on all requests together, drawing from the whole distribution as the backend does."""
+    """Return ``model.generate`` on all requests at once, sampling from the whole distribution as the backend does."""
     newlines = torch.tensor(newline_tokens(tokenizer), device=model.device)
 
     def generate(requests: list[Request], tokens: int) -> int:
@@ -79,7 +82,7 @@ def generating(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, n: in
 
 
 class _Own(tuple):
-    """Token ids that equal no others."""
+    """Token ids that are equal only to themselves."""
 
     __hash__, __eq__ = object.__hash__, object.__eq__
 
@@ -91,8 +94,10 @@ class _Unshared(Request):
 
 
 class Alone(backend.TransformersSampler):
-    """The transformers backend, every completion a row of its own from its first token to its last, and unless
-    ``share_questions`` with its question read for it alone. Completions are the same, up to rounding."""
+    """The transformers backend with a separate row for every completion.
+
+    Unless ``share_questions``, the question is read separately too. Completions are the same up to rounding.
+    """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: int, share_questions: bool):
         super().__init__(model, tokenizer, rows)
@@ -106,13 +111,13 @@ class Alone(backend.TransformersSampler):
 
 
 def _rows_apart(requests: list[Request]) -> list[backend._Row]:
-    """``backend._rows`` in its order, with no two completions in a row."""
+    """Return the rows of ``backend._rows`` in its order, with one completion per row."""
     order = sorted(range(len(requests)), key=lambda i: (-requests[i].shared, requests[i].prompt))
     return [backend._Row(requests[i], [(i, requests[i].first)]) for i in order]
 
 
 def multiplied(rows: int, inner: int, columns: int, dtype: torch.dtype, device: torch.device) -> float:
-    """FLOP/s of products [rows, inner] x [inner, columns]: the best of five rounds of 0.1 seconds and more."""
+    """Return FLOP/s of products [rows, inner] x [inner, columns]: the best of five rounds of at least 0.1 s."""
     a, b = (torch.randn(shape, device=device).to(dtype) for shape in ((rows, inner), (inner, columns)))
     flop, times = 2 * rows * inner * columns, 1
 
@@ -131,6 +136,7 @@ def multiplied(rows: int, inner: int, columns: int, dtype: torch.dtype, device: 
 
 
 def machine() -> dict[str, Any]:
+    """Describe this machine."""
     cpuinfo = Path("/proc/cpuinfo")
     names = [x for x in cpuinfo.read_text().splitlines() if x.startswith("model name")] if cpuinfo.exists() else []
     return {
@@ -140,8 +146,8 @@ def machine() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def keep(path: Path | None, record: dict[str, Any]) -> None:
-    """Writes a record as JSON, where a path is given, and says which machine it is of."""
+def write_record(path: Path | None, record: dict[str, Any]) -> None:
+    """Print the machine, and write it with the record as JSON if a path is given."""
     record = {"machine": machine()} | record
     print("\n" + ", ".join(f"{name}: {value}" for name, value in record["machine"].items()))
     if path:

@@ -1,7 +1,7 @@
-"""Where the time of `glore run` goes, and how it grows with the questions: `python benchmarks/pipeline.py`.
+"""Measure where the time of `glore run` goes, and how it grows with the questions: `python benchmarks/pipeline.py`.
 
-Every size is a run from nothing. Library: the seconds of the artifacts that a notebook made; what its wall time has
-beyond these, and the run beyond its notebooks, is what papermill, kernels, imports and the showing add.
+Every size is a run without existing artifacts. "Library" is the time of the artifacts that a notebook made; the rest of
+the wall time is papermill, kernels, imports, tables and figures.
 """
 
 import json
@@ -17,14 +17,14 @@ import pandas as pd
 import psutil
 import typer
 
-from glore_lib.params import load_params
+from glore_lib.params import load_params, read_yaml
 from glore_lib.workflow.pipeline import ROOT
 
 FACTORS = (1, 2, 4)
 
 
 class PeakMemory(threading.Thread):
-    """The most that this process's children have together (PSS where there is any: what copies share counts once)."""
+    """The peak memory of all children of this process (PSS if available, which counts shared memory once)."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -39,12 +39,12 @@ def _memory(process: psutil.Process) -> int:
     try:
         info = process.memory_full_info()
         return getattr(info, "pss", info.rss)
-    except psutil.Error:  # it has ended
+    except psutil.Error:  # it has exited
         return 0
 
 
 def sizes(params_file: Path, questions: int) -> dict[str, int]:
-    """Overrides for so many training questions, and validation, test and SFT questions in proportion."""
+    """Return overrides for this number of training questions, and validation, test and SFT questions in proportion."""
     params = load_params(params_file, {})
     share = questions / params.task.train_questions
     counts = {f"task.{name}_questions": count for name, count in params.task.counts.items()}
@@ -54,7 +54,7 @@ def sizes(params_file: Path, questions: int) -> dict[str, int]:
 
 
 def measure(params_file: Path, overrides: dict[str, Any]) -> tuple[list[dict[str, Any]], float]:
-    """A row a stage, then the whole run; and the peak memory in GiB."""
+    """Return one row per stage and one for the whole run, and the peak memory in GiB."""
     memory = PeakMemory()
     with TemporaryDirectory(prefix="glore-pipeline-") as folder:
         out, artifacts = Path(folder, "out"), Path(folder, "artifacts")
@@ -68,7 +68,7 @@ def measure(params_file: Path, overrides: dict[str, Any]) -> tuple[list[dict[str
         manifests = [json.loads(path.read_text()) for path in sorted(out.glob("*/manifest.json"))]
         rows, counted = [], set()
         for stage in (stage for manifest in manifests for stage in manifest["stages"]):
-            used = {}
+            used: dict[str, Any] = {}
             for path in artifacts.glob(f"stages/*/{stage['stage']}.json"):
                 used |= json.loads(path.read_text())["artifacts"]
             library = sum(record["seconds"] for name, record in used.items() if name not in counted)
@@ -84,12 +84,12 @@ def main(
     settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY.SUB=VALUE")] = None,
     report: Annotated[Path | None, typer.Option("--json", help="Where to write the numbers.")] = None,
 ) -> None:
-    """Runs once, twice and four times the questions, and prints one table."""
-    from glore_lib.cli import _parse
-
+    """Run with once, twice and four times the questions and print a table."""
     columns, made, memory = {}, {}, {}
     for factor in FACTORS:
-        overrides = sizes(params_file, factor * questions) | _parse(settings or [])
+        overrides = sizes(params_file, factor * questions) | {
+            key: read_yaml(value) for key, _, value in (s.partition("=") for s in settings or [])
+        }
         rows, memory[factor] = measure(params_file, overrides)
         made[factor] = frame = pd.DataFrame(rows).set_index("stage")
         columns[f"{factor}x, s"], columns[f"{factor}x library, s"] = frame["wall"], frame["library"]

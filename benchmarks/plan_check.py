@@ -1,4 +1,4 @@
-"""Compare what `glore plan` says of the runs of a comparison with what they took: `python benchmarks/plan_check.py`."""
+"""Compare the plan of the runs of a comparison with what they needed: `python benchmarks/plan_check.py`."""
 
 import sys
 from pathlib import Path
@@ -11,16 +11,17 @@ from glore_lib.params import Params
 
 
 def planned_and_actual(folder: Path) -> pd.DataFrame:
-    """Return tokens and seconds of every run and stage; the accuracy that the plan is given is that of the greedy drafts.
+    """Return planned and actual tokens and seconds of every run and stage.
 
-    Whether expert iteration helps can't be known before either; where greedy drafts are those of the SFT student, it
-    did not.
+    The plan gets what cannot be known before a run: the accuracy of the greedy drafts, and whether expert iteration
+    helped. It did not if the greedy drafts are those of the SFT student.
     """
     rows = []
     for made in run_folders(folder):
         manifest = read_manifest(made)
         run, params = manifest["run"], Params.model_validate(manifest["params"])
         greedy = _accuracy(made, "greedy")
+        assert greedy is not None, f"{made} has no greedy accuracy"
         helped = greedy != _accuracy(made, "greedy_sft")
         took = {stage["stage"]: stage for stage in manifest["stages"]}
         for stage in plan(params, greedy, helped=helped).stages[:-1]:

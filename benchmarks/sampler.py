@@ -1,16 +1,16 @@
-"""Sequences/s and tokens/s of the transformers backend against `model.generate`: `python benchmarks/sampler.py`.
+"""Compare the speed of the transformers backend with `model.generate`: `python benchmarks/sampler.py`.
 
-Two tasks, eight samples a question. `mini`: the base model that ships with the code, on questions of the hard task.
-`smollm2`: SmolLM2-135M on GSM8K questions after one worked example, bfloat16 on a GPU; GLORE_DATA_DIR names the folder
-of GSM8K, and without it the task is left out. Every method gets the same prompts, in the same groups of `sampling.rows`
-samples at most, of like length; generate's rows end where the backend's do, with the line of the final answer. Methods
-take turns after a warm-up, and a row of the table is the repeat with the median time. Two rows take away from the
-backend what it shares: completions that are alike, then questions too. vLLM is timed where it is installed, on all
-prompts at once; what it read in one repeat, it finds in its cache in the next.
+There are two tasks with eight samples per question. `mini`: the base model that ships with the library, on questions
+of the hard task. `smollm2`: SmolLM2-135M on GSM8K questions after one worked example, in bfloat16 on a GPU; it needs
+GSM8K in the folder GLORE_DATA_DIR and is skipped otherwise. Every method gets the same prompts in the same groups of
+similar length, at most `sampling.rows` samples each. The rows of `model.generate` end as the backend's do, after the
+line of the final answer. Methods take turns after a warm-up; a row of the table is the repeat with the median time.
+Two rows are the backend without sharing: first of equal completions, then of questions too. vLLM is timed if it is
+installed, on all prompts at once; after the first repeat its prefix cache has the prompts.
 
-`text`: tokens of the completions. `decoded`, `read`: tokens that the model was run on, padding included. `of square`,
-`of shapes`: two FLOP a token and parameter outside the embeddings, a second, over the rate measured here of a large
-square matrix product and of rows x hidden x intermediate. Reading multiplies larger matrices than the latter.
+`text`: tokens of the completions. `decoded`, `read`: tokens that the model processed, padding included. `of square`,
+`of shapes`: FLOP/s, at two FLOP per token and parameter outside the embeddings, divided by the measured FLOP/s of a
+large square matrix product and of a product of rows x hidden x intermediate. Reading multiplies larger matrices.
 """
 
 import gc
@@ -25,7 +25,7 @@ from typing import Annotated, Any
 import pandas as pd
 import torch
 import typer
-from measure import Alone, Sample, Work, generating, keep, multiplied
+from measure import Alone, Sample, Work, generating, multiplied, write_record
 
 from glore_lib.models import tokens
 from glore_lib.run import Run, open_run
@@ -38,6 +38,8 @@ N, TEMPERATURE = 8, 0.8
 
 
 def sampling(sampler: TransformersSampler | VLLMSampler) -> Sample:
+    """Return a sampler as a function that counts the tokens of its texts."""
+
     def sample(requests: list[Request], tokens: int) -> int:
         return sum(c.tokens for found in sampler.sample(requests, TEMPERATURE, tokens, "samples") for c in found)
 
@@ -46,7 +48,7 @@ def sampling(sampler: TransformersSampler | VLLMSampler) -> Sample:
 
 @dataclass
 class Method:
-    """A way to sample: what does it, with how many questions at a time, and what its model is given."""
+    """A way to sample, its number of questions per call, and the counter of its model's tokens."""
 
     name: str
     sample: Sample
@@ -54,7 +56,7 @@ class Method:
     work: Work | None
 
     def run(self, requests: list[Request], tokens: int) -> tuple[float, int, int, int]:
-        """Seconds, tokens of the texts, tokens decoded and tokens read."""
+        """Return seconds, tokens of the texts, tokens decoded and tokens read."""
         before = replace(self.work) if self.work else None
         start = time.perf_counter()
         starts = range(0, len(requests), self.questions)
@@ -65,7 +67,7 @@ class Method:
 
 
 def timed(run: Run, methods: list[Method], prompts: list[tuple[int, ...]], tokens: int, repeats: int) -> list[dict]:
-    """A row a method: the repeat with the median time."""
+    """Return one row per method: the repeat with the median time."""
 
     def requests(repeat: int) -> list[Request]:
         return [Request(prompt, N, run.seed("benchmark", repeat, i)) for i, prompt in enumerate(prompts)]
@@ -86,7 +88,7 @@ def timed(run: Run, methods: list[Method], prompts: list[tuple[int, ...]], token
 
 
 def measured(run: Run, prompts: list[tuple[int, ...]], tokens: int, repeats: int) -> list[dict[str, Any]]:
-    """The rows of one task."""
+    """Return the rows of one task."""
     prompts = sorted(prompts, key=len, reverse=True)
     tokenizer, p = run.tokenizer, run.params
     plain, model = run.load(None).eval(), run.load(None)
@@ -119,19 +121,19 @@ def measured(run: Run, prompts: list[tuple[int, ...]], tokens: int, repeats: int
         rows += timed(run, [Method("vLLM", sampling(engine), len(prompts), None)], prompts, tokens, repeats)
         engine.free()
     else:
-        print(f"{p.run}: vLLM is not installed, its row is left out")
+        print(f"{p.run}: vLLM is not installed, its row is skipped")
     return [row | {"x generate": row["sequences/s"] / rows[0]["sequences/s"]} for row in rows]
 
 
 def main(
     mini_questions: Annotated[int, typer.Option(min=1)] = 64,
     smollm2_questions: Annotated[int, typer.Option(min=1)] = 2,
-    smollm2_tokens: Annotated[int, typer.Option(min=1, help="New tokens of a sample at most.")] = 64,
-    smollm2_rows: Annotated[int, typer.Option(min=N, help="Sequences at a time.")] = 48,
+    smollm2_tokens: Annotated[int, typer.Option(min=1, help="Maximum new tokens of a sample.")] = 64,
+    smollm2_rows: Annotated[int, typer.Option(min=N, help="Sequences per batch.")] = 48,
     repeats: Annotated[int, typer.Option(min=1)] = 3,
-    json: Annotated[Path | None, typer.Option(help="Where the rows are kept.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Where to write the rows as JSON.")] = None,
 ) -> None:
-    """Times both tasks and prints the table."""
+    """Time both tasks and print the table."""
     sizes = {name: value for name, value in locals().items() if name != "json"}
     rows: list[dict[str, Any]] = []
     with TemporaryDirectory(prefix="glore-sampler-") as artifacts:
@@ -147,7 +149,7 @@ def main(
             prompts = [run.task.one_shot_prompt(q.question) for q in run.questions("test").values()]
             rows += measured(run, [encoded(run, x) for x in prompts], smollm2_tokens, repeats)
         else:
-            print("smollm2: GLORE_DATA_DIR is not set, its rows are left out")
+            print("smollm2: GLORE_DATA_DIR is not set, its rows are skipped")
     columns = ["task", "method", "x generate", "sequences/s", "tokens/s", "text", "decoded", "read", "decoded / text",
                "read / prompts", "of square", "of shapes"]  # fmt: skip
     formats = ["", "", ".2f", ",.1f", ",.0f", ",.0f", ",.0f", ",.0f", ".2f", ".2f", ".1%", ".1%"]
@@ -157,10 +159,11 @@ def main(
         rates = ", ".join(f"{n} {of_task[f'GFLOP/s, {n}'].iloc[0]:,.0f} GFLOP/s" for n in ("square", "shapes"))
         print(f"{task}: matrix products {rates}")
     sizes |= {"samples_per_question": N, "temperature": TEMPERATURE}
-    keep(json, {"sizes": sizes, "seed": run.params.seed, "rows": rows})
+    write_record(json, {"sizes": sizes, "seed": run.params.seed, "rows": rows})
 
 
 def encoded(run: Run, prompt: str) -> tuple[int, ...]:
+    """Return the token ids of a prompt."""
     return tuple(tokens.encode(run.tokenizer, prompt).ids)
 
 

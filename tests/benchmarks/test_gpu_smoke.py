@@ -1,4 +1,4 @@
-"""The smoke run of benchmarks/, at its smallest: a random model instead of SmolLM2."""
+"""Run the smoke benchmark at its smallest size, with a random model instead of SmolLM2."""
 
 import json
 import runpy
@@ -22,7 +22,7 @@ def test_a_row_counts_what_the_records_hold(data_dir, wide_base, tmp_path, path,
     records = [json.loads(file.read_text()) for file in tmp_path.glob("*/artifact.json")]
     names = {record["name"] for record in records}
     assert {"student-ei1", "refiner", "numbers-test"} <= names
-    # Of the student that is better on so few questions.
+    # For the student that is better on so few questions.
     assert {"reward-model-orm", "reward-model-sorm"} <= {name.rpartition("-")[0] for name in names}
     assert {r["key"]["params"]["finetuning"]["method"] for r in records if r["name"] == "student-ei1"} == {method}
     for column, name in (("sampled tokens/s", "tokens_generated"), ("trained tokens/s", "tokens_trained")):

@@ -1,4 +1,4 @@
-"""What the benchmarks hold the sampler against: the same completions without sharing, and generate that ends alike."""
+"""Check what the benchmarks compare the sampler with: sampling without sharing, and `model.generate`."""
 
 import importlib.util
 
@@ -30,7 +30,7 @@ def requests(mini) -> list[Request]:
 
 
 @pytest.mark.parametrize("share_questions", [True, False])
-def test_alone_the_same_is_sampled_and_nothing_is_shared(mini, requests, share_questions):
+def test_sampling_without_sharing_gives_the_same_completions(mini, requests, share_questions):
     model, tokenizer = mini
     expected = TransformersSampler(model, tokenizer, 16).sample(requests, 0.8, 60, "")
     work = measure.Work()
@@ -43,8 +43,8 @@ def test_alone_the_same_is_sampled_and_nothing_is_shared(mini, requests, share_q
     assert work.read == longest * len(requests) * (1 if share_questions else 4)
 
 
-def test_generate_ends_where_the_sampler_does(mini, requests):
-    """At a temperature that leaves one choice, texts are the greedy ones."""
+def test_generate_stops_where_the_sampler_does(mini, requests):
+    """At a temperature near 0, the texts are the greedy ones."""
     model, tokenizer = mini
     sampler = TransformersSampler(model, tokenizer, 16)
     greedy = [c for of_request in sampler.sample(requests, 0.0, 80, "") for c in of_request]
