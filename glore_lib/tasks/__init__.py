@@ -21,7 +21,6 @@ class Question:
 class Task(Protocol):
     """The interface of a task. Solutions are steps separated by newlines, the last one ``#### answer``."""
 
-    example: tuple[str, str]  # a question and its solution, for the one-shot prompt
     caption: str  # names the data set and the split, for tables
 
     def check_data(self, counts: Mapping[str, int]) -> None:

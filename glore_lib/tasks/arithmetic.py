@@ -345,14 +345,17 @@ def problems(difficulty: str, split: str, seed: int) -> Iterator[Problem]:
             yield problem
 
 
+# A worked example, written by hand; its question belongs to neither the validation nor the test split.
+_EXAMPLE = """\
+tom has 3 boxes of 4 pens . ann has 5 more pens than tom . how many pens do ann and tom have in all ?
+tom has 3 * 4 = 12 pens
+ann has 12 + 5 = 17 pens
+in all 17 + 12 = 29 pens
+#### 29"""
+
+
 class Arithmetic:
     """The generated task, a :class:`glore_lib.tasks.Task`."""
-
-    # Written by hand; its question belongs to neither the validation nor the test split.
-    example = (
-        "tom has 3 boxes of 4 pens . ann has 5 more pens than tom . how many pens do ann and tom have in all ?",
-        "tom has 3 * 4 = 12 pens\nann has 12 + 5 = 17 pens\nin all 17 + 12 = 29 pens\n#### 29",
-    )
 
     def __init__(self, difficulty: str):
         self.difficulty = difficulty
@@ -379,8 +382,7 @@ class Arithmetic:
 
     def one_shot_prompt(self, question: str) -> str:
         """Return the prompt after a worked example and a blank line."""
-        example, solution = self.example
-        return f"{self.prompt(example)}{solution}\n\n{self.prompt(question)}"
+        return f"{_EXAMPLE}\n\n{self.prompt(question)}"
 
     def refine_prompt(self, question: str, marked_draft: str) -> str:
         """Return the question, the marked draft and a line that asks for a solution."""
