@@ -70,10 +70,11 @@ class ModelSize:
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(self.config)
 
-    def adapters(self, finetuning: Finetuning) -> int:
-        """Return how many parameters LoRA trains."""
+    def trained(self, finetuning: Finetuning) -> int:
+        """Return how many parameters are trained: all, or those of the adapters."""
+        method = "full" if finetuning.method == "full" else "lora"
         with torch.device("meta"), torch.random.fork_rng(devices=[]):
-            model = adapt(self._on_meta(), finetuning.model_copy(update={"method": "lora"}), 0)
+            model = adapt(self._on_meta(), finetuning.model_copy(update={"method": method}), 0)
         return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 

@@ -10,6 +10,7 @@ Text lengths are those of the data set's questions and reference solutions.
 import math
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -20,7 +21,6 @@ from glore_lib.cost.hardware import (
     HARDWARE,
     Counter,
     Hardware,
-    ModelSize,
     model_size,
     token_counter,
 )  # fmt: skip
@@ -31,6 +31,7 @@ from glore_lib.params import Params, ParamsError
 from glore_lib.pretraining.corpus import TOKENS_PER_BATCH
 from glore_lib.solutions import mark_bad, split_steps
 from glore_lib.tasks import Question, Task, checked_task
+from glore_lib.tasks.benchmarks import Benchmark
 
 # Questions' probabilities are Beta-distributed with a + b = SPREAD: most are nearly always or nearly never solved.
 # Fitted to 8 samples of each of 800 questions: 0.70 (mini-hard), 0.65 (mini-easy).
@@ -62,47 +63,28 @@ NATURAL_TEXT = Repetition((0.9, 1.0), 0.9, 0.8, 0.8)  # assumed
 Pair = tuple[np.ndarray, np.ndarray]  # how many right and wrong answers each question has
 
 
-@dataclass(frozen=True)
 class Lengths:
-    """Tokens of a split's texts, one entry per question; ``steps`` is [questions, steps], padded with 0."""
+    """Tokens of the texts of a split's questions and reference solutions, one entry per question.
 
-    prompt: np.ndarray
-    one_shot: np.ndarray
-    steps: np.ndarray
-    refine: np.ndarray  # the refiner's prompt, with a draft as long as the solution
+    A task without reference solutions is measured by its worked example. ``steps`` is [questions, steps], padded with
+    0; ``count`` has the steps, ``wrong`` a wrong solution, ``refine`` the refiner's prompt.
+    """
 
-    @property
-    def solution(self) -> np.ndarray:
-        """Return the tokens of a whole solution [questions]."""
-        return self.steps.sum(axis=1)
-
-    @property
-    def wrong(self) -> np.ndarray:
-        """Return the tokens of a wrong solution [questions]."""
-        return self.solution * (1 + WRONG_STEPS / self.count)
-
-    @property
-    def last_step(self) -> np.ndarray:
-        """Return the tokens of a solution's last step [questions]."""
-        return self.steps[np.arange(len(self.steps)), self.count - 1]
-
-    @property
-    def count(self) -> np.ndarray:
-        """Return the steps of a solution [questions]."""
-        return (self.steps > 0).sum(axis=1)
-
-
-def measure(task: Task, questions: list[Question], count: Counter) -> Lengths:
-    """Measure questions and their reference solutions; a task without them is measured by its example."""
-    solutions = [split_steps(q.reference_solution or task.example[1]) for q in questions]
-    flat = count([f"{step}\n" for steps in solutions for step in steps], False)
-    lengths = np.zeros((len(solutions), max(map(len, solutions))))
-    lengths[np.arange(lengths.shape[1]) < np.array([[len(steps)] for steps in solutions])] = flat
-    prompts = count([task.prompt(q.question) for q in questions], True)
-    drafts = [mark_bad(steps, 1) for steps in solutions]
-    refine = count([task.refine_prompt(q.question, draft) for q, draft in zip(questions, drafts, strict=True)], True)
-    one_shot = count([task.one_shot_prompt(q.question) for q in questions], True)
-    return Lengths(prompts, one_shot, lengths, refine)
+    def __init__(self, task: Task, questions: list[Question], tokens: Counter):
+        instead = task.example[1] if isinstance(task, Benchmark) else ""  # generated tasks have reference solutions
+        solutions = [split_steps(q.reference_solution or instead) for q in questions]
+        self.count = np.array([len(steps) for steps in solutions])
+        self.steps = np.zeros((len(questions), self.count.max()))
+        self.steps[np.arange(self.count.max()) < self.count[:, None]] = tokens(
+            [f"{step}\n" for steps in solutions for step in steps], False
+        )
+        self.solution = self.steps.sum(axis=1)
+        self.last_step = self.steps[np.arange(len(questions)), self.count - 1]
+        self.wrong = self.solution * (1 + WRONG_STEPS / self.count)
+        self.prompt = tokens([task.prompt(q.question) for q in questions], True)
+        self.one_shot = tokens([task.one_shot_prompt(q.question) for q in questions], True)
+        pairs = zip(questions, solutions, strict=True)
+        self.refine = tokens([task.refine_prompt(q.question, mark_bad(steps, 1)) for q, steps in pairs], True)
 
 
 @dataclass
@@ -154,15 +136,9 @@ def plan(p: Params, accuracy: float = 0.6, hardware: str = "cpu", helped: bool =
         raise ParamsError(f"--accuracy {accuracy}: must be between 0 and 1, both excluded")
     if hardware not in HARDWARE:
         raise ParamsError(f"--hardware {hardware}: must be one of {', '.join(HARDWARE)}")
-    task = checked_task(p)
-    size, size_source = model_size(p.base_model.source)
-    count, count_source = token_counter(p.base_model.source)
-    planner = _Planner(p, task, accuracy, HARDWARE[hardware], size, count, helped)
-    planner.students()
-    planner.orm()
-    planner.sorm()
-    planner.refiner()
-    planner.evaluation()
+    planner = _Planner(p, accuracy, HARDWARE[hardware], helped)
+    for stage in (planner.students, planner.orm, planner.sorm, planner.refiner, planner.evaluation):
+        stage()
     right, wrong = planner.text.new_texts
     made = Plan(p.run, planner.work, {})
     too_large = [row.stage for row in made.stages[:-1] if row.memory > HARDWARE[hardware].memory]
@@ -170,14 +146,13 @@ def plan(p: Params, accuracy: float = 0.6, hardware: str = "cpu", helped: bool =
         "accuracy": f"{accuracy:.3g} of the samples of every student and split are right, greedy or not; on training "
         "questions that a student has learned from more are, and fewer rollouts are needed",
         "texts": f"{right:.0%} of further right samples of a question have a new text, {wrong:.0%} of wrong ones",
-        "tokens": f"{'reference solutions' if planner.solved else 'the one-shot example'}, {count_source}",
-        "model": f"{size.parameters / 1e6:,.1f} million parameters, {size_source}",
+        "tokens": f"{'reference solutions' if planner.solved else 'the one-shot example'}, {planner.counted_by}",
+        "model": f"{planner.size.parameters / 1e6:,.1f} million parameters, {planner.sized_by}",
         "memory": "weights, gradients, Adam's states, activations, keys and values",
         "hours": f"{hardware}: {HARDWARE[hardware].source}",
     }
     if p.finetuning.processes > 1:
-        made.sources["hours"] += f"; training by {p.finetuning.processes} processes, each on one of these, without the "
-        made.sources["hours"] += "time of their communication"
+        made.sources["hours"] += f"; training by {p.finetuning.processes} processes, without their communication"
         made.sources["memory"] += ", of one process"
     if too_large:
         made.sources["memory"] += f"; more than {hardware} has: {', '.join(too_large)}"
@@ -192,22 +167,23 @@ def _distinct(count: np.ndarray, new: float) -> np.ndarray:
 class _Planner:
     """Collects the work of one run, one method per notebook. Arrays have one entry per question of a split."""
 
-    def __init__(
-        self, p: Params, task: Task, accuracy: float, hardware: Hardware, size: ModelSize,
-        count: Counter, helped: bool,
-    ):  # fmt: skip
-        self.p, self.hardware, self.size, self.helped = p, hardware, size, helped
+    def __init__(self, p: Params, accuracy: float, hardware: Hardware, helped: bool):
+        self.p, self.hardware, self.helped = p, hardware, helped
+        task = checked_task(p)
+        self.size, self.sized_by = model_size(p.base_model.source)
+        count, self.counted_by = token_counter(p.base_model.source)
         self.text = GENERATED_TEXT if p.task.name == "arithmetic" else NATURAL_TEXT
         self.forked = self.text.forked if p.sampling.backend == "transformers" else 1.0
-        self.learned = size.parameters if p.finetuning.method == "full" else size.adapters(p.finetuning)
+        self.learned = self.size.trained(p.finetuning)
         self.bytes = {"float32": 4, "bfloat16": 2}[p.base_model.dtype]
+        self.weights = self.size.parameters * self.bytes  # of a model in inference
         self.rng = np.random.default_rng(p.seed)
         self.work: list[Work] = []
         self.stage = ""
         self.lengths, self.chance, self.greedy_right = {}, {}, {}
         for split, n in p.task.counts.items():
             questions = task.questions(split, n, p.seed)
-            self.lengths[split] = measure(task, questions, count)
+            self.lengths[split] = Lengths(task, questions, count)
             # Every quantile once, so that the mean is right for few questions too; in random order, because difficulty
             # does not depend on length here.
             quantiles = self.rng.permutation((np.arange(n) + 0.5) / n)
@@ -216,8 +192,6 @@ class _Planner:
             if split == "train":
                 self.solved = bool(questions[0].reference_solution)
                 self.exact = task.exact_step_labels(questions[0], questions[0].reference_solution) is not None
-
-    # The notebooks
 
     def students(self) -> None:
         p, train = self.p.student, self.lengths["train"]
@@ -236,7 +210,7 @@ class _Planner:
         right, before, steps = np.zeros(len(references)), references * (not one_shot), 0
         for i in range(1, p.rounds + 1):
             self._sample(f"round {i}", "train", p.samples_per_question, one_shot=one_shot and i == 1)
-            right += self._right("train", p.samples_per_question)
+            right += self._counts("train", p.samples_per_question)[0]
             kept = np.minimum(_distinct(before + right, self.text.new_texts[0]) - before, i * p.max_kept_per_question)
             steps = self._train(f"ei{i}", before + kept, sequences, p.training)
             self._sample("greedy", "validation")
@@ -296,8 +270,6 @@ class _Planner:
                 self._sample("greedy of sft", "test")
             self._score("test", *self._texts(self._counts("test", p.rerank_samples)), times=len(KINDS))
 
-    # Their parts
-
     def _reward_samples(self) -> Pair:
         n = self.p.reward_models.samples_per_question
         self._sample("reward models", "train", n)
@@ -341,15 +313,9 @@ class _Planner:
         for answers in (self._greedy(split), self._greedy(split), self._texts(self._counts(split, 3))):
             self._score(split, *answers)
 
-    # The model of students
-
-    def _right(self, split: str, n: int) -> np.ndarray:
-        """Draw how many of ``n`` samples of each question are right."""
-        return self.rng.binomial(n, self.chance[split]).astype(float)
-
     def _counts(self, split: str, n: int) -> Pair:
-        """Draw the right and wrong samples of each question."""
-        right = self._right(split, n)
+        """Draw how many of ``n`` samples of each question are right and wrong."""
+        right = self.rng.binomial(n, self.chance[split]).astype(float)
         return right, n - right
 
     def _greedy(self, split: str) -> Pair:
@@ -384,8 +350,6 @@ class _Planner:
         done = np.arange(1, lengths.steps.shape[1] + 1) / lengths.count[:, None]
         return np.maximum(1 - done, 0) ** EARLY
 
-    # The amounts of each kind of work
-
     def _sample(self, name: str, split: str, n: int = 1, one_shot: bool = False) -> None:
         lengths, p = self.lengths[split], self.chance[split]
         prompt = lengths.one_shot if one_shot else lengths.prompt
@@ -410,10 +374,8 @@ class _Planner:
         open_ended = np.arange(1, lengths.steps.shape[1] + 1) < count
         hopeful = _distinct(right[:, None] + good, self.text.new_texts[0]) * needed * open_ended
         # A solution has a prefix for each step except the last, which has the answer.
-        hopeless = (
-            (wrong[:, None] - good) * p.rollouts_per_step * leaves * open_ended
-            * (1 + WRONG_STEPS / np.maximum(count - 1, 1))
-        )  # fmt: skip
+        hopeless = (wrong[:, None] - good) * p.rollouts_per_step * leaves * open_ended
+        hopeless *= 1 + WRONG_STEPS / np.maximum(count - 1, 1)
         rest = lengths.solution[:, None] - lengths.steps.cumsum(axis=1)
         wrong_rest = rest + (lengths.wrong - lengths.solution)[:, None]
         # A wave reads the prompt and each prefix of its drafts once.
@@ -422,9 +384,7 @@ class _Planner:
         length = (hopeful * rest + hopeless * wrong_rest) / np.maximum(samples, 1e-9)
         self._generate(f"rollouts ({split})", samples, length, 0, read.sum())
 
-    def _generate(
-        self, name: str, samples: np.ndarray, length: np.ndarray, prompt: np.ndarray | int, read: float = 0
-    ) -> None:  # fmt: skip
+    def _generate(self, name: str, samples: np.ndarray, length: np.ndarray, prompt: Any, read: float = 0) -> None:
         """Add completions of ``length`` tokens; the prompt is read once for each question with samples."""
         limit, rows = self.p.sampling.max_new_tokens, self.p.sampling.rows
         total, size = samples.sum(), self.size
@@ -438,11 +398,11 @@ class _Planner:
         # A batch ends with its longest row, which is assumed to reach the limit.
         decoding = math.ceil(total * alone / rows) * limit
         per_token = 2 * size.parameters / self._flops("reading")
-        seconds = decoding * (size.layers * self.hardware.layer_seconds + self._weights / self.hardware.bandwidth)
+        seconds = decoding * (size.layers * self.hardware.layer_seconds + self.weights / self.hardware.bandwidth)
         seconds += generated * alone * cache * longest / 2 / self.hardware.bandwidth
         self._add(
             name, samples=total, generated=generated, read=read, disk=generated * CHARACTERS_PER_TOKEN,
-            memory=self._weights + together * (cache * longest + 12 * size.vocabulary),
+            memory=self.weights + together * (cache * longest + 12 * size.vocabulary),
             seconds=seconds + (generated * alone + read) * per_token,
         )  # fmt: skip
 
@@ -452,7 +412,7 @@ class _Planner:
         read = times * self._packed(lengths, right + wrong).sum()
         activations = SCORING_TOKENS * (6 * size.hidden + 3 * size.feed_forward) * self.bytes
         seconds = read * 2 * size.parameters / self._flops("reading")
-        self._add(f"scores ({split})", read=read, memory=self._weights + activations, seconds=seconds)
+        self._add(f"scores ({split})", read=read, memory=self.weights + activations, seconds=seconds)
 
     def _train(self, name: str, weights: np.ndarray, lengths: np.ndarray, training: params.Training) -> int:
         """Add a training on ``weights`` sequences of ``lengths`` tokens per question; return its optimizer steps."""
@@ -480,11 +440,6 @@ class _Planner:
             seconds=seconds + 3 * passes * size.layers * self.hardware.layer_seconds,
         )  # fmt: skip
         return steps
-
-    @property
-    def _weights(self) -> float:
-        """Return the bytes of a model in inference."""
-        return self.size.parameters * self.bytes
 
     def _flops(self, use: str) -> float:
         return getattr(self.hardware, use)[self.p.base_model.dtype]

@@ -57,11 +57,10 @@ class RewardModel(nn.Module):
         reduction = "mean" if known.any() else "sum"
         loss = nn.functional.binary_cross_entropy_with_logits(logits[known], labels[known].float(), reduction=reduction)
         if self.language_model_loss:
-            predicted = self.lm_head[0](_at(hidden, lm_at))  # type: ignore[arg-type]
+            assert lm_at is not None and lm_labels is not None
+            predicted = self.lm_head[0](_at(hidden, lm_at))
             lm_loss = nn.functional.cross_entropy(
-                predicted.flatten(0, 1).float(),
-                lm_labels.flatten(),
-                reduction=reduction,  # type: ignore[union-attr]
+                predicted.flatten(0, 1).float(), lm_labels.flatten(), reduction=reduction
             )
             loss = loss + self.language_model_loss * lm_loss
         if num_items_in_batch is not None:

@@ -117,7 +117,9 @@ def test_model_sizes():
     assert ModelSize(LLAMA_2["13b"]).parameters == 13_015_864_320
     llama = ModelSize(LLAMA_2["7b"])
     assert llama.parameters == 6_738_415_616
-    assert llama.adapters(load_params(HARD).finetuning) == 39_976_960
+    full = load_params(HARD).finetuning
+    assert llama.trained(full) == llama.parameters
+    assert llama.trained(full.model_copy(update={"method": "lora"})) == 39_976_960
 
 
 def test_memory_and_hours_follow_the_method_and_the_hardware():
