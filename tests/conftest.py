@@ -25,7 +25,7 @@ DATA = Path(os.environ.get("GLORE_DATA_DIR") or Path(__file__).parents[2] / "sha
 
 @pytest.fixture
 def data_dir(monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of the published data sets, with GLORE_DATA_DIR set to it; skips where there is none."""
+    """Set GLORE_DATA_DIR to the folder of the published data sets and return it; skip the test if there is none."""
     if not DATA.is_dir():
         pytest.skip(f"no published data sets: {DATA} (GLORE_DATA_DIR, or else ../shared/data) is no folder")
     monkeypatch.setenv("GLORE_DATA_DIR", str(DATA))
@@ -34,8 +34,10 @@ def data_dir(monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="session")
 def reliability(request: pytest.FixtureRequest) -> Iterator[Tried]:
-    """``reliability(fault, outcome, lost)``, called once a test has seen it, adds to the table of docs/reliability.md;
-    of the session, since hypothesis calls a test many times for one setting up."""
+    """Return ``reliability(fault, outcome, lost)``, which adds an observed fault to the table of docs/reliability.md.
+
+    Its scope is the session, because hypothesis calls a test many times per setup.
+    """
     tried = Tried()
     yield tried
     if (path := os.environ.get("GLORE_RELIABILITY")) and not request.session.testsfailed:
@@ -44,7 +46,7 @@ def reliability(request: pytest.FixtureRequest) -> Iterator[Tried]:
 
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a tiny random model with the mini model's tokenizer."""
+    """Make a tiny random model with the mini model's tokenizer and return its folder."""
     from tiny import save_tiny_base
 
     return save_tiny_base(tmp_path_factory.mktemp("tiny") / "base")
@@ -52,7 +54,7 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def wide_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same with rows of 64 weights: bitsandbytes rounds in blocks of 64, and on a CPU unpacks only whole ones."""
+    """Make one with rows of 64 weights: bitsandbytes rounds in blocks of 64, and unpacks only whole ones on a CPU."""
     from glore_lib.pretraining.pretrain import build_tokenizer
     from tiny import save_random_llama
 
@@ -68,7 +70,7 @@ def tokenizer(tiny_base: Path) -> "PreTrainedTokenizerBase":
 
 @pytest.fixture(scope="session")
 def llama2_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a tiny random model with a tokenizer of Llama-2's kind, which has no pad token."""
+    """Make a tiny random model with a tokenizer like Llama-2's, which has no pad token, and return its folder."""
     from tiny import llama2_tokenizer, save_random_llama
 
     return save_random_llama(llama2_tokenizer(), tmp_path_factory.mktemp("tiny") / "llama2", width=64)
@@ -83,7 +85,7 @@ def llama2_tokenizer(llama2_base: Path) -> "PreTrainedTokenizerBase":
 
 @pytest.fixture
 def run(request: pytest.FixtureRequest, tmp_path: Path) -> "Run":
-    """A run on the tiny model, or on that of another fixture (by its name), with an empty store of its own."""
+    """Open a run on the tiny model, or on the model of the named fixture, with its own empty store."""
     from tiny import open_tiny
 
     return open_tiny(request.getfixturevalue(getattr(request, "param", "tiny_base")), tmp_path / "artifacts")

@@ -1,5 +1,7 @@
-"""Whatever a model writes, a params file says or a data file holds: read right, or refused in one line; no text takes
-more time than its length is worth."""
+"""Check that model outputs, params files and data files are read correctly or refused in one line.
+
+No text takes more time than is reasonable for its length.
+"""
 
 import json
 import time
@@ -181,7 +183,7 @@ def lines(rows: list[dict]) -> bytes:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with small data sets; a test writes the file anew that it spoils."""
+    """Make a folder with small data sets; a test overwrites the file that it damages."""
     folder = tmp_path_factory.mktemp("data")
     for name in ("gsm8k", "svamp"):
         (folder / name).mkdir()

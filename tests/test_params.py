@@ -18,7 +18,7 @@ PARAMS = Path(__file__).parents[1] / "params"
 
 
 def refusal(path: Path = TINY, overrides: dict[str, Any] | None = None) -> str:
-    """The message of the refused parameters, without the file's name before it."""
+    """Return the error message for invalid parameters, without the file name before it."""
     with pytest.raises(ParamsError) as error:
         load_params(path, overrides)
     message = str(error.value)
@@ -322,7 +322,7 @@ SVAMP = {"task.name": "svamp", "student.start": "one_shot", "reward_models.figur
 
 
 def comments(path: Path) -> dict[str, str]:
-    """The comment on every value of a params file, by the value's dotted name."""
+    """Return the comment on each value of a params file, by the value's dotted name."""
     found, section = {}, ""
     for line in path.read_text(encoding="utf-8").splitlines():
         indent, name, value, comment = re.fullmatch(r"( *)(\w+): ?([^#]*?)(?: # (.*))?|#.*", line).groups()

@@ -124,7 +124,7 @@ def test_a_gguf_file_that_is_too_large_is_not_read(tmp_path, monkeypatch, reliab
 
 
 def texts(section: type[Section] = Params, prefix: str = "") -> Iterator[str]:
-    """The parameters that may hold any text."""
+    """Return the parameters that accept any text."""
     for name, field in section.model_fields.items():
         if inner := _section(field.annotation):
             yield from texts(inner, f"{prefix}{name}.")

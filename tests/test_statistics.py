@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.testing import assert_allclose, assert_array_equal
 
-from glore_lib.artifacts.records import SCHEMAS
 from glore_lib import statistics
+from glore_lib.artifacts.records import SCHEMAS
 from glore_lib.statistics import (
     Estimate,
     best_of_k,
@@ -184,7 +184,7 @@ def test_confusion_rates_add_up(pairs):
 
 
 def brute_force_best_of_k(scores, correct, k):
-    """The mean over all K-subsets, with a tie for the top score averaged over."""
+    """Return the mean over all K-subsets, averaged over ties for the top score."""
     picked = []
     for subset in combinations(range(len(scores)), k):
         top = max(scores[i] for i in subset)

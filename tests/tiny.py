@@ -29,7 +29,7 @@ _numbers = count()
 
 
 def save_tiny_base(folder: Path) -> Path:
-    """A random Llama of 40,000 parameters with the mini model's tokenizer."""
+    """Save a random Llama of 40,000 parameters with the mini model's tokenizer."""
     return save_random_llama(build_tokenizer(), folder)
 
 
@@ -46,7 +46,7 @@ def save_random_llama(tokenizer: PreTrainedTokenizerBase, folder: Path, width: i
 
 
 def llama2_tokenizer() -> PreTrainedTokenizerFast:
-    """A small tokenizer of Llama-2's kind: no pad token, a space before the text, a newline that is a byte."""
+    """Build a small tokenizer like Llama-2's: no pad token, a space before the text, a newline as a byte."""
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     questions = Arithmetic("hard").questions("train", 20, 0)
@@ -65,7 +65,7 @@ def llama2_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def open_tiny(base: Path, store: Path, **overrides: Any) -> Run:
-    """The run of params/tiny.yaml on the tiny model; ``__`` in a keyword stands for a dot."""
+    """Open the run of params/tiny.yaml on the tiny model; ``__`` in a keyword stands for a dot."""
     dotted = {key.replace("__", "."): value for key, value in overrides.items()}
     run = open_run(str(TINY), {"base_model.source": str(base)} | dotted, str(store))
     torch.set_num_threads(1)  # so small a model is slower on more
@@ -78,7 +78,7 @@ def frame(run: Run, schema: str, rows: pd.DataFrame | list[dict]) -> Artifact:
 
 
 def sample_rows(*samples: tuple[str, str, bool]) -> pd.DataFrame:
-    """Records ``samples`` from (question_id, text, is_correct); the ids are s0, s1, …"""
+    """Make records ``samples`` from (question_id, text, is_correct), with the ids s0, s1 and so on."""
     rows = [
         {
             "question_id": question_id, "sample_id": f"s{i}", "policy": "p", "temperature": 0.7, "seed": 0,
@@ -91,7 +91,7 @@ def sample_rows(*samples: tuple[str, str, bool]) -> pd.DataFrame:
 
 
 def label_rows(labels: dict[tuple[str, str], list[int]]) -> pd.DataFrame:
-    """Records ``step_labels`` from {(question_id, sample_id): label of each step}."""
+    """Make records ``step_labels`` from {(question_id, sample_id): label of each step}."""
     return pd.DataFrame(
         [
             {"question_id": q, "sample_id": s, "step": i, "label_raw": y, "label": y, "source": "rollouts"}
@@ -102,7 +102,7 @@ def label_rows(labels: dict[tuple[str, str], list[int]]) -> pd.DataFrame:
 
 
 def score_rows(scores: dict[tuple[str, str], list[float]], model: str = "orm") -> pd.DataFrame:
-    """Records ``step_scores`` from {(question_id, sample_id): score of each step}."""
+    """Make records ``step_scores`` from {(question_id, sample_id): score of each step}."""
     return pd.DataFrame(
         [
             {"question_id": q, "sample_id": s, "step": i, "model": model, "score": float(x)}
@@ -113,8 +113,11 @@ def score_rows(scores: dict[tuple[str, str], list[float]], model: str = "orm") -
 
 
 def rollout_rows(rollouts: dict[tuple[str, str], list[list[str]]]) -> pd.DataFrame:
-    """Records ``rollouts`` from {(question_id, sample_id): rollouts of each step}, each rollout written as "c" (right
-    and consistent), "r" (right), "w" (wrong), or "o" (wrong and consistent) and then its text."""
+    """Make records ``rollouts`` from {(question_id, sample_id): rollouts of each step}.
+
+    A rollout is written as "c" (right and consistent), "r" (right), "w" (wrong) or "o" (wrong and consistent) and then
+    its text.
+    """
     return pd.DataFrame(
         [
             {
@@ -129,7 +132,7 @@ def rollout_rows(rollouts: dict[tuple[str, str], list[list[str]]]) -> pd.DataFra
 
 
 def labelled_rows(tokenizer: PreTrainedTokenizerBase, questions: list[Question], counts: list[int]) -> list[Row]:
-    """A row for a reward model of each question: its reference solution, made longer, with so many labels."""
+    """Make a reward model's row for each question: its reference solution, extended, with this number of labels."""
     rows = []
     for i, (q, labelled) in enumerate(zip(questions, counts, strict=True)):
         encoded = encode(tokenizer, q.question + "\n", (q.reference_solution + "\n#### 1" * 8).split("\n"))
@@ -139,13 +142,15 @@ def labelled_rows(tokenizer: PreTrainedTokenizerBase, questions: list[Question],
 
 
 def some_student(policy: str = "p") -> Student:
-    """A student without weights, for runs whose sampler is scripted."""
+    """Make a student without weights, for runs with a scripted sampler."""
     return Student(Artifact(Path(f"student-{policy}")), policy)
 
 
 class Scripted:
-    """A sampler that answers with ``answer(prompt text, seed, number)``, cut off after ``limit`` tokens, and keeps what
-    it was asked."""
+    """A sampler that answers with ``answer(prompt text, seed, number)`` and records its requests.
+
+    Answers are cut off after ``limit`` tokens.
+    """
 
     def __init__(
         self, tokenizer: PreTrainedTokenizerBase, answer: Callable[[str, int, int], str], limit: int | None = None
@@ -183,8 +188,10 @@ class Scripted:
 
 
 def solver(run: Run, right: float = 0.5) -> Callable[[str, int, int], str]:
-    """What a student of the generated task would write: it goes on after the steps in the prompt, without an error
-    with probability ``right``, else with one error in some step and in the answer."""
+    """Return a student of the generated task that continues after the steps in the prompt.
+
+    It makes no error with probability ``right``, else one error in a step and in the answer.
+    """
     solutions = {
         q.question: split_steps(q.reference_solution)
         for split in ("train", "validation", "test")

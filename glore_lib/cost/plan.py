@@ -31,7 +31,6 @@ from glore_lib.params import Params, ParamsError
 from glore_lib.pretraining.corpus import TOKENS_PER_BATCH
 from glore_lib.solutions import mark_bad, split_steps
 from glore_lib.tasks import Question, Task, checked_task
-from glore_lib.tasks.benchmarks import Benchmark
 
 # Questions' probabilities are Beta-distributed with a + b = SPREAD: most are nearly always or nearly never solved.
 # Fitted to 8 samples of each of 800 questions: 0.70 (mini-hard), 0.65 (mini-easy).
@@ -71,7 +70,7 @@ class Lengths:
     """
 
     def __init__(self, task: Task, questions: list[Question], tokens: Counter):
-        instead = task.example[1] if isinstance(task, Benchmark) else ""  # generated tasks have reference solutions
+        _, instead = getattr(task, "example", ("", "#### 0"))
         solutions = [split_steps(q.reference_solution or instead) for q in questions]
         self.count = np.array([len(steps) for steps in solutions])
         self.steps = np.zeros((len(questions), self.count.max()))

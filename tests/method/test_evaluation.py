@@ -81,7 +81,7 @@ def refinements(kind: str, right: list[bool]) -> pd.DataFrame:
 
 
 def values(numbers: list[dict]) -> dict[tuple[str, str], tuple[float, int]]:
-    """(method, metric) -> (value, n), after checks that hold for all numbers."""
+    """Return (method, metric) -> (value, n), after checks that hold for all numbers."""
     table = check_schema(pd.DataFrame(numbers), "numbers")
     known = table[(table["n"] > 0) & ~table["metric"].str.endswith("_p")]  # a p value has no interval
     assert (known["ci_low"] <= known["value"] + 1e-12).all() and (known["value"] <= known["ci_high"] + 1e-12).all()
@@ -91,7 +91,7 @@ def values(numbers: list[dict]) -> dict[tuple[str, str], tuple[float, int]]:
 
 
 def assert_numbers(numbers: list[dict], expected: dict[tuple[str, str], tuple[float, int]]) -> None:
-    """The numbers are the expected ones, and no others."""
+    """Check that the numbers are exactly the expected ones."""
     found = values(numbers)
     assert {key: n for key, (_, n) in found.items()} == {key: n for key, (_, n) in expected.items()}
     for key, (value, n) in expected.items():
@@ -205,7 +205,7 @@ def test_figure_5(tables, drafted, refined):
 
 
 def figure_5_differences() -> dict[tuple[str, str], tuple[float, int]]:
-    """The draft of s2 is right. Pairs that differ in favour of each give McNemar's p: 1:1 1; 1:0 1; 2:0 1/2; 0:1 1."""
+    """Compute by hand: the draft of s2 is right. McNemar's p by pairs that differ: 1:1 1; 1:0 1; 2:0 1/2; 0:1 1."""
     by_hand = {
         "global": [(0, 1), (1 / 4, 1)], "local+orm": [(1 / 4, 1), (1 / 4, 1)],
         "local+sorm": [(2 / 4, 1 / 2), (2 / 4, 1 / 2)], "resample": [(-1 / 4, 1), (0, 1)],

@@ -50,7 +50,7 @@ def artifacts(store: Path) -> set[str]:
 
 @pytest.fixture(scope="module")
 def scripted(tiny_base, tmp_path_factory) -> tuple[Path, pd.DataFrame, pd.DataFrame]:
-    """A store in which everything is made by a student that is right half the time, and the numbers of both splits."""
+    """Make everything with a student that is right half the time; return the store and the numbers of both splits."""
     store = tmp_path_factory.mktemp("scripted") / "artifacts"
     with pytest.MonkeyPatch.context() as patch:
         run = open_tiny(tiny_base, store, **SETTINGS)
@@ -223,7 +223,7 @@ def test_another_seed_is_another_run(scripted, tiny_base, monkeypatch):
 
 
 def parameters_that_matter() -> dict[str, tuple[Callable[[Replication], object], dict]]:
-    """What is made -> how it is asked for, and changes that each must make it anew."""
+    """Return, for each artifact, how it is requested and changes that must each recompute it."""
     return {
         "student-sft": (lambda lab: lab.sft_student.model, {"student__sft_questions": 3, "finetuning__batch_size": 8,
                         "student__sft": STEPS | {"learning_rate": 2e-3}}),
@@ -249,7 +249,7 @@ def test_other_parameters_make_other_artifacts(name, tiny_base, tmp_path, monkey
 
 
 def show(lab: Replication) -> None:
-    """What the notebooks show of such runs; it need only not fail."""
+    """Check that what the notebooks show of such runs does not fail."""
     kinds = ("orm", "balanced_orm", "sorm", "sorm_raw")
     tables.losses(lab.student.model, lab.refiner, *lab.reward_models.values(), *lab.sft_reward_models.values())
     tables.losses(lab.reward_models["balanced_orm"])

@@ -33,7 +33,7 @@ def test_labels_stand_at_the_newline_tokens(run):
 
 @pytest.fixture
 def reward_model(run):
-    """An artifact: a random model with a random head."""
+    """Make an artifact: a random model with a random head."""
 
     def make(folder):
         model = RewardModel(run.load(None))

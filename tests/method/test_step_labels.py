@@ -194,7 +194,7 @@ def roll_out(
     run: Run, monkeypatch, samples: pd.DataFrame, answer, purpose: str = "", wave: int = 8, limit: int | None = None,
     **params,
 ) -> tuple[Artifact, Scripted]:  # fmt: skip
-    """The rollouts of samples under other ``reward_models`` parameters, and the sampler that was asked."""
+    """Return the rollouts of samples with other ``reward_models`` parameters, and the sampler that made them."""
     changed = {"reward_models": run.params.reward_models.model_copy(update=params)}
     run = dataclasses.replace(run, params=run.params.model_copy(update=changed))
     monkeypatch.setattr("glore_lib.method.rollouts.WAVE", wave)
@@ -220,8 +220,10 @@ def numbers(request: Request) -> range:
 
 
 def says(written: dict[str, dict[int, str]]):
-    """A policy that goes on after the prefixes that are named (their steps with a slash between) as it is told for each
-    rollout, and elsewhere writes that it is lost."""
+    """Return a policy that continues the given prefixes (steps joined by a slash) with the given text of each rollout.
+
+    It continues any other prefix with a wrong answer.
+    """
 
     def answer(prompt: str, seed: int, j: int) -> str:
         return written.get("/".join(split_steps(prompt)[1:]), {}).get(j, "pat is\n#### 0\n")

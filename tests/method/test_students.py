@@ -142,7 +142,8 @@ def test_the_same_parameters_make_the_same_student_whatever_ran_before(tiny_base
 def test_the_control_trains_as_long_as_the_student_on_the_sft_data(run, monkeypatch):
     monkeypatch.setattr(Run, "sampler", lambda self, source: None)
     pairs = reference_pairs(run) * 5  # 20 solutions, 4 a step
-    student = Student(fine_tune(run, "ei1", pairs, Training(epochs=1, max_steps=99, learning_rate=1e-3), sft_data(run)), "ei1")
+    training = Training(epochs=1, max_steps=99, learning_rate=1e-3)
+    student = Student(fine_tune(run, "ei1", pairs, training, sft_data(run)), "ei1")
     control = sft_control(run, student)
     info = control.model.record["info"]
     assert info["steps"] == student.model.record["info"]["steps"] == 5
@@ -166,7 +167,7 @@ class Classroom:
         monkeypatch.setattr(Run, "sampler", lambda _, source: self.sampler(source))
 
     def right(self, prompt: str, j: int) -> str:
-        """A right solution, another one for each student and number, that says who wrote it."""
+        """Return a right solution that differs by student and number and names its author."""
         question = next(q for q in self.run.questions("train").values() if f"\n{q.question}\n" in f"\n{prompt}")
         return f"tom has {len(self.sampled)} + {j}\n#### {question.reference_answer}\n"
 
