@@ -3,9 +3,9 @@
 ``..._rows`` computes or selects the rows that a figure draws; the figure draws them, one panel per run.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from itertools import cycle
+from itertools import cycle, product
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -16,12 +16,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import NullLocator
 from numpy.typing import ArrayLike
 
 from glore_lib.reporting import style
 from glore_lib.reporting.style import with_style
-from glore_lib.statistics import LEVEL, RESAMPLES, clustered, proportion
+from glore_lib.statistics import LEVEL, RESAMPLES, clustered, estimate, proportion
 
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # those seen well on white
 COST_MARKERS = {"local+orm": "D", "local+sorm": "s", "global+local+sorm": "^", "resample": "v", "bo3": "D"}
@@ -35,6 +34,7 @@ LABEL_MARKERS: dict[str, dict[str, Any]] = {
 STEP_SCORERS = ("orm", "balanced_orm", "sorm")
 BINS = 5  # of the scores, equally wide
 FEW = 10  # steps in a bin: a share of fewer says nothing, and is in the CSV alone
+BY_STEP, INTERVAL = ["task", "model", "step"], ["value", "ci_low", "ci_high", "n"]
 FIXERS = ("global", "local+orm", "local+sorm", "resample")
 # Tokens are counted where a draft is known to be wrong, and where the ORM alone decides.
 COSTS = {
@@ -51,10 +51,8 @@ def label_quality_rows(numbers: pd.DataFrame) -> pd.DataFrame:
 @with_style({"axes.grid.axis": "x"})
 def label_quality(numbers: pd.DataFrame) -> Figure:
     """Draw precision and recall of labels by rollouts against exact labels, after each post-processing step."""
-    runs = list(style.by_run(numbers))
-    figure, panels = style.new_panels(len(runs), width=4.6, height=2.6, sharex=True)
-    for axes, (title, rows) in zip(panels, runs, strict=True):
-        drawn = style.with_data(label_quality_rows(rows))
+    figure, panels = style.run_panels(label_quality_rows(numbers), width=4.6, height=2.6, sharex=True)
+    for axes, drawn in panels:
         cells = style.by_method_and_metric(drawn)
         for place, method in enumerate(LABEL_RULES):
             for offset, metric in zip((-0.16, 0.16), LABEL_METRICS, strict=True):
@@ -64,11 +62,8 @@ def label_quality(numbers: pd.DataFrame) -> Figure:
         axes.set_ylim(len(LABEL_RULES) - 0.5, -0.5)
         axes.set_xlabel("Share of steps (%)")
         axes.tick_params(labelbottom=True)
-        axes.set_title(style.title_with_n(title, drawn))
         style.percent_axis(axes.xaxis)
-    keys = [
-        Line2D([], [], color=style.INK, linestyle="", label=label, **LABEL_MARKERS[label]) for label in LABEL_MARKERS
-    ]
+    keys = [Line2D([], [], color=style.INK, linestyle="", label=k, **look) for k, look in LABEL_MARKERS.items()]
     figure.legend(handles=keys, loc="outside upper center", ncols=len(keys))
     return figure
 
@@ -79,54 +74,30 @@ def scores_by_step_rows(step_scores: pd.DataFrame) -> pd.DataFrame:
     ``step_scores`` has the columns task, question_id, step, model, score and label (exact, or by rollouts if unknown).
     Intervals are by bootstrap over questions.
     """
-    right = step_scores[(step_scores.label == 1) & step_scores.model.isin(STEP_SCORERS)]
-    columns = ["task", "model", "step", "value", "ci_low", "ci_high", "n"]
-    rows = [
-        dict(zip(columns, keys, strict=False)) | asdict(clustered(group.score, group.question_id, seed=0))
-        for keys, group in right.groupby(columns[:3])
-    ]
-    return pd.DataFrame(rows, columns=columns)
+    right = step_scores[step_scores.label == 1]
+    return _grouped(right, BY_STEP, lambda steps: asdict(clustered(steps.score, steps.question_id, seed=0)))
 
 
 @with_style()
 def scores_by_step(rows: pd.DataFrame) -> Figure:
     """Draw the mean score of correct steps by each reward model; steps that few drafts reach are left out."""
-    tasks = list(rows.task.unique())
-    figure, panels = style.new_panels(len(tasks), width=4.7, height=3.2, sharey=True)
-    for axes, task in zip(panels, tasks, strict=True):
-        axes.set_ylim(0, 1)
-        _by_step(axes, _often_reached(rows[rows.task == task]), "Step (number of right ones)")
-        axes.set_title(task)
-        style.outer_label(axes, "Mean score of right steps")
-    return figure
+    return _draw_by_step(rows, "Step (number of right ones)", "Mean score of right steps")
 
 
 def calibration_rows(step_scores: pd.DataFrame) -> pd.DataFrame:
     """Return mean score minus share of correct steps, as :func:`scores_by_step_rows`; negative is pessimistic."""
-    columns = ["task", "model", "step", "value", "ci_low", "ci_high", "n"]
-    known = step_scores[step_scores.model.isin(STEP_SCORERS)]
-    rows = [
-        dict(zip(columns, keys, strict=False))
-        | asdict(clustered(group.score - group.label, group.question_id, seed=0, bounds=(-1.0, 1.0)))
-        for keys, group in known.groupby(columns[:3])
-    ]
-    return pd.DataFrame(rows, columns=columns)
+
+    def gap(steps: pd.DataFrame) -> dict[str, float]:
+        return asdict(clustered(steps.score - steps.label, steps.question_id, seed=0, bounds=(-1.0, 1.0)))
+
+    return _grouped(step_scores, BY_STEP, gap)
 
 
 @with_style()
 def calibration(rows: pd.DataFrame) -> Figure:
     """Draw mean score minus share of correct steps: below 0 a reward model is pessimistic, above optimistic."""
-    tasks = list(rows.task.unique())
-    figure, panels = style.new_panels(len(tasks), width=4.7, height=3.2, sharey=True)
-    by_task = {task: _often_reached(rows[rows.task == task]) for task in tasks}
-    reach = max((frame[["ci_low", "ci_high"]].abs().max().max() for frame in by_task.values()), default=0)
-    for axes, task in zip(panels, tasks, strict=True):
-        axes.set_ylim(-reach - 0.03, reach + 0.03)
-        axes.axhline(0, color=style.INK, linestyle=style.DASHED, linewidth=1)
-        _by_step(axes, by_task[task], "Step (number of drafts that reach it)")
-        axes.set_title(task)
-        style.outer_label(axes, "Mean score − share of right steps")
-    return figure
+    label = "Mean score − share of right steps"
+    return _draw_by_step(rows, "Step (number of drafts that reach it)", label, around_zero=True)
 
 
 def reliability_rows(step_scores: pd.DataFrame) -> pd.DataFrame:
@@ -135,14 +106,53 @@ def reliability_rows(step_scores: pd.DataFrame) -> pd.DataFrame:
     Columns: task, model, step, bin (its lower end), score (the mean of its scores), value, ci_low, ci_high, n. There is
     one draft per question: Wilson intervals.
     """
-    columns = ["task", "model", "step", "bin", "score", "value", "ci_low", "ci_high", "n"]
-    known = step_scores[step_scores.model.isin(STEP_SCORERS)]
-    bins = np.minimum((known.score * BINS).astype(int), BINS - 1) / BINS
-    rows = [
-        dict(zip(columns, keys, strict=False)) | {"score": group.score.mean()} | asdict(proportion(group.label))
-        for keys, group in known.assign(bin=bins).groupby(columns[:4])
-    ]
-    return pd.DataFrame(rows, columns=columns)
+    bins = np.minimum((step_scores.score * BINS).astype(int), BINS - 1) / BINS
+    return _grouped(
+        step_scores.assign(bin=bins), [*BY_STEP, "bin"],
+        lambda steps: {"score": steps.score.mean()} | asdict(proportion(steps.label)), ["score"],
+    )  # fmt: skip
+
+
+def _grouped(
+    step_scores: pd.DataFrame, by: list[str], measure: Callable[[pd.DataFrame], dict[str, float]],
+    also: Sequence[str] = (),
+) -> pd.DataFrame:  # fmt: skip
+    """Return a row per group of steps: the columns ``by``, then those of ``measure``."""
+    groups = step_scores[step_scores.model.isin(STEP_SCORERS)].groupby(by)
+    rows = [dict(zip(by, keys, strict=True)) | measure(group) for keys, group in groups]
+    return pd.DataFrame(rows, columns=[*by, *also, *INTERVAL])
+
+
+def _draw_by_step(rows: pd.DataFrame, step_label: str, label: str, around_zero: bool = False) -> Figure:
+    """Draw a panel per task with a curve per reward model against the step, and the counts below the axis."""
+    tasks = {task: of_task[of_task.step.isin(_reached(of_task).index)] for task, of_task in _by_task(rows)}
+    figure, panels = style.new_panels(len(tasks), width=4.7, height=3.2, sharey=True)
+    reach = max((drawn[["ci_low", "ci_high"]].abs().max().max() for drawn in tasks.values()), default=0) + 0.03
+    for axes, (task, drawn) in zip(panels, tasks.items(), strict=True):
+        axes.set_ylim((-reach, reach) if around_zero else (0, 1))
+        if around_zero:
+            axes.axhline(0, color=style.INK, linestyle=style.DASHED, linewidth=1)
+        found = [method for method in STEP_SCORERS if method in set(drawn.model)]
+        ends = style.draw_curves(axes, drawn.assign(x=drawn.step, method=drawn.model), found)
+        counts = drawn.groupby("step").n.max()
+        axes.set_xticks(counts.index, [f"{step}\n({n:,})" for step, n in counts.items()])
+        axes.set_xlabel(style.note_missing(step_label, STEP_SCORERS, drawn.model))
+        axes.set_title(task)
+        style.outer_label(axes, label)
+        style.label_ends(axes, ends, percent=False)
+    return figure
+
+
+def _by_task(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Yield each task and its rows, in order of appearance."""
+    for task, of_task in rows.groupby("task", sort=False):
+        yield str(task), of_task
+
+
+def _reached(rows: pd.DataFrame) -> pd.Series:
+    """Count the drafts that reach each step, without the steps that few do."""
+    counts = rows.groupby(["model", "step"]).n.sum().groupby("step").max()
+    return counts[counts >= FEW_STEPS * counts.max()]
 
 
 @with_style()
@@ -151,12 +161,12 @@ def reliability(rows: pd.DataFrame) -> Figure:
 
     A calibrated model lies on the diagonal. Steps that few drafts reach, and bins of fewer than ten, are left out.
     """
-    steps = {task: _reached(rows[rows.task == task]) for task in rows.task.unique()}
-    columns = max(map(len, steps.values()), default=1)
-    size = (1.95 * columns + 0.4, 2.25 * max(len(steps), 1) + 0.4)
+    steps = {task: _reached(of_task) for task, of_task in _by_task(rows)}
+    columns, height = max(map(len, steps.values()), default=1), max(len(steps), 1)
     figure, grid = plt.subplots(
-        max(len(steps), 1), columns, figsize=size, layout="constrained", squeeze=False, sharex=True, sharey=True
-    )
+        height, columns, figsize=(1.95 * columns + 0.4, 2.25 * height + 0.4), layout="constrained", squeeze=False,
+        sharex=True, sharey=True,
+    )  # fmt: skip
     plt.close(figure)
     if not steps:
         grid[0, 0].text(0.5, 0.5, "No data", ha="center", va="center", color=style.FAINT)
@@ -181,29 +191,6 @@ def reliability(rows: pd.DataFrame) -> Figure:
     return figure
 
 
-def _reached(rows: pd.DataFrame) -> pd.Series:
-    """Count the drafts that reach each step, without the steps that few do."""
-    counts = rows.groupby(["model", "step"]).n.sum().groupby("step").max()
-    return counts[counts >= FEW_STEPS * counts.max()]
-
-
-def _often_reached(rows: pd.DataFrame) -> pd.DataFrame:
-    return rows[rows.step.isin(_reached(rows).index)]
-
-
-def _by_step(axes: Axes, rows: pd.DataFrame, label: str) -> None:
-    """Draw a curve per reward model against the step, with the counts below the axis."""
-    counts = rows.groupby("step").n.max()
-    ends = []
-    for place, method in enumerate(STEP_SCORERS):
-        curve = rows[rows.model == method]
-        if len(curve):
-            ends.append(style.draw_curve(axes, curve.step.to_numpy() + 0.06 * (place - 1), curve, method))
-    axes.set_xticks(counts.index, [f"{step}\n({n:,})" for step, n in counts.items()])
-    axes.set_xlabel(style.note_missing(label, STEP_SCORERS, rows.model))
-    style.label_ends(axes, ends, percent=False)
-
-
 def fixed_overlap_rows(drafts: pd.DataFrame) -> pd.DataFrame:
     """Return shares of wrong drafts: columns task, fixed_by, not_by, value, ci_low, ci_high, count, n (Wilson).
 
@@ -211,29 +198,23 @@ def fixed_overlap_rows(drafts: pd.DataFrame) -> pd.DataFrame:
     each of ``FIXERS``.
     """
     rows = []
-    for task, group in drafts.groupby("task", sort=False):
-        for one in FIXERS:
-            for other in FIXERS:
-                only = group[one] if one == other else group[one] & ~group[other]
-                share = asdict(proportion(only))
-                n = share.pop("n")
-                names = {"task": task, "fixed_by": one, "not_by": "" if one == other else other}
-                rows.append(names | share | {"count": int(only.sum()), "n": n})
+    for task, group in _by_task(drafts):
+        for one, other in product(FIXERS, FIXERS):
+            fixed = group[one] if one == other else group[one] & ~group[other]
+            names = {"task": task, "fixed_by": one, "not_by": "" if one == other else other}
+            rows.append(names | asdict(proportion(fixed)) | {"count": int(fixed.sum())})
     return pd.DataFrame(rows, columns=["task", "fixed_by", "not_by", "value", "ci_low", "ci_high", "count", "n"])
 
 
 @with_style({"axes.grid": False})
 def fixed_overlap(rows: pd.DataFrame) -> Figure:
     """Draw the wrong drafts that one refinement fixes and another does not (paper, Table 3)."""
-    tasks = list(rows.task.unique())
+    tasks = list(_by_task(rows))
     figure, panels = style.new_panels(len(tasks), width=5.0, height=3.9)
     names = [style.METHOD_LABELS[method] for method in FIXERS]
-    for axes, task in zip(panels, tasks, strict=True):
-        cells = rows[rows.task == task]
-        shape = (len(FIXERS), len(FIXERS))
-        shown = [
-            f"{100 * r.value:.1f}\n[{100 * r.ci_low:.1f}, {100 * r.ci_high:.1f}]" for r in cells.itertuples()
-        ]  # fmt: skip
+    shape = (len(FIXERS), len(FIXERS))
+    for axes, (task, cells) in zip(panels, tasks, strict=True):
+        shown = [estimate(row).percent().replace(" ", "\n", 1) for row in cells.itertuples()]
         sns.heatmap(
             cells.value.to_numpy().reshape(shape), vmin=0, vmax=0.8, cmap="Blues", annot=np.reshape(shown, shape),
             fmt="", annot_kws={"size": 9.5, "color": style.INK}, cbar=False, linewidths=2, ax=axes,
@@ -256,15 +237,15 @@ def cost_rows(outcomes: pd.DataFrame) -> pd.DataFrame:
     if the problem is newly solved, -1 if it is lost. Without a net gain the value is infinite. Intervals are by
     bootstrap over drafts.
     """
-    columns = ["task", "setting", "method", "value", "ci_low", "ci_high", "n"]
+    by = ["task", "setting", "method"]
     rows = []
-    for keys, group in outcomes.groupby(columns[:3], sort=False):
+    for keys, group in outcomes.groupby(by, sort=False):
         tokens, gain, n = group.tokens.to_numpy(float), group.gain.to_numpy(float), len(group)
         drawn = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), RESAMPLES)
         costs = _per_problem(drawn @ tokens, drawn @ gain)
         low, high = np.quantile(costs, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2], method="nearest")  # no mean of infinities
         rows.append((*keys, _per_problem(tokens.sum(), gain.sum()).item(), low, high, n))
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=[*by, *INTERVAL])
 
 
 def _per_problem(tokens: ArrayLike, solved: ArrayLike) -> np.ndarray:
@@ -277,14 +258,14 @@ def cost(rows: pd.DataFrame) -> Figure:
 
     An arrow is an interval without an upper end.
     """
-    tasks = list(rows.task.unique())
+    tasks = list(_by_task(rows))
     methods = [(setting, method) for setting, group in COSTS.items() for method in group]
     figure, panels = style.new_panels(len(tasks), width=5.2, height=3.4, sharex=True, sharey=True)
     places = [i + 0.8 * (setting == "all questions") for i, (setting, _) in enumerate(methods)]
     drawn = rows[["ci_low", "ci_high", "value"]].to_numpy(float).ravel()
     drawn = drawn[np.isfinite(drawn) & (drawn > 0)]
-    for axes, task in zip(panels, tasks, strict=True):
-        cells = {(r.setting, r.method): r for r in rows[rows.task == task].itertuples()}
+    for axes, (task, of_task) in zip(panels, tasks, strict=True):
+        cells = {(r.setting, r.method): r for r in of_task.itertuples()}
         axes.set_xscale("log")
         if len(drawn):
             axes.set_xlim(0.7 * drawn.min(), 1.5 * drawn.max())
@@ -351,18 +332,7 @@ def sweep(numbers: pd.DataFrame, metrics: Mapping[str, str], label: str, log: bo
     panelled = {title: rows for metric, title in metrics.items() if len(rows := sweep_rows(numbers, metric))}
     figure, panels = style.new_panels(len(panelled), width=4.9, height=3.2)
     for axes, (title, rows) in zip(panels, panelled.items(), strict=True):
-        xs = sorted(rows.x.unique())
-        methods = list(rows.method.unique())
-        ends = []
-        for place, method in enumerate(methods):
-            curve = rows[rows.method == method]
-            aside = 0.04 * (place - (len(methods) - 1) / 2)  # so that intervals lie side by side
-            x = curve.x * 2**aside if log else curve.x + aside * (xs[-1] - xs[0]) / max(len(xs) - 1, 1)
-            ends.append(style.draw_curve(axes, x.to_numpy(), curve, method))
-        if log:
-            axes.set_xscale("log", base=2)
-            axes.xaxis.set_minor_locator(NullLocator())
-        axes.set_xticks(xs, [f"{x:g}" for x in xs])
+        ends = style.draw_curves(axes, rows, list(rows.method.unique()), log)
         axes.set_xlabel(label)
         style.outer_label(axes, "Share (%)")
         axes.set_title(style.title_with_n(title, rows))

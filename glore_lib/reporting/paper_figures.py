@@ -11,7 +11,6 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import NullLocator
 
 from glore_lib.reporting import style
 from glore_lib.reporting.style import with_style
@@ -34,29 +33,18 @@ def figure4_rows(numbers: pd.DataFrame) -> pd.DataFrame:
 @with_style()
 def figure4(numbers: pd.DataFrame) -> Figure:
     """Draw the accuracy of the sample that each reward model ranks first, against K (paper, Figure 4)."""
-    runs = list(style.by_run(numbers))
-    figure, panels = style.new_panels(len(runs), width=5.0, height=3.6)
-    for axes, (title, rows) in zip(panels, runs, strict=True):
-        drawn = style.with_data(figure4_rows(rows))
-        drawn = drawn.assign(k=pd.to_numeric(drawn.metric.str.extract(r"@(\d+)", expand=False)))
-        ends: list[tuple[str, float, float]] = []
+    figure, panels = style.run_panels(figure4_rows(numbers), width=5.0, height=3.6)
+    for axes, drawn in panels:
+        curves = drawn.assign(x=pd.to_numeric(drawn.metric.str.extract(r"@(\d+)", expand=False))).dropna(subset="x")
         found = [method for method in RERANKERS + RERANKER_ABLATIONS if method in set(drawn.method)]
-        for place, method in enumerate(found):
-            curve = drawn[drawn.method == method].sort_values("k")
-            x = curve.k.to_numpy() * 2 ** (0.06 * (place - (len(found) - 1) / 2))  # so that intervals lie side by side
-            ends.append(style.draw_curve(axes, x, curve, method))
-        majority = drawn[drawn.method == "majority"].sort_values("k")
+        ends = style.draw_curves(axes, curves, found, log=True)
+        majority = curves[curves.method == "majority"].sort_values("x")
         if len(majority):
-            ends.append(style.draw_curve(axes, majority.k, majority, "majority"))
-        ks = sorted(int(k) for k in drawn.k.dropna().unique())
+            ends.append(style.draw_curve(axes, majority.x, majority, "majority"))
         for greedy in drawn[drawn.method == "greedy_sft"].itertuples():
             axes.axhline(greedy.value, label="greedy_sft", **style.line_style("greedy_sft"))
-            ends.append(("greedy_sft", ks[-1] if ks else 1, greedy.value))
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(ks, [str(k) for k in ks])
-        axes.xaxis.set_minor_locator(NullLocator())
+            ends.append(("greedy_sft", curves.x.max() if len(curves) else 1, greedy.value))
         axes.set_xlabel(style.note_missing("Samples K", RERANKERS + style.REFERENCES, drawn.method))
-        axes.set_title(style.title_with_n(title, drawn))
         style.percent_axis(axes.yaxis)
         style.outer_label(axes, "Accuracy of the top-ranked sample (%)")
         style.label_ends(axes, ends, percent=True)
@@ -72,10 +60,8 @@ def figure5_rows(numbers: pd.DataFrame) -> pd.DataFrame:
 @with_style()
 def figure5(numbers: pd.DataFrame) -> Figure:
     """Draw the accuracy after refining all drafts, and only the incorrect ones, without reranking (paper, Figure 5)."""
-    runs = list(style.by_run(numbers))
-    figure, panels = style.new_panels(len(runs), width=4.6, height=3.6, sharey=True)
-    for axes, (title, rows) in zip(panels, runs, strict=True):
-        drawn = style.with_data(figure5_rows(rows))
+    figure, panels = style.run_panels(figure5_rows(numbers), width=4.6, height=3.6, sharey=True)
+    for axes, drawn in panels:
         cells = style.by_method_and_metric(drawn)
         for group, metric in enumerate(DRAFTS):
             for place, method in enumerate(REFINERS):
@@ -88,7 +74,6 @@ def figure5(numbers: pd.DataFrame) -> Figure:
         axes.set_xticks(range(len(DRAFTS)), list(DRAFTS.values()))
         axes.set_xlim(-0.5, len(DRAFTS) - 0.5)
         axes.set_xlabel(style.note_missing("", ("greedy",), drawn.method))
-        axes.set_title(style.title_with_n(title, drawn))
         _accuracy_from_zero(axes, drawn)
     keys = [Patch(label=style.METHOD_LABELS[method], **_fill(method)) for method in REFINERS]
     figure.legend(handles=keys, loc="outside upper center", ncols=len(keys))
@@ -103,10 +88,8 @@ def figure6_rows(numbers: pd.DataFrame) -> pd.DataFrame:
 @with_style()
 def figure6(numbers: pd.DataFrame) -> Figure:
     """Draw greedy draft, best of three, reranked refinements, and both with an oracle (paper, Figure 6)."""
-    runs = list(style.by_run(numbers))
-    figure, panels = style.new_panels(len(runs), width=4.4, height=3.4, sharey=True)
-    for axes, (title, rows) in zip(panels, runs, strict=True):
-        drawn = style.with_data(figure6_rows(rows))
+    figure, panels = style.run_panels(figure6_rows(numbers), width=4.4, height=3.4, sharey=True)
+    for axes, drawn in panels:
         cells = style.by_method_and_metric(drawn)
         for place, method in enumerate(CHOICES):
             _bar(axes, place, 0.68, method, cells.get((method, "accuracy")))
@@ -118,7 +101,6 @@ def figure6(numbers: pd.DataFrame) -> Figure:
                 [x - 0.85, x + 0.85], [-0.2, -0.2], color=style.FAINT, linewidth=0.8, transform=below, clip_on=False
             )
             axes.text(x, -0.22, text, transform=below, ha="center", va="top")
-        axes.set_title(style.title_with_n(title, drawn))
         _accuracy_from_zero(axes, drawn)
     return figure
 

@@ -19,14 +19,13 @@ from glore_lib.artifacts.records import write
 from glore_lib.method.replication import Replication
 from glore_lib.params import ParamsError
 from glore_lib.reporting import analysis_figures, paper_figures, style
+from glore_lib.reporting.analysis_figures import BY_STEP, INTERVAL
 from glore_lib.reporting.scoreboard import benchmark, scoreboard, to_read
 from glore_lib.reporting.tables import scored_steps, wide
 
 RUN_FILE = "run.json"
 RUN_FIELDS = ("run", "caption", "model", "stands_for", "stale")
 DIAGRAMS = ("pipeline", "figure1", "figure3")
-INTERVAL = ["value", "ci_low", "ci_high", "n"]
-BY_STEP = ["task", "model", "step"]
 # The CSV files of a run, with their columns.
 TABLES: dict[str, list[str]] = {
     "numbers": ["task", "model", "method", "metric", *INTERVAL],

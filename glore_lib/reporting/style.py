@@ -2,7 +2,7 @@
 
 import io
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -12,11 +12,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 from numpy.typing import ArrayLike
 from scipy.optimize import isotonic_regression
 
 Drawing = TypeVar("Drawing", bound=Callable[..., Any])
+End = tuple[str, float, float]  # of a curve: its method, x and y
 
 # Okabe and Ito's colours, which the colour-blind tell apart. Blue is the ORM's and red the SORM's, whatever they are
 # used for; an oracle has the colour of what it reranks, hatched.
@@ -78,14 +79,12 @@ def with_style(changes: dict[str, Any] | None = None) -> Callable[[Drawing], Dra
 
 
 @with_style()
-def save(figure: Figure, data: pd.DataFrame | None, folder: Path, name: str) -> None:
+def save(figure: Figure, data: pd.DataFrame, folder: Path, name: str) -> None:
     """Write ``name``.png (150 dpi), ``name``.svg (text as text) and ``name``.csv (the rows drawn) into ``folder``.
 
-    A diagram has no ``data`` and gets no CSV. The same figure and rows give the same bytes. A file is written whole or
-    not at all.
+    The same figure and rows give the same bytes. A file is written whole or not at all.
     """
-    if data is not None:
-        save_rows(data, folder, name)
+    save_rows(data, folder, name)
     for suffix, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
         buffer = io.BytesIO()
         figure.savefig(buffer, format=suffix, metadata=metadata, facecolor="white")
@@ -104,13 +103,6 @@ def _write(content: bytes, folder: Path, name: str) -> None:
     temporary.replace(folder / name)
 
 
-def by_run(numbers: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Yield the title and rows of each run in order of appearance; the title names the model if there are several."""
-    several = numbers.model.nunique() > 1
-    for (task, model), rows in numbers.groupby(["task", "model"], sort=False):
-        yield f"{task}, {model}" if several else str(task), rows
-
-
 def new_panels(count: int, width: float, height: float, **shared: Any) -> tuple[Figure, list[Axes]]:
     """Return a figure of ``count`` panels, at most two per row, sized in inches per panel; for 0, one empty panel."""
     columns, rows = min(max(count, 1), 2), max(-(-count // 2), 1)
@@ -123,6 +115,22 @@ def new_panels(count: int, width: float, height: float, **shared: Any) -> tuple[
     if count == 0:
         grid[0, 0].text(0.5, 0.5, "No data", ha="center", va="center", color=FAINT)
     return figure, list(grid.flat[:count])
+
+
+def run_panels(
+    numbers: pd.DataFrame, width: float, height: float, **shared: Any
+) -> tuple[Figure, list[tuple[Axes, pd.DataFrame]]]:
+    """Return a figure with a panel per run, each with the run's rows that hold a value.
+
+    Its title has the run and n, and the model if there are several.
+    """
+    runs, several = numbers.groupby(["task", "model"], sort=False), numbers.model.nunique() > 1
+    figure, panels = new_panels(len(runs), width, height, **shared)
+    drawn = []
+    for axes, ((task, model), rows) in zip(panels, runs, strict=True):
+        drawn.append((axes, with_data(rows)))
+        axes.set_title(title_with_n(f"{task}, {model}" if several else str(task), drawn[-1][1]))
+    return figure, drawn
 
 
 def with_data(rows: pd.DataFrame) -> pd.DataFrame:
@@ -176,7 +184,7 @@ def error_lengths(rows: Any) -> np.ndarray:
     return np.clip([below, above], 0, None)
 
 
-def draw_curve(axes: Axes, x: ArrayLike, rows: pd.DataFrame, method: str) -> tuple[str, float, float]:
+def draw_curve(axes: Axes, x: ArrayLike, rows: pd.DataFrame, method: str) -> End:
     """Draw a method's values, with intervals unless it is a reference; return the method and the curve's end."""
     (line,) = axes.plot(x, rows.value, label=method, zorder=3, **line_style(method))
     if method not in REFERENCES:
@@ -185,7 +193,26 @@ def draw_curve(axes: Axes, x: ArrayLike, rows: pd.DataFrame, method: str) -> tup
     return method, np.asarray(line.get_xdata())[-1], np.asarray(line.get_ydata())[-1]
 
 
-def label_ends(axes: Axes, ends: list[tuple[str, float, float]], percent: bool) -> None:
+def draw_curves(axes: Axes, rows: pd.DataFrame, methods: Sequence[str], log: bool = False) -> list[End]:
+    """Draw a curve of value against x for each method; return their ends.
+
+    Curves are shifted a little, so that their intervals lie side by side.
+    """
+    xs = sorted(rows.x.unique())
+    spacing = (xs[-1] - xs[0]) / (len(xs) - 1) if len(xs) > 1 else 1
+    ends = []
+    for place, method in enumerate(methods):
+        curve = rows[rows.method == method].sort_values("x")
+        shift = 0.06 * (place - (len(methods) - 1) / 2)
+        ends.append(draw_curve(axes, curve.x * 2**shift if log else curve.x + shift * spacing, curve, method))
+    if log:
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xticks(xs, [f"{x:g}" for x in xs])
+    return ends
+
+
+def label_ends(axes: Axes, ends: list[End], percent: bool) -> None:
     """Name each curve right of its end (method, x, y), with its last value; names keep clear of each other."""
     if not ends:
         return
