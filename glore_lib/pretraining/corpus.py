@@ -35,23 +35,17 @@ STYLES = (*["{e}"] * 16, "{s} : {a} {op} {b} = {c}", "{a} {op} {b} = {c}", "{a} 
 ENDINGS = (*["#### {x}"] * 6, "answer : {x}", "so the answer is {x} .")
 # A verdict on a whole answer, on the line after it; most are a single word.
 VERDICTS = (
-    *[("right", "wrong")] * 4,
-    ("check : right", "check : wrong"),
-    ("is this correct ? yes", "is this correct ? no"),
-    ("grade : good", "grade : bad"),
-    ("that is true .", "that is false ."),
-)
+    *[("right", "wrong")] * 4, ("check : right", "check : wrong"), ("is this correct ? yes", "is this correct ? no"),
+    ("grade : good", "grade : bad"), ("that is true .", "that is false ."),
+)  # fmt: skip
 # The questions that the model itself answers: harder than those it learned from, so that many answers are wrong.
 OWN_DIFFICULTIES = (
     task.Difficulty(2, 4, inverse=0.6, join=0.3, boxes=0.25, distractors=6, shuffle=1.0, related=1),
     task.Difficulty(4, 6, inverse=0.5, join=0.25, boxes=0.25, distractors=5, shuffle=1.0, related=1),
 )
 CORRECTIONS = (
-    "no , not quite . again :",
-    "wrong . instead :",
-    "first try is bad . fixed solution :",
-    "not correct . so",
-)
+    "no , not quite . again :", "wrong . instead :", "first try is bad . fixed solution :", "not correct . so",
+)  # fmt: skip
 # A mark before the wrong line of a draft. The model reads it but never learns to write it.
 MARKS = ("?", "no", "not", "false", "check this", "- -")
 MARKED = 0.8  # the share of corrections whose draft has a mark
@@ -92,8 +86,7 @@ def drill(rng: random.Random) -> str:
 def edited_page(rng: random.Random) -> Pieces:
     """Write unrelated equations, and then the same ones with the marked ones fixed or left out.
 
-    False equations without a mark stay, so that only the mark says what to change. If the errors alone said it, the
-    model would ignore the marks.
+    False equations without a mark stay: if the errors alone said what to change, the model would ignore the marks.
     """
     named = rng.random() < 0.6
     shown, true = [], []

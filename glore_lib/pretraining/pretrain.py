@@ -28,8 +28,7 @@ from glore_lib.tasks import arithmetic as task
 
 WORDS = (
     "has owns had is are there with more fewer than compared , . as many plus short of twice times half a third "
-    "quarter "
-    "boxes bags each and buys then got together how do does in all ? find the number difference have hold "
+    "quarter boxes bags each and buys then got together how do does in all ? find the number difference have hold "
     "3 + - * / = : #### [BAD] right wrong yes no true false answer so check it this that again correct grade good bad "
     "draft solution first try not quite instead fixed"
 ).split()
@@ -106,8 +105,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
 
     def __init__(self, model: LlamaForCausalLM, learning_rate: float):
         named = list(model.named_parameters())
-        matrices = [p for n, p in named if p.ndim == 2 and "embed" not in n]
-        others = [p for n, p in named if not (p.ndim == 2 and "embed" not in n)]
+        matrices, others = ([p for n, p in named if (p.ndim == 2 and "embed" not in n) == m] for m in (True, False))
         self.parts = (
             torch.optim.Muon(matrices, lr=learning_rate, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
             torch.optim.AdamW(others, lr=0.6 * learning_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
