@@ -7,7 +7,7 @@ from pathlib import Path
 import nbformat
 
 from glore_lib.workflow import pipeline
-from glore_lib.workflow.pipeline import Pipeline
+from glore_lib.workflow.pipeline import Pipeline, render
 
 TINY = Path(__file__).parent / "params" / "tiny.yaml"
 PARAMETERS = {
@@ -97,7 +97,7 @@ class Clone:
     def run(self, *files: Path, **options) -> list[str]:
         """Run the pipeline; return what the notebooks logged."""
         self.log.unlink(missing_ok=True)
-        self.pipeline(*files, **options).execute()
+        render(self.pipeline(*files, **options).results)
         return self.log.read_text().splitlines() if self.log.exists() else []
 
     @property

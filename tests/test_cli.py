@@ -6,13 +6,22 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
+from test_replication import SETTINGS, artifacts, forbid_work, script
 from typer.testing import CliRunner, Result
 
 from clone import TABLES, TINY, WORK, Clone, write_stage
 from glore_lib.cli import app
+from glore_lib.method.replication import Replication
 from glore_lib.params import load_params, read_yaml
+from glore_lib.reporting import findings
+from glore_lib.reporting.results import save_run
+from glore_lib.reporting.tables import stepwise, student_comparison
 from glore_lib.workflow import environment, pipeline
+from tiny import open_tiny
+
+ALL_STAGES = tuple(pipeline.STAGES)
 
 
 def glore(*arguments: str | Path) -> Result:
@@ -208,21 +217,32 @@ def test_figures_redraws_every_comparison_from_its_run_folders(clone, monkeypatc
     drawn = []
     monkeypatch.setattr("glore_lib.reporting.results.write_comparison", lambda *given: drawn.append(given))
     told = glore("figures", clone.results)
-    assert (told.exit_code, told.stdout) == (0, f"done: {clone.comparison}\n")
+    assert (told.exit_code, told.stdout) == (0, f"done: {clone.comparison / 'report.html'}\n")
     assert [([path.resolve() for path in runs], out) for runs, out in drawn] == [([clone.out], clone.comparison)]
     assert (clone.comparison / "report.html").exists()
 
 
-def test_compute_executes_the_code_of_the_notebooks_and_renders_none(clone, tmp_path):
+def test_compute_makes_all_that_the_notebooks_need_and_renders_none(clone, tiny_base, monkeypatch):
+    asked, store = [], clone.root / "artifacts"
+    run = open_tiny(tiny_base, store, **SETTINGS)
+    script(run, monkeypatch)
+    monkeypatch.setattr("glore_lib.workflow.compute.open_run", lambda *given: asked.append(given) or run)
     told = glore("compute", clone.params, "--set", "student.rounds=3")
-    assert (told.exit_code, told.stdout) == (0, f"done: {clone.root / 'artifacts'}\n"), told.stderr
-    assert told.stderr == "tiny 01_expert_iteration\n"
-    assert clone.log.read_text() == "tiny 01_expert_iteration 3\n"
-    assert not clone.results.exists()
-    assert list((clone.root / "artifacts" / "stages").glob("tiny-*/01_expert_iteration.json"))
-    glore("run", clone.params, "--out", clone.results, "--set", "student.rounds=3")
-    assert clone.manifest["stages"][0]["reused_seconds"] == 107.5
-    assert glore("compute", clone.params, "--appendix").stderr == "tiny 01_expert_iteration\ntiny appendix/j_value\n"
+    assert (told.exit_code, told.stdout) == (0, f"done: {store}\n"), told.stderr
+    assert asked == [(str(clone.params), {"student.rounds": 3}, str(store))]
+    stages = [stage for stage in ALL_STAGES if stage != pipeline.FIGURES]
+    assert told.stderr.splitlines() == [f"tiny {stage}" for stage in stages]
+    assert {path.stem for path in (store / "stages").glob("tiny-*/*.json")} == set(stages)
+    assert not clone.results.exists() and not clone.log.exists()
+
+    forbid_work(monkeypatch)
+    made, again = artifacts(store), Replication(open_tiny(tiny_base, store, **SETTINGS))
+    student_comparison(again)
+    findings.refiners(again)
+    stepwise(again)
+    save_run(again, clone.root / "out")
+    assert artifacts(store) == made
+    assert len(pd.read_csv(clone.root / "out" / "tables" / "numbers.csv")) == len(again.numbers)
 
 
 STALE = ["computed 2 of 9 artifacts, 1.5 h: `method/step_labels.py` changed"]
@@ -238,7 +258,9 @@ def stale(monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("command", ["run", "compute"])
-def test_without_a_terminal_artifacts_of_older_code_need_a_flag(clone, stale, command):
+def test_without_a_terminal_artifacts_of_older_code_need_a_flag(clone, stale, command, monkeypatch):
+    computed = lambda *_: clone.log.open("a").write("01_expert_iteration\n")  # noqa: E731
+    monkeypatch.setattr("glore_lib.workflow.compute.compute", computed)
     out = ["--out", clone.results] if command == "run" else []
     refused = glore(command, clone.params, *out)
     *listed, error = refused.stderr.splitlines()

@@ -4,7 +4,7 @@ import json
 import os
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,22 +24,19 @@ def only_run(folder: Path) -> Iterator[None]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / LOCK
-    lock = FileLock(path, blocking=False, fallback_to_soft=False)
-    try:
-        held = lock.acquire()
-    except Timeout:
-        raise ParamsError(f"folder {folder}: another glore run uses it: {_describe(_owner(path))}") from None
-    with held:
-        owner = _owner(path)
-        if _is_elsewhere(owner):
-            raise ParamsError(
-                f"folder {folder}: another glore run uses it: {_describe(owner)}; if it is dead, delete {path}"
-            )
-        path.write_text(json.dumps({"pid": os.getpid(), "host": platform.node()}))
+    with ExitStack() as held:
         try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
+            held.enter_context(FileLock(path, blocking=False, fallback_to_soft=False))
+            owner = _owner(path)
+            taken, remedy = owner["host"] != platform.node(), f"; if it is dead, delete {path}"
+        except Timeout:
+            owner, taken, remedy = _owner(path), True, ""
+        if taken:
+            holder = f"process {owner['pid']} on {owner['host']}"
+            raise ParamsError(f"folder {folder}: another glore run uses it: {holder}{remedy}")
+        held.callback(path.unlink, missing_ok=True)
+        path.write_text(json.dumps({"pid": os.getpid(), "host": platform.node()}))
+        yield
 
 
 def is_used(folder: Path) -> bool:
@@ -49,7 +46,7 @@ def is_used(folder: Path) -> bool:
         return False
     try:
         with FileLock(path, blocking=False, fallback_to_soft=False):
-            return _is_elsewhere(_owner(path))
+            return bool(_owner(path)["host"] != platform.node())
     except Timeout:
         return True
     except OSError:
@@ -68,14 +65,8 @@ def waited_for(path: Path) -> Iterator[None]:
 
 
 def _owner(path: Path) -> dict[str, Any]:
-    with suppress(OSError, ValueError, TypeError):
-        return dict(json.loads(path.read_text()))
-    return {}  # not written yet, or its run was killed before it was
-
-
-def _is_elsewhere(owner: dict[str, Any]) -> bool:
-    return owner.get("host", platform.node()) != platform.node()
-
-
-def _describe(owner: dict[str, Any]) -> str:
-    return f"process {owner.get('pid', '?')} on {owner.get('host', platform.node())}"
+    """Return ``pid`` and ``host`` in a lock file; of an empty one, of an unknown process of this host."""
+    owner: dict[str, Any] = {"pid": "?", "host": platform.node()}
+    with suppress(OSError, ValueError, TypeError):  # not written yet, or its run was killed before it was
+        owner |= json.loads(path.read_text())
+    return owner

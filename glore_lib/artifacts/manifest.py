@@ -10,20 +10,17 @@ MANIFEST, REPORT = "manifest.json", "report.html"
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Return the manifest of a run folder or a comparison folder.
+    """Return the manifest of a run or comparison folder; raise :class:`ParamsError` if it is missing or damaged.
 
     That of a run has ``run``, ``params_hash`` and ``params``; that of a comparison has ``runs``: by name, each run's
-    ``folder`` (relative to the comparison folder), ``params_hash`` and ``code_hash``. Both have ``stages``. Raises
-    :class:`ParamsError` where the manifest is missing or damaged.
+    ``folder`` (relative to the comparison folder), ``params_hash`` and ``code_hash``. Both have ``stages``.
     """
     path = folder / MANIFEST
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-        list(manifest["stages"])
-        if "runs" in manifest:
-            [Path(run["folder"]) for run in manifest["runs"].values()]
-        else:
-            [manifest[name] for name in ("run", "params_hash", "params")]
+        runs = manifest["runs"].values() if "runs" in manifest else []
+        _ = [Path(run["folder"]) for run in runs], list(manifest["stages"])
+        _ = [manifest[name] for name in ("run", "params_hash", "params") if "runs" not in manifest]
         return manifest
     except FileNotFoundError:
         raise ParamsError(f"folder {folder}: has no {MANIFEST}; glore run writes one") from None
@@ -32,7 +29,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def run_folders(comparison: Path) -> list[Path]:
-    """Return the run folders that a comparison folder was built from; raises as :func:`read_manifest` does."""
+    """Return the run folders that a comparison folder was built from; raise as :func:`read_manifest` does."""
     manifest = read_manifest(comparison)
     if "runs" not in manifest:
         raise ParamsError(f"folder {comparison}: holds the run {manifest['run']}; give the folder of a comparison")
@@ -46,10 +43,8 @@ def stage_record_path(root: Path, params: Params, stage: str) -> Path:
 
 def stage_records(root: Path, params: Params) -> dict[str, Any]:
     """Return the artifacts of all stages of a run by their names."""
-    found: dict[str, Any] = {}
-    for path in sorted(stage_record_path(root, params, "any").parent.glob("*.json")):
-        found |= stage_record(path) or {}
-    return found
+    paths = sorted(stage_record_path(root, params, "any").parent.glob("*.json"))
+    return {name: record for path in paths for name, record in (stage_record(path) or {}).items()}
 
 
 def stage_record(path: Path) -> dict[str, Any] | None:

@@ -4,8 +4,11 @@ from pathlib import Path
 
 
 class StageError(RuntimeError):
-    """A notebook that did not run to its end: one line with its name, its cell, the error and what is kept of it."""
+    """A notebook that failed. ``partial`` holds the cells up to the failing one; ``killed``: its kernel died."""
 
-    def __init__(self, failure: str, partial: Path):
-        super().__init__(f"{failure}; rendered so far: {partial}")
-        self.failure = failure
+    def __init__(self, failure: str, partial: Path, killed: bool = False):
+        super().__init__(failure, partial)
+        self.failure, self.partial, self.killed = failure, partial, killed
+
+    def __str__(self) -> str:
+        return f"{self.failure}; rendered so far: {self.partial}"

@@ -61,10 +61,8 @@ class ReadOnlyStore(Store):
 
     def _is_whole(self, folder: Path) -> bool:
         if not folder.exists():
-            raise ParamsError(
-                f"artifacts {self.root}: has no {folder.name}, which the results need; it is elsewhere, was removed, "
-                "or the library has changed since: glore run makes it"
-            )
+            why = "it is elsewhere, was removed, or the library has changed since: glore run makes it"
+            raise ParamsError(f"artifacts {self.root}: has no {folder.name}, which the results need; {why}")
         try:
             verify_record(folder)
         except StoreError as damage:
@@ -97,10 +95,8 @@ def _open(manifest: dict[str, Any], artifacts: Path, derived: Path) -> Replicati
         params = Params.model_validate(manifest["params"])
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise ParamsError(
-            f"manifest, run {manifest['run']}: {where}: {first['msg']}; made by another version"
-        ) from None
+        why = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        raise ParamsError(f"manifest, run {manifest['run']}: made by another version: {why}") from None
     return Replication(Run(params, ReadOnlyStore(artifacts, derived=Store(derived)), checked_task(params)))
 
 

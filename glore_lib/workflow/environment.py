@@ -2,8 +2,10 @@
 
 import os
 import platform
+import re
 import shutil
 import subprocess
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,7 @@ from packaging.requirements import Requirement
 
 import glore_lib
 
-LIBRARY = Path(glore_lib.__file__).resolve().parent
-ROOT = LIBRARY.parent
+ROOT = Path(glore_lib.__file__).resolve().parents[1]
 
 
 def git() -> dict[str, Any]:
@@ -34,10 +35,8 @@ def versions() -> dict[str, str]:
     """Return the versions of Python and of the installed packages that this one requires."""
     found = {"python": platform.python_version()}
     for name in sorted({Requirement(line).name for line in metadata.requires("glore_lib") or []}):
-        try:
+        with suppress(metadata.PackageNotFoundError):  # of an extra that is not installed
             found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue  # of an extra that is not installed
     return found
 
 
@@ -48,10 +47,9 @@ def hardware() -> dict[str, Any]:
         query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
         gpus = subprocess.run(query, capture_output=True, text=True, check=False).stdout.splitlines()
     info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    model = re.search(r"^model name\s*: (.*)$", info.read_text(), re.MULTILINE) if info.exists() else None
     return {
-        "cpu": models[0] if models else platform.processor() or platform.machine(),
+        "cpu": model[1].strip() if model else platform.processor() or platform.machine(),
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "gpus": gpus,

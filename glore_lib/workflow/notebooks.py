@@ -17,30 +17,20 @@ from papermill.exceptions import PapermillExecutionError
 
 from glore_lib.artifacts.records import NOTE
 from glore_lib.params import ParamsError, digest
+from glore_lib.workflow import StageError
 from glore_lib.workflow.environment import ROOT
 
 KILLED = "its Python process was killed, as the system does when memory runs out"
 
 
 class Kernel(AsyncKernelManager):
-    """A kernel of the running interpreter, whatever is registered under its name, with encrypted transport.
-
-    Encryption matters since other users of the machine can reach the kernel's ports.
-    """
+    """A kernel of the running interpreter, whatever is registered, encrypted since others can reach its ports."""
 
     def _transport_encryption_default(self) -> str:
         return "auto"
 
     def _kernel_spec_manager_default(self) -> KernelSpecManager:
         return KernelSpecManager(kernel_dirs=[])
-
-
-class CellError(RuntimeError):
-    """A notebook that did not run to its end. ``killed``: its kernel died."""
-
-    def __init__(self, where: str, why: str, killed: bool):
-        super().__init__(f"failed {where}: {why}")
-        self.killed = killed
 
 
 def execute(
@@ -51,14 +41,14 @@ def execute(
     hashes: dict[str, str],
     progress: Callable[[float], None],
 ) -> nbformat.NotebookNode:
-    """Execute a notebook in ``folder``, and save it to ``target`` after every cell; return it cleaned.
+    """Execute a notebook in ``folder``, and save it to ``target`` after every cell; return it.
 
-    ``progress`` is given the share of cells done. ``hashes`` go into the metadata of what is saved. Raises
-    :class:`CellError`; the cells up to the failing one are kept in ``target``.
+    ``progress`` is given the share of cells done. ``hashes`` go into the metadata of what a failure leaves in
+    ``target``, the cells up to the failing one. Raises :class:`StageError`.
     """
     cells = _Cells(source, progress)
     try:
-        notebook = papermill.execute_notebook(
+        return papermill.execute_notebook(
             source.resolve(), target.resolve(), parameters, cwd=folder,
             kernel_name="python3", language="python", kernel_manager_class=Kernel,
             extra_arguments=["--log-level=CRITICAL"], progress_bar=False,
@@ -66,24 +56,18 @@ def execute(
         )  # fmt: skip
     except BaseException as error:
         with suppress(OSError, ValueError):  # the disk is full, or papermill's own writing was interrupted
-            partial = nbformat.read(target, as_version=4)
-            finish(partial, hashes | {"complete": False})
-            nbformat.write(partial, target)
-        if isinstance(error, PapermillExecutionError):
-            why = f"{error.ename}: {error.evalue}"
-        elif isinstance(error, DeadKernelError):
-            why = KILLED
-        elif isinstance(error, Exception):
-            why = f"{type(error).__name__}: {error}"
-        else:
+            finish(nbformat.read(target, as_version=4), target, hashes | {"complete": False})
+        if not isinstance(error, Exception):
             raise
-        why = _without_paths(why.strip().splitlines()[0])
-        raise CellError(_without_paths(cells.where), why, isinstance(error, DeadKernelError)) from error
-    return notebook
+        killed = isinstance(error, DeadKernelError)
+        raised = error if isinstance(error, PapermillExecutionError) else None  # by a cell
+        name, value = (raised.ename, raised.evalue) if raised else (type(error).__name__, error)
+        why = KILLED if killed else f"{name}: {value}".strip().splitlines()[0]
+        raise StageError(_without_paths(f"failed {cells.where}: {why}"), target, killed) from error
 
 
-def finish(notebook: nbformat.NotebookNode, made: dict[str, Any]) -> None:
-    """Record in a notebook how it was made, and remove what belongs to this machine or moment."""
+def finish(notebook: nbformat.NotebookNode, target: Path, made: dict[str, Any]) -> None:
+    """Save a notebook with a record of how it was made, and without what belongs to this machine or moment."""
     notebook.metadata["glore"] = made
     notebook.metadata.pop("widgets", None)
     for name in ("input_path", "output_path"):
@@ -92,6 +76,7 @@ def finish(notebook: nbformat.NotebookNode, made: dict[str, Any]) -> None:
         if cell.cell_type == "code":
             outputs = json.dumps([output for output in cell.outputs if not _is_progress_bar(output)])
             cell.outputs = nbformat.from_dict(json.loads(_without_paths(outputs)))
+    nbformat.write(notebook, target)
 
 
 def made_with(rendered: Path) -> dict[str, Any]:

@@ -5,22 +5,18 @@ run knows what is done, and a reader what a committed result was made with. All 
 a notebook that is executed again finds its own work there.
 """
 
-import contextlib
-import gc
 import json
 import os
 import re
 import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
-
-import nbformat
 
 from glore_lib.artifacts.keys import code_hash
 from glore_lib.artifacts.locks import only_run
@@ -34,21 +30,15 @@ from glore_lib.workflow.notebooks import is_done, notebook_hash
 
 # The notebooks in order, with the share of the time that each takes, which serves to show the time left.
 STAGES = {
-    "01_expert_iteration": 0.25,
-    "02_orm": 0.15,
-    "03_sorm": 0.25,
-    "04_refiners": 0.15,
-    "05_evaluation": 0.19,
+    "01_expert_iteration": 0.25, "02_orm": 0.15, "03_sorm": 0.25, "04_refiners": 0.15, "05_evaluation": 0.19,
     "06_figures": 0.01,
-}
-FIGURES = "06_figures"
-SAVES_TABLES = "05_evaluation"
+}  # fmt: skip
 APPENDIX = {
-    "appendix/g_label_quality": 0.02,
-    "appendix/j_value_refinement": 0.05,
-    "appendix/ablation_labels": 0.1,
+    "appendix/g_label_quality": 0.02, "appendix/j_value_refinement": 0.05, "appendix/ablation_labels": 0.1,
     "appendix/ablation_refinement": 0.1,
-}
+}  # fmt: skip
+SAVES_TABLES, FIGURES = "05_evaluation", "06_figures"
+OUTPUTS = ("run.json", "*.csv", "tables/*", "figures/*", "appendix/*")  # what notebooks write, besides themselves
 FULL = 2**24  # bytes: with less space free a disk counts as full, since the file that failed is removed again
 
 
@@ -61,7 +51,6 @@ class Job:
     source: Path
     target: Path
     parameters: dict[str, Any]
-    hashes: dict[str, str] = field(default_factory=dict)
     due: bool = True  # to be executed, because it is not done or was asked for
 
     @property
@@ -87,8 +76,8 @@ Progress = Callable[[Job, float], None]  # called with a job and its share that 
 class Results:
     """A results folder: its notebooks to render, and its manifest.
 
-    That of a run (``params``) holds notebooks 01-05, those of the appendix, and tables. That of a comparison of the
-    run folders ``compared`` holds notebook 06, which reads these folders and nothing else.
+    A run folder (``params``) holds notebooks 01-05, the appendix and tables; a comparison of the run folders
+    ``compared`` holds notebook 06, which reads these folders and nothing else.
     """
 
     out: Path
@@ -123,16 +112,11 @@ class Results:
     def _add(self, stage: str, parameters: dict[str, Any]) -> None:
         source = self.notebooks / f"{stage}.ipynb"
         if not source.is_file():
-            raise ParamsError(
-                f"notebook {source}: no such file; glore runs the notebooks of a clone of the repository, "
-                "installed with: pip install -e ."
-            )
-        unread = set(parameters) - notebooks.declared_parameters(source)
-        if unread:  # papermill would only warn, and the run would end with other values than those asked for
-            raise ParamsError(
-                f"notebook {source}: its cell tagged 'parameters' must set {', '.join(sorted(parameters))}, "
-                f"and does not set {', '.join(sorted(unread))}"
-            )
+            clone = "a clone of the repository, installed with: pip install -e ."
+            raise ParamsError(f"notebook {source}: no such file; glore runs the notebooks of {clone}")
+        if unread := sorted(set(parameters) - notebooks.declared_parameters(source)):  # papermill would only warn
+            missing = f"must set {', '.join(sorted(parameters))}, and does not set {', '.join(unread)}"
+            raise ParamsError(f"notebook {source}: its cell tagged 'parameters' {missing}")
         job = Job(stage, self.params.run if self.params else None, source, self.out / f"{stage}.ipynb", parameters)
         if not self.fresh and (self.params or all((folder / MANIFEST).exists() for folder in self.compared)):
             job.due = not is_done(job.target, self._hashes(job))
@@ -157,12 +141,11 @@ class Results:
                 "params": self.params.model_dump(mode="json"),
                 "stale": {name: record["stale"] for name, record in used.items() if "stale" in record},
             }  # fmt: skip
-        runs = {}
-        for folder in self.compared:
-            run = read_manifest(folder)
-            path = Path(os.path.relpath(folder.resolve(), self.out.resolve())).as_posix()
-            runs[run["run"]] = {"folder": path} | {name: run[name] for name in ("params_hash", "code_hash")}
-        return {"runs": runs}
+        runs = {
+            os.path.relpath(folder.resolve(), self.out.resolve()): read_manifest(folder) for folder in self.compared
+        }
+        hashes = ("params_hash", "code_hash")
+        return {"runs": {m["run"]: {"folder": f} | {name: m[name] for name in hashes} for f, m in runs.items()}}
 
     def _read_earlier(self) -> dict[str, Any]:
         """Return the manifest in ``out``, empty if there is none; raise ParamsError if ``out`` cannot be used."""
@@ -179,23 +162,22 @@ class Results:
             if self.fresh:
                 return {}
             raise
+        other = ""
         if ("runs" in earlier) != (self.params is None):
             held = "a comparison" if self.params else f"the run {earlier['run']}"
-            raise ParamsError(f"output folder {self.out}: holds {held}; give another --out or --name")
-        if self.fresh:
-            return earlier
-        if self.params and (earlier["run"], earlier["params_hash"]) != (self.params.run, self.params.digest()):
-            raise ParamsError(
-                f"output folder {self.out}: holds run {earlier['run']} of other parameters (hash "
-                f"{earlier['params_hash']}, here {self.params.digest()}): give another --out, or --fresh to replace "
-                "its results"
+            other = f"holds {held}; give another --out or --name"
+        elif self.params and not self.fresh and earlier["params_hash"] != (own := self.params.digest()):
+            hashes = f"(hash {earlier['params_hash']}, here {own})"
+            other = (
+                f"holds run {earlier['run']} of other parameters {hashes}: give another --out, or --fresh to replace it"
             )
-        folders = [Path(run["folder"]).name for run in earlier.get("runs", {}).values()]
-        if missing := set(folders) - {folder.name for folder in self.compared}:
-            raise ParamsError(
-                f"output folder {self.out}: also compares {', '.join(sorted(missing))}, which this command does not "
-                "include: include it, give another --out or --name, or --fresh to replace the comparison"
-            )
+        elif not (self.params or self.fresh):
+            folders = {Path(run["folder"]).name for run in earlier["runs"].values()}
+            if missing := ", ".join(sorted(folders - {folder.name for folder in self.compared})):
+                remedy = "include it, give another --out or --name, or --fresh to replace the comparison"
+                other = f"also compares {missing}, which this command does not include: {remedy}"
+        if other:
+            raise ParamsError(f"output folder {self.out}: {other}")
         return earlier
 
     def render(self, progress: Progress) -> None:
@@ -208,12 +190,10 @@ class Results:
             before = self._outputs()
             try:
                 entry.update(self._render(job, partial(progress, job)), status="done")
-            except StageError as error:
-                entry |= {"error": error.failure, "partial": job.partial.relative_to(self.out).as_posix()}
-                manifest["status"] = entry["status"] = "failed"
-                raise
-            except BaseException:
-                manifest["status"] = entry["status"] = "interrupted"
+            except BaseException as error:
+                manifest["status"] = entry["status"] = "failed" if isinstance(error, StageError) else "interrupted"
+                if isinstance(error, StageError):
+                    entry |= {"error": error.failure, "partial": job.partial.relative_to(self.out).as_posix()}
                 raise
             finally:
                 if "out" in job.parameters:
@@ -225,21 +205,20 @@ class Results:
 
     def _render(self, job: Job, progress: Callable[[float], None]) -> dict[str, Any]:
         """Execute one notebook; return its seconds and tokens."""
-        job.hashes = self._hashes(job)  # of a comparison: the runs as they are now
+        hashes = self._hashes(job)  # of a comparison: the runs as they are now
         job.target.parent.mkdir(parents=True, exist_ok=True)
         ready = {path.name for path in self.artifacts.glob("*")} if self.artifacts else set()
         started = time.perf_counter()
         try:
-            notebook = notebooks.execute(job.source, job.partial, job.parameters, self.notebooks, job.hashes, progress)
-        except notebooks.CellError as error:
-            why = f"{job.label} {error}{self._remedy() if error.killed else ''}"
+            notebook = notebooks.execute(job.source, job.partial, job.parameters, self.notebooks, hashes, progress)
+        except StageError as error:
+            error.failure = f"{job.label} {error.failure}{self._remedy() if error.killed else ''}"
             disks = [folder for folder in (self.out, self.artifacts) if folder and folder.exists()]
             if full := [str(folder) for folder in disks if shutil.disk_usage(folder).free < FULL]:
-                why += f" (the disk of {' and '.join(full)} is full: free some of it and run again)"
-            raise StageError(why, job.partial) from error
+                error.failure += f" (the disk of {' and '.join(full)} is full: free some of it and run again)"
+            raise
         cost = self._cost(job, time.perf_counter() - started, ready)
-        notebooks.finish(notebook, job.hashes | {"complete": True} | cost)
-        nbformat.write(notebook, job.partial)
+        notebooks.finish(notebook, job.partial, hashes | {"complete": True} | cost)
         job.partial.replace(job.target)
         return cost
 
@@ -254,7 +233,7 @@ class Results:
         return any("stale" in record for record in (self._record(job) or {}).values())
 
     def _cost(self, job: Job, wall: float, ready: set[str]) -> dict[str, Any]:
-        """Return what a job costs from nothing: its own wall time and the recorded seconds of the work that it found.
+        """Return what a job costs from nothing: its wall time and the recorded seconds of the artifacts that it found.
 
         An artifact that several stages use is counted with the first of them.
         """
@@ -300,25 +279,18 @@ class Results:
         write(self.out / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
 
     def _outputs(self) -> set[tuple[str, int]]:
-        """Name and time of every file in ``out`` that a notebook may have written."""
-        files = [path for path in self.out.rglob("*") if path.is_file() and path.suffix != ".ipynb"]
-        inside = self.artifacts.resolve() if self.artifacts else None
-        return {
-            (path.relative_to(self.out).as_posix(), path.stat().st_mtime_ns)
-            for path in files
-            if MANIFEST not in path.name and not (inside and path.resolve().is_relative_to(inside))
-        }
+        """Return the name and time of every file in ``out`` that a notebook may have written."""
+        files = [path for pattern in OUTPUTS for path in self.out.glob(pattern) if path.suffix != ".ipynb"]
+        return {(path.relative_to(self.out).as_posix(), path.stat().st_mtime_ns) for path in files if path.is_file()}
 
     def remove(self) -> None:
         """Remove what earlier runs wrote in ``out``, and no other file."""
-        renderings = [self.out / f"{stage}.ipynb" for stage in (STAGES | APPENDIX)]
-        unfinished = [path.with_suffix(".partial.ipynb") for path in renderings]
-        results = [self.out / name for name in self.earlier.get("outputs", [])]
-        inside = self.out.resolve()
-        removed = [p for p in (*renderings, *unfinished, *results) if p.parent.resolve().is_relative_to(inside)]
-        for path in (*removed, self.out / MANIFEST, self.out / REPORT):
+        rendered = [f"{stage}{suffix}.ipynb" for stage in STAGES | APPENDIX for suffix in ("", ".partial")]
+        paths = [self.out / name for name in (*rendered, *self.earlier.get("outputs", []), MANIFEST, REPORT)]
+        own = [path for path in paths if path.parent.resolve().is_relative_to(self.out.resolve())]
+        for path in own:
             path.unlink(missing_ok=True)
-        for folder in sorted({path.parent for path in removed} - {self.out}, reverse=True):  # subfolders first
+        for folder in {path.parent for path in own} - {self.out}:
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
         self.earlier = {}
@@ -355,93 +327,56 @@ class Pipeline:
     recompute: bool = False
     notebooks: Path = field(default_factory=lambda: ROOT / "notebooks")
     runs: dict[str, Params] = field(init=False)
-    results: list[Results] = field(init=False)
+    results: list[Results] = field(init=False, default_factory=list)  # those of the runs, and then the comparison
 
     def __post_init__(self) -> None:
         stages = [stage for stage in STAGES if stage != FIGURES] + (list(APPENDIX) if self.appendix else [])
-        order = [*stages, FIGURES]
-        start = order.index(_stage(self.start, order)) if self.start else len(order)
+        again = _from(self.start, [*stages, FIGURES]) if self.start else []
         self.runs = read_runs(self.params_files, self.overrides, self.appendix)
-        if self.name is None:
-            self.name = f"{next(iter(self.runs))}-figures" if len(self.runs) == 1 else "comparison"
-        if self.name in self.runs or not re.fullmatch(r"[A-Za-z0-9][\w.-]*", self.name):
-            raise ParamsError(f"--name {self.name}: must be the name of a folder, other than that of a run")
-        self.results = []
+        name = self.name if self.name is not None else self._default_name()
+        if name in self.runs or not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
+            raise ParamsError(f"--name {name}: must be the name of a folder, other than that of a run")
         for path, (run, params) in zip(self.params_files, self.runs.items(), strict=True):
             made = Results(self.root / run, self.notebooks, self.fresh, self.artifacts, params)
             made.plan(path, self.overrides, stages)
             for job in made.jobs:
-                job.due |= stages.index(job.stage) >= start or (self.recompute and made.is_stale(job))
+                job.due |= job.stage in again or (self.recompute and made.is_stale(job))
             self.results.append(made)
         folders = [made.out for made in self.results]
-        comparison = Results(self.out, self.notebooks, self.fresh, compared=folders)
+        comparison = Results(self.root / name, self.notebooks, self.fresh, compared=folders)
         new_tables = any(job.due for job in self.jobs if job.stage == SAVES_TABLES)
-        comparison.jobs[0].due |= self.start is not None or new_tables
+        comparison.jobs[0].due |= bool(again) or new_tables
         self.results.append(comparison)
 
-    @property
-    def out(self) -> Path:
-        """The folder of the comparison."""
-        return self.root / str(self.name)
+    def _default_name(self) -> str:
+        return "comparison" if len(self.runs) > 1 else f"{next(iter(self.runs))}-figures"
 
     @property
     def jobs(self) -> list[Job]:
         """The notebooks of all runs, and of their comparison."""
         return [job for made in self.results for job in made.jobs]
 
-    def execute(self, progress: Progress = lambda job, share: None) -> None:
-        """Render what is due; raise as :func:`render` does."""
-        render(self.results, [self.artifacts], progress)
 
-
-def render(results: Sequence[Results], used: Sequence[Path] = (), progress: Progress = lambda job, share: None) -> None:
-    """Render the due notebooks of some results folders, holding these and the folders ``used`` for this run.
+def render(results: Sequence[Results], progress: Progress = lambda job, share: None) -> None:
+    """Render the due notebooks of some results folders, holding these and their artifacts for this run.
 
     Raises :class:`StageError` at the first that fails; what was rendered before stays, and so does its own part up to
     the failing cell. Raises :class:`ParamsError` where another run uses one of the folders.
     """
     os.environ["TQDM_DISABLE"] = "1"  # bars would fill the rendered notebooks; this process shows one
-    if all(made.done for made in results):
-        return
-    with contextlib.ExitStack() as held:
-        for folder in sorted({folder.resolve() for folder in (*(made.out for made in results), *used)}):
+    due = [made for made in results if not made.done]  # the manifest of the others stays as it is
+    used = [folder for made in results if due for folder in (made.out, made.artifacts) if folder]
+    with ExitStack() as held:
+        for folder in sorted({folder.resolve() for folder in used}):
             held.enter_context(only_run(folder))
-        for made in results:
+        for made in due:
             if made.fresh:
                 made.remove()
-        for made in results:
-            if not made.done:  # else its manifest goes on saying how the results were made
-                made.render(progress)
+        for made in due:
+            made.render(progress)
 
 
-def compute(pipeline: "Pipeline", progress: Callable[[str], None] = lambda label: None) -> None:
-    """Make all artifacts that the notebooks of a pipeline's runs ask for, in this process; render nothing.
-
-    Executes the notebooks' code, so that rendering them afterwards trains and samples nothing.
-    """
-    import matplotlib as mpl
-
-    from glore_lib.method.replication import Replication  # imports torch
-
-    mpl.use("agg")
-    with only_run(pipeline.artifacts), TemporaryDirectory() as scratch, contextlib.chdir(pipeline.notebooks):
-        for job in (job for job in pipeline.jobs if job.run):
-            progress(job.label)
-            given = job.parameters | ({"out": scratch} if "out" in job.parameters else {})
-            names: dict[str, Any] = {}
-            for number, cell in enumerate(nbformat.read(job.source, as_version=4).cells):
-                if cell.cell_type == "code":
-                    with contextlib.redirect_stdout(None):
-                        exec(compile(cell.source, f"{job.stage}, cell {number}", "exec"), names)
-                    if "parameters" in cell.metadata.get("tags", []):
-                        names |= given
-            for lab in (value for value in names.values() if isinstance(value, Replication)):
-                lab.run.free()
-            names.clear()
-            gc.collect()
-
-
-def read_runs(files: Sequence[Path], overrides: dict[str, Any], appendix: bool) -> dict[str, Params]:
+def read_runs(files: Sequence[Path], overrides: dict[str, Any], appendix: bool = False) -> dict[str, Params]:
     """Return the runs of some params files by name; raise ParamsError if one, or its data, cannot be used."""
     runs: dict[str, Params] = {}
     for path in files:
@@ -458,12 +393,12 @@ def read_runs(files: Sequence[Path], overrides: dict[str, Any], appendix: bool) 
     return runs
 
 
-def _stage(name: str, stages: Sequence[str]) -> str:
-    """Return the stage that a name or its number stands for."""
-    for stage in stages:
+def _from(name: str, stages: Sequence[str]) -> Sequence[str]:
+    """Return the stages from the one on that a name or its number stands for."""
+    for index, stage in enumerate(stages):
         number, _, words = stage.partition("_")
         if name in (stage, Path(stage).name, number, words):
-            return stage
+            return stages[index:]
     raise ParamsError(f"--from {name}: no such stage; must be one of {', '.join(stages)}, or its number")
 
 

@@ -22,7 +22,7 @@ from glore_lib.params import read_yaml
 from glore_lib.reporting import source
 from glore_lib.run import Run
 from glore_lib.workflow.check import check
-from glore_lib.workflow.pipeline import APPENDIX, FIGURES, ROOT, STAGES, Pipeline
+from glore_lib.workflow.pipeline import APPENDIX, FIGURES, ROOT, STAGES, Pipeline, render
 from tiny import Scripted, solver
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -257,7 +257,7 @@ def test_all_notebooks_run_and_a_second_run_finds_all_done(tmp_path: Path):
     def pipeline(root: str = "out", artifacts: str = "artifacts", appendix: bool = True) -> Pipeline:
         return Pipeline(files, tmp_path / root, tmp_path / artifacts, REDUCED, appendix=appendix, name="mini")
 
-    pipeline().execute()
+    render(pipeline().results)
     for run in ("mini-hard", "mini-easy"):
         written = {path.name for path in (tmp_path / "out" / run / "appendix").iterdir()}
         assert {f"{Path(stage).name}{suffix}" for stage in APPENDIX for suffix in (".ipynb", ".csv", ".svg")} <= written
@@ -277,7 +277,7 @@ def test_all_notebooks_run_and_a_second_run_finds_all_done(tmp_path: Path):
         test_every_output_fits_a_screen(path)
 
     # From an empty folder, the same parameters and seed give the same tables, byte for byte.
-    pipeline("again", "artifacts-again", appendix=False).execute()
+    render(pipeline("again", "artifacts-again", appendix=False).results)
     assert {path.name: path.read_bytes() for path in (tmp_path / "again" / "mini" / "tables").iterdir()} == {
         path.name: content for path, content in tables.items()
     }

@@ -70,7 +70,7 @@ def test_runs_every_stage_of_every_params_file_then_the_figures_once(tmp_path):
     stages = [stage for stage in STAGES if stage != "06_figures"]
     told = []
     running = clone.pipeline(clone.params, other, overrides={"student.rounds": 3})
-    running.execute(lambda job, share: told.append((job.label, share)))
+    render(running.results, lambda job, share: told.append((job.label, share)))
     assert clone.log.read_text().splitlines() == [
         *(f"tiny {stage} 3" for stage in stages), *(f"other {stage} 3" for stage in stages), "2 06_figures",
     ]  # fmt: skip
@@ -393,8 +393,8 @@ PROGRAM = (
     "pipeline.SAVES_TABLES = '02_orm'\n"
     "pipeline.code_hash = lambda: 'c0de'\n"
     "root = Path(sys.argv[1])\n"
-    "pipeline.Pipeline([root / 'params' / 'tiny.yaml'], root / 'results', root / 'artifacts',"
-    " notebooks=root / 'notebooks').execute()"
+    "pipeline.render(pipeline.Pipeline([root / 'params' / 'tiny.yaml'], root / 'results', root / 'artifacts',"
+    " notebooks=root / 'notebooks').results)"
 )
 
 
