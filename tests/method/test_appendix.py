@@ -1,4 +1,4 @@
-"""The appendix's experiments: by hand where a case is small enough, else held against the other stages' numbers."""
+"""Check the appendix's experiments by hand where a case is small enough, else against the other stages' numbers."""
 
 import json
 from pathlib import Path
@@ -8,12 +8,19 @@ import pandas as pd
 import pytest
 from test_replication import SETTINGS, assert_numbers_are_sound, forbid_work, script
 
-from glore_lib.method.appendix import ablation_labels, ablation_refinement, g_label_quality, j_value_refinement
+from glore_lib.method.appendix import (
+    ablation_labels,
+    ablation_refinement,
+    g_label_quality,
+    j_value_refinement,
+    measures,
+)
 from glore_lib.method.replication import Replication
-from glore_lib.method.statistics import Estimate, row
 from glore_lib.params import ParamsError
 from glore_lib.reporting import analysis_figures, appendix
+from glore_lib.reporting.findings import Values
 from glore_lib.run import Run
+from glore_lib.statistics import Estimate, row
 from tiny import Scripted, open_tiny, score_rows, solver
 
 SMALL = SETTINGS | {"reward_models__figure4": False, "task__validation_questions": 5}
@@ -23,24 +30,27 @@ Q = "q0"
 
 @pytest.fixture(scope="module")
 def made(tiny_base, tmp_path_factory) -> tuple[Path, dict[str, pd.DataFrame]]:
-    """A store in which everything is made by a student that is right half the time, and what each experiment found."""
+    """Make everything with a student that is right half the time; return the store and each experiment's numbers."""
     store = tmp_path_factory.mktemp("appendix") / "artifacts"
     with pytest.MonkeyPatch.context() as patch:
         run = open_tiny(tiny_base, store, **SMALL)
         script(run, patch)
         lab = Replication(run)
         found = experiments(lab)
-        assert len(lab.numbers) and len(lab.validation.numbers.read())  # what they are held against
+        assert len(lab.numbers) and len(lab.validation.numbers.read())  # the numbers to compare with
         return store, found
 
 
 def experiments(lab: Replication) -> dict[str, pd.DataFrame]:
     swept = ablation_refinement.thresholds(lab, TS)
     return {
-        "label_quality": g_label_quality.label_quality(lab), "value_refinement": j_value_refinement.value_refinement(lab),
+        "label_quality": g_label_quality.label_quality(lab),
+        "value_refinement": j_value_refinement.value_refinement(lab),
         "label_rules": ablation_labels.label_rules(lab), "rollout_counts": ablation_labels.rollout_counts(lab, 3),
         "thresholds": swept,
-        "refined_otherwise": ablation_refinement.refined_otherwise(lab, ablation_refinement.chosen_thresholds(swept, 0.5)),
+        "refined_otherwise": ablation_refinement.refined_otherwise(
+            lab, ablation_refinement.chosen_thresholds(swept, 0.5)
+        ),
         "choices": ablation_refinement.choices(lab),
     }  # fmt: skip
 
@@ -73,7 +83,7 @@ def test_numbers_are_sound_and_are_made_once(made, lab, monkeypatch):
 def test_label_quality_of_a_task_with_exact_labels_is_that_of_the_tables(made, lab):
     numbers = made[1]["label_quality"]
     assert appendix.judge_suffix(numbers) == "_exact"
-    keys = [(rule, metric) for rule in ("raw", "monotone", "consistent") for metric in g_label_quality.QUALITY]
+    keys = [(rule, metric) for rule in ("raw", "monotone", "consistent") for metric in measures.QUALITY]
     keys += [(k, f"step_accuracy{s}") for k in g_label_quality.KINDS for s in ("", "_exact")]
     keys += [(k, "first_error_accuracy_exact") for k in g_label_quality.KINDS]
     assert_same(numbers, lab.numbers, *keys)
@@ -86,7 +96,7 @@ def test_label_quality_of_a_task_with_exact_labels_is_that_of_the_tables(made, l
 def test_first_errors_by_hand(lab):
     truth = pd.Series({"a": 2, "b": 2, "c": 2, "d": 2})
     found = {"orm": pd.Series({"a": 2, "b": 1, "c": 3, "e": 2}), "sorm": pd.Series({"a": 2, "b": 2, "c": 2, "d": 0})}
-    numbers = pd.DataFrame(g_label_quality._first_errors(lab.tables, truth, found, "_x", [("sorm", "orm")]))
+    numbers = pd.DataFrame(measures.first_error_numbers(lab.tables, truth, found, "_x", [("sorm", "orm")]))
     value = values(numbers)
     places = {name: value["orm", f"first_error_{name}_x"] for name in ("accuracy", "early", "late", "missed")}
     assert places == {"accuracy": 0.25, "early": 0.25, "late": 0.25, "missed": 0.25}
@@ -96,9 +106,11 @@ def test_first_errors_by_hand(lab):
 
 
 @pytest.mark.parametrize("run", ["llama2_base"], indirect=True)
-def test_on_gsm8k_people_are_the_judge(run, tmp_path, monkeypatch):
-    """Two solutions of one question; what is sampled is always right, so that every label by rollouts before the last
-    step is positive."""
+def test_label_quality_on_gsm8k_is_judged_by_human_labels(run, tmp_path, monkeypatch):
+    """Check two solutions of one question.
+
+    All samples are right, so every rollout label before the last step is positive.
+    """
     monkeypatch.setenv("GLORE_DATA_DIR", str(tmp_path / "data"))
     write_gsm8k(tmp_path / "data")
     run = open_tiny(
@@ -115,15 +127,15 @@ def test_on_gsm8k_people_are_the_judge(run, tmp_path, monkeypatch):
     assert value["raw", "label_precision"] == 1 / 3 and value["raw", "label_recall"] == 1
     assert (value["raw", "first_error_accuracy_human"], value["raw", "first_error_late_human"]) == (0, 1)
     assert n["orm", "first_error_accuracy_human"] == 2 and n["orm", "step_accuracy_human"] == 5
-    assert "people" in appendix.found_label_quality(numbers)[0]
+    assert "human labels" in appendix.found_label_quality(numbers)[0]
     for name in ("value_refinement", "refined_otherwise"):
         assert (found[name]["n"][found[name]["metric"] == "fixed_fraction"] == 0).all()
-    assert all("not known" in line for line in appendix.found_value_refinement(found["value_refinement"]))
+    assert all("unknown" in line for line in appendix.found_value_refinement(found["value_refinement"]))
 
 
 @pytest.mark.parametrize("run", ["llama2_base"], indirect=True)
-def test_of_a_student_of_other_questions_the_reward_models_alone_are_held_against_people(run, tmp_path, monkeypatch):
-    """As of SVAMP's: what it can go on from in solutions to GSM8K's would tell little of the labels."""
+def test_student_of_other_questions_has_only_its_reward_models_compared_with_human_labels(run, tmp_path, monkeypatch):
+    """Check a student of SVAMP: its rollouts from solutions to GSM8K say little about its own labels."""
     monkeypatch.setenv("GLORE_DATA_DIR", str(tmp_path / "data"))
     write_gsm8k(tmp_path / "data")
     rows = [{"ID": f"chal-{i}", "Body": f"Ann has {i} pens.", "Question": "How many?", "Answer": 5} for i in range(900)]
@@ -140,7 +152,7 @@ def test_of_a_student_of_other_questions_the_reward_models_alone_are_held_agains
     assert not numbers["metric"].str.startswith("label_").any()
     assert not list(run.store.root.glob("rollouts-human*"))
     words = " ".join(appendix.found_label_quality(numbers))
-    assert "people" in words and "post-processing" not in words
+    assert "human labels" in words and "post-processing" not in words
 
 
 def write_gsm8k(folder: Path) -> None:
@@ -260,7 +272,7 @@ def test_choices_among_known_answers(lab, monkeypatch):
         [[0.6, 0.1, 0.2, 0.3, 0.1, 0.1, 0.9, 0.9], [0.4, 0.2, 0.9, 0.1, 0.1, 0.1, 0.1, 0.1],
          [0.5, 0.1, 0.4, 0.3, 0.3, 0.1, 0.2, 0.2]], answers.index, columns,
     )  # fmt: skip
-    monkeypatch.setattr(appendix, "_answers", lambda lab: (right, scores, answers))
+    monkeypatch.setattr(ablation_refinement, "_answers", lambda lab: (right, scores, answers))
     value = {
         method: v for (method, metric), v in values(ablation_refinement.choices(lab)).items() if metric == "accuracy"
     }
@@ -294,15 +306,15 @@ def test_no_drafts(lab):
 
 
 def test_numbers_in_words():
-    def difference(low: float, high: float, n: int = 40) -> appendix.Told:
+    def difference(low: float, high: float, n: int = 40) -> Values:
         estimate = Estimate(0.05, low, high, n)
-        return appendix.Told(pd.DataFrame([row("t", "m", "a-b", "fixed_difference", estimate)]))
+        return Values(pd.DataFrame([row("t", "m", "a-b", "fixed_difference", estimate)]))
 
     assert difference(0.01, 0.1).difference("a", "b", "fixed") == "+5.0 points [1.0, 10.0], more"
     assert difference(-0.1, 0.1).difference("a", "b", "fixed") == "+5.0 points [-10.0, 10.0], no clear difference"
     assert difference(-0.2, -0.1).difference("a", "b", "fixed").endswith("less")
-    assert difference(0.0, 0.0, 0).difference("a", "b", "fixed") == "not known"
-    assert difference(0.01, 0.1).value("a-b", "fixed_difference") == "5.0 % [1.0, 10.0] (n = 40)"
+    assert difference(0.0, 0.0, 0).difference("a", "b", "fixed") == "unknown"
+    assert difference(0.01, 0.1).share("a-b", "fixed_difference") == "5.0 % [1.0, 10.0] (n = 40)"
 
 
 def test_what_was_found_has_a_number_in_every_sentence_and_quotes_no_missing_method(made):
@@ -316,7 +328,7 @@ def test_what_was_found_has_a_number_in_every_sentence_and_quotes_no_missing_met
     ]
     assert len(lines) > 20
     for line in lines:
-        assert "[" in line and "not known" not in line, line
+        assert "[" in line and "unknown" not in line, line
 
 
 def test_a_figure_is_kept_with_all_numbers_of_its_experiment(made, tmp_path):
