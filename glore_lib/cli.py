@@ -177,8 +177,7 @@ def check(out: Folder, artifacts: Artifacts) -> None:
 
     compared, differences = check(out, artifacts)
     if differences:
-        rows = [(found.file, found.row, found.stored, found.recomputed) for found in differences]
-        _print_table(("file", "row", "stored", "recomputed"), rows, left=4)
+        _print_table(("file", "row", "stored", "recomputed"), differences, left=4)
         typer.echo(f"error: {out}: {len(differences):,} of {compared:,} numbers differ", err=True)
         raise typer.Exit(1)
     typer.echo(f"{out}: all {compared:,} numbers agree")

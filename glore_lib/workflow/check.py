@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from math import isclose
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 from pydantic import ValidationError
@@ -33,8 +33,7 @@ TOLERANCE = 1e-9  # another machine may add up in another order
 ABSENT = "absent"
 
 
-@dataclass(frozen=True)
-class Difference:
+class Difference(NamedTuple):
     """A stored number that differs from the recomputed one."""
 
     file: str
@@ -75,10 +74,9 @@ def check(out: Path, artifacts: Path) -> tuple[int, list[Difference]]:
 
     Raises :class:`ParamsError` where the results, their manifest or what they are recomputed from is missing.
     """
-    manifest = read_manifest(out)
     with TemporaryDirectory() as scratch:
         again = Path(scratch) / "out"
-        if "runs" in manifest:
+        if "runs" in (manifest := read_manifest(out)):
             write_comparison(run_folders(out), again)
         else:
             save_run(_open(manifest, artifacts, Path(scratch) / "artifacts"), again)

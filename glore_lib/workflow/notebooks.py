@@ -34,13 +34,9 @@ class Kernel(AsyncKernelManager):
 
 
 def execute(
-    source: Path,
-    target: Path,
-    parameters: dict[str, Any],
-    folder: Path,
-    hashes: dict[str, str],
+    source: Path, target: Path, parameters: dict[str, Any], folder: Path, hashes: dict[str, str],
     progress: Callable[[float], None],
-) -> nbformat.NotebookNode:
+) -> nbformat.NotebookNode:  # fmt: skip
     """Execute a notebook in ``folder``, and save it to ``target`` after every cell; return it.
 
     ``progress`` is given the share of cells done. ``hashes`` go into the metadata of what a failure leaves in
@@ -79,19 +75,13 @@ def finish(notebook: nbformat.NotebookNode, target: Path, made: dict[str, Any]) 
     nbformat.write(notebook, target)
 
 
-def made_with(rendered: Path) -> dict[str, Any]:
-    """Return the hashes, seconds and tokens of a notebook rendered to its end; empty where there is none."""
+def is_done(rendered: Path, hashes: dict[str, str]) -> bool:
+    """Return whether a notebook was rendered to its end with these hashes of source, parameters and library."""
     try:
         made = dict(nbformat.read(rendered, as_version=4).metadata["glore"])
     except (OSError, ValueError, KeyError, AttributeError, nbformat.ValidationError):  # AttributeError: other JSON
-        return {}
-    return made if made.get("complete") is True else {}
-
-
-def is_done(rendered: Path, hashes: dict[str, str]) -> bool:
-    """Return whether a notebook was rendered to its end with these hashes of source, parameters and library."""
-    made = made_with(rendered)
-    return bool(made) and all(made.get(name) == value for name, value in hashes.items())
+        return False
+    return made.get("complete") is True and hashes.items() <= made.items()
 
 
 def notebook_hash(source: Path) -> str:

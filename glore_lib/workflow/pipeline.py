@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -44,29 +45,18 @@ FULL = 2**24  # bytes: with less space free a disk counts as full, since the fil
 
 @dataclass
 class Job:
-    """One notebook to render into a results folder. ``run`` is None for the comparison."""
+    """One notebook to render into a results folder. ``label`` names it in progress and error messages."""
 
     stage: str
-    run: str | None
+    label: str
     source: Path
     target: Path
     parameters: dict[str, Any]
     due: bool = True  # to be executed, because it is not done or was asked for
 
-    @property
-    def partial(self) -> Path:
-        """The notebook while it is executed, and what is kept of one that failed."""
-        return self.target.with_suffix(".partial.ipynb")
-
-    @property
-    def label(self) -> str:
-        """The job's name in progress and error messages."""
-        return f"{self.run} {self.stage}" if self.run else self.stage
-
-    @property
-    def share(self) -> float:
-        """Its part of the time that a run takes."""
-        return (STAGES | APPENDIX)[self.stage]
+    def __post_init__(self) -> None:
+        self.share = (STAGES | APPENDIX)[self.stage]  # of the time that a run takes
+        self.partial = self.target.with_suffix(".partial.ipynb")  # while it is executed, and after a failure
 
 
 Progress = Callable[[Job, float], None]  # called with a job and its share that is done, 1.0 once it is rendered
@@ -90,6 +80,7 @@ class Results:
 
     def __post_init__(self) -> None:
         self.earlier = self._read_earlier()
+        self.earlier_stages = {entry["stage"]: entry for entry in self.earlier.get("stages", [])}
         if self.compared:
             runs = [self._from_notebooks(folder) for folder in self.compared]
             self._add(FIGURES, {"runs": runs, "out": self._from_notebooks(self.out)})
@@ -117,11 +108,12 @@ class Results:
         if unread := sorted(set(parameters) - notebooks.declared_parameters(source)):  # papermill would only warn
             missing = f"must set {', '.join(sorted(parameters))}, and does not set {', '.join(unread)}"
             raise ParamsError(f"notebook {source}: its cell tagged 'parameters' {missing}")
-        job = Job(stage, self.params.run if self.params else None, source, self.out / f"{stage}.ipynb", parameters)
-        if not self.fresh and (self.params or all((folder / MANIFEST).exists() for folder in self.compared)):
-            job.due = not is_done(job.target, self._hashes(job))
+        label = f"{self.params.run} {stage}" if self.params else stage
+        job = Job(stage, label, source, self.out / f"{stage}.ipynb", parameters)
+        known = self.earlier_stages.get(stage, {}).get("status") == "done" and not self.fresh
         # Results that came with a clone are rendered again: their artifacts are not on this machine.
-        job.due |= bool(self.params) and self._record(job) is None
+        if known and self._record(job) is not None and all((folder / MANIFEST).exists() for folder in self.compared):
+            job.due = not is_done(job.target, self._hashes(job))
         self.jobs.append(job)
 
     def _hashes(self, job: Job) -> dict[str, str]:
@@ -141,17 +133,15 @@ class Results:
                 "params": self.params.model_dump(mode="json"),
                 "stale": {name: record["stale"] for name, record in used.items() if "stale" in record},
             }  # fmt: skip
-        runs = {
-            os.path.relpath(folder.resolve(), self.out.resolve()): read_manifest(folder) for folder in self.compared
-        }
-        hashes = ("params_hash", "code_hash")
-        return {"runs": {m["run"]: {"folder": f} | {name: m[name] for name in hashes} for f, m in runs.items()}}
+        runs = {}
+        for folder in self.compared:
+            run, path = read_manifest(folder), os.path.relpath(folder.resolve(), self.out.resolve())
+            runs[run["run"]] = {"folder": path, "params_hash": run["params_hash"], "code_hash": run["code_hash"]}
+        return {"runs": runs}
 
     def _read_earlier(self) -> dict[str, Any]:
         """Return the manifest in ``out``, empty if there is none; raise ParamsError if ``out`` cannot be used."""
-        folder = self.out
-        while not folder.exists():
-            folder = folder.parent
+        folder = next(path for path in (self.out, *self.out.absolute().parents) if path.exists())
         if not folder.is_dir() or not os.access(folder, os.W_OK):
             raise ParamsError(f"output folder {self.out}: must be a folder that can be written, and {folder} is not")
         if not (self.out / MANIFEST).exists():
@@ -162,37 +152,41 @@ class Results:
             if self.fresh:
                 return {}
             raise
-        other = ""
+        folders = {Path(run["folder"]).name for run in earlier.get("runs", {}).values()}
+        missing = ", ".join(sorted(folders - {folder.resolve().name for folder in self.compared}))
         if ("runs" in earlier) != (self.params is None):
             held = "a comparison" if self.params else f"the run {earlier['run']}"
             other = f"holds {held}; give another --out or --name"
-        elif self.params and not self.fresh and earlier["params_hash"] != (own := self.params.digest()):
-            hashes = f"(hash {earlier['params_hash']}, here {own})"
-            other = (
-                f"holds run {earlier['run']} of other parameters {hashes}: give another --out, or --fresh to replace it"
-            )
-        elif not (self.params or self.fresh):
-            folders = {Path(run["folder"]).name for run in earlier["runs"].values()}
-            if missing := ", ".join(sorted(folders - {folder.name for folder in self.compared})):
-                remedy = "include it, give another --out or --name, or --fresh to replace the comparison"
-                other = f"also compares {missing}, which this command does not include: {remedy}"
-        if other:
-            raise ParamsError(f"output folder {self.out}: {other}")
-        return earlier
+        elif self.params and earlier["params_hash"] != (own := self.params.digest()) and not self.fresh:
+            other = f"holds run {earlier['run']} of other parameters (hash {earlier['params_hash']}, here {own}): "
+            other += "give another --out, or --fresh to replace its results"
+        elif missing and not self.fresh:
+            remedy = "include it, give another --out or --name, or --fresh to replace the comparison"
+            other = f"also compares {missing}, which this command does not include: {remedy}"
+        else:
+            return earlier
+        raise ParamsError(f"output folder {self.out}: {other}")
 
     def render(self, progress: Progress) -> None:
         """Render every due notebook in order and keep the manifest; raise :class:`StageError` at the first failure."""
-        manifest = self._manifest()
+        due = {job.stage: {"stage": job.stage, "status": "waiting"} for job in self.jobs if job.due}
+        stages: dict[str, dict[str, Any]] = self.earlier_stages | due  # those of the appendix stay
+        manifest = {
+            "status": "running", "started": _now(), "finished": None, **self._about(), "stages": [*stages.values()],
+            "outputs": self.earlier.get("outputs", []), "code_hash": code_hash(), "git": environment.git(),
+            "versions": environment.versions(), "hardware": environment.hardware(),
+        }  # fmt: skip
         for job in (job for job in self.jobs if job.due):
-            entry = next(entry for entry in manifest["stages"] if entry["stage"] == job.stage)
+            entry = stages[job.stage]
             entry["status"] = "running"
             self._write(manifest)
             before = self._outputs()
             try:
                 entry.update(self._render(job, partial(progress, job)), status="done")
             except BaseException as error:
-                manifest["status"] = entry["status"] = "failed" if isinstance(error, StageError) else "interrupted"
+                manifest["status"] = entry["status"] = "interrupted"
                 if isinstance(error, StageError):
+                    manifest["status"] = entry["status"] = "failed"
                     entry |= {"error": error.failure, "partial": job.partial.relative_to(self.out).as_posix()}
                 raise
             finally:
@@ -218,7 +212,7 @@ class Results:
                 error.failure += f" (the disk of {' and '.join(full)} is full: free some of it and run again)"
             raise
         cost = self._cost(job, time.perf_counter() - started, ready)
-        notebooks.finish(notebook, job.partial, hashes | {"complete": True} | cost)
+        notebooks.finish(notebook, job.partial, hashes | {"complete": True})
         job.partial.replace(job.target)
         return cost
 
@@ -240,12 +234,10 @@ class Results:
         counted = {name for earlier in self.jobs[: self.jobs.index(job)] for name in self._record(earlier) or {}}
         used = {name: record for name, record in (self._record(job) or {}).items() if name not in counted}
         reused = sum(record["seconds"] for name, record in used.items() if name in ready)
-        tokens: dict[str, int] = {}
+        tokens: Counter[str] = Counter()
         for record in used.values():
-            for name, count in record["info"].items():
-                if "tokens" in name and isinstance(count, int):
-                    tokens[name] = tokens.get(name, 0) + count
-        return {"seconds": round(wall + reused, 1), "reused_seconds": round(reused, 1), "tokens": tokens}
+            tokens.update({name: n for name, n in record["info"].items() if "tokens" in name and isinstance(n, int)})
+        return {"seconds": round(wall + reused, 1), "reused_seconds": round(reused, 1), "tokens": dict(tokens)}
 
     def _remedy(self) -> str:
         """Return what to lower after a notebook ran out of memory."""
@@ -257,20 +249,6 @@ class Results:
             size = self.params.finetuning.micro_batch_size
             remedy = f"finetuning.micro_batch_size (here {size}) or finetuning.max_length"
         return f", while it made {making[-1].parent.name[1:]}; free memory, or lower {remedy}, and run again"
-
-    def _manifest(self) -> dict[str, Any]:
-        stages: list[dict[str, Any]] = []
-        for job in self.jobs:
-            made = {} if job.due else notebooks.made_with(job.target)
-            cost = {name: made[name] for name in ("seconds", "reused_seconds", "tokens") if name in made}
-            stages.append({"stage": job.stage, "status": "waiting" if job.due else "done"} | cost)
-        known = {job.stage for job in self.jobs}
-        stages += [entry for entry in self.earlier.get("stages", []) if entry["stage"] not in known]  # the appendix's
-        return {
-            "status": "running", "started": _now(), "finished": None, **self._about(), "stages": stages,
-            "outputs": self.earlier.get("outputs", []), "code_hash": code_hash(), "git": environment.git(),
-            "versions": environment.versions(), "hardware": environment.hardware(),
-        }  # fmt: skip
 
     def _write(self, manifest: dict[str, Any]) -> None:
         manifest |= self._about()
@@ -293,7 +271,7 @@ class Results:
         for folder in {path.parent for path in own} - {self.out}:
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
-        self.earlier = {}
+        self.earlier, self.earlier_stages = {}, {}
 
 
 def comparison_hashes(folders: Sequence[Path]) -> dict[str, str]:
@@ -302,7 +280,7 @@ def comparison_hashes(folders: Sequence[Path]) -> dict[str, str]:
     if compared := [folder for folder, made in zip(folders, manifests, strict=True) if "runs" in made]:
         raise ParamsError(f"run folder {compared[0]}: holds a comparison; give the folders of its runs")
     files = [(f, path) for f in folders for path in sorted([*f.glob("tables/*.csv"), *f.glob("run.json")])]
-    tables = [[folder.name, path.relative_to(folder).as_posix(), checksum(path)] for folder, path in files]
+    tables = [[f.resolve().name, path.relative_to(f).as_posix(), checksum(path)] for f, path in files]
     return {"params_hash": digest([made["params_hash"] for made in manifests]), "tables_hash": digest(tables)}
 
 
@@ -333,7 +311,8 @@ class Pipeline:
         stages = [stage for stage in STAGES if stage != FIGURES] + (list(APPENDIX) if self.appendix else [])
         again = _from(self.start, [*stages, FIGURES]) if self.start else []
         self.runs = read_runs(self.params_files, self.overrides, self.appendix)
-        name = self.name if self.name is not None else self._default_name()
+        default = "comparison" if len(self.runs) > 1 else f"{next(iter(self.runs))}-figures"
+        name = default if self.name is None else self.name
         if name in self.runs or not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
             raise ParamsError(f"--name {name}: must be the name of a folder, other than that of a run")
         for path, (run, params) in zip(self.params_files, self.runs.items(), strict=True):
@@ -347,9 +326,6 @@ class Pipeline:
         new_tables = any(job.due for job in self.jobs if job.stage == SAVES_TABLES)
         comparison.jobs[0].due |= bool(again) or new_tables
         self.results.append(comparison)
-
-    def _default_name(self) -> str:
-        return "comparison" if len(self.runs) > 1 else f"{next(iter(self.runs))}-figures"
 
     @property
     def jobs(self) -> list[Job]:

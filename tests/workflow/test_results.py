@@ -16,6 +16,7 @@ from glore_lib.artifacts.manifest import REPORT, read_manifest, run_folders
 from glore_lib.params import digest, load_params
 from glore_lib.reporting.quoted_tables import filled, quoted, tables
 from glore_lib.reporting.report import page as report_page
+from glore_lib.reporting.results import write_comparison
 from glore_lib.workflow.notebooks import is_done, notebook_hash
 from glore_lib.workflow.pipeline import FIGURES, ROOT, STAGES, comparison_hashes
 
@@ -30,8 +31,27 @@ def _name(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-def test_there_are_runs_and_comparisons():
+def test_there_are_runs_and_comparisons_and_no_other_folder():
     assert RUNS and COMPARISONS
+    assert {path for path in (ROOT / "results").iterdir() if path.is_dir()} == set(RESULTS)
+
+
+@pytest.mark.parametrize("folder", RESULTS, ids=_name)
+def test_a_folder_holds_what_its_manifest_lists_and_nothing_else(folder: Path):
+    stages = {f"{entry['stage']}.ipynb" for entry in MANIFESTS[folder]["stages"]}
+    listed = stages | {*MANIFESTS[folder]["outputs"], "manifest.json"} | ({REPORT} if folder in COMPARISONS else set())
+    assert {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} == listed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("folder", COMPARISONS, ids=_name)
+def test_tables_and_figures_are_redrawn_from_the_run_folders_byte_for_byte(folder: Path, tmp_path: Path):
+    write_comparison(run_folders(folder), tmp_path)
+    made, committed = ({path.relative_to(root): path for path in root.rglob("*.*")} for root in (tmp_path, folder))
+    numbers = {name for name in made if name.suffix in (".csv", ".md")}
+    assert len(numbers) > 6 and numbers == {name for name in committed if name.suffix in (".csv", ".md")}
+    assert [name for name in sorted(numbers) if made[name].read_bytes() != committed[name].read_bytes()] == []
+    assert set(made) <= set(committed)
 
 
 @pytest.mark.parametrize("folder", RUNS, ids=_name)
@@ -45,7 +65,6 @@ def test_a_run_is_of_the_committed_parameters_in_full(folder: Path):
         assert entry["status"] == "done"
         assert is_done(folder / f"{entry['stage']}.ipynb", {"params_hash": params.digest()})
     assert {entry["stage"] for entry in manifest["stages"]} >= set(STAGES) - {FIGURES}
-    assert all((folder / name).exists() for name in manifest["outputs"])
 
 
 @pytest.mark.parametrize("folder", COMPARISONS, ids=_name)
@@ -58,7 +77,6 @@ def test_a_comparison_is_of_the_runs_beside_it(folder: Path):
     hashes = comparison_hashes(folders)
     assert hashes["params_hash"] == digest([held["params_hash"] for held in manifest["runs"].values()])
     assert is_done(folder / f"{FIGURES}.ipynb", hashes)
-    assert all((folder / name).exists() for name in manifest["outputs"])
 
 
 def _source(path: Path) -> Path:
