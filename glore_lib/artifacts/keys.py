@@ -28,7 +28,7 @@ FACADES = {"Run": "run", "Replication": "method.replication", "SplitEvaluation":
 ANY_OBJECT = "Run"  # its attributes are followed on every object, since it is passed around under many names
 # How results are stored and where the base model comes from: a key holds the model's files.
 NOT_FOLLOWED = {f"Run.{name}" for name in ("base", "base_key", "frame", "folder", "_key", "finish")}
-NOT_SHOWN = ("cli", "workflow", "cost", "reporting/explorer", "reporting/report", "reporting/quoted_tables")
+NOT_SHOWN = ("cli", "workflow", "cost", "reporting/explorer", "reporting/report", "reporting/quoted", "assets/report")
 SILENT = {"warn", "print"}  # calls whose arguments are messages
 
 
@@ -275,8 +275,9 @@ def below_package(module: str) -> str:
 
 
 def code_hash() -> str:
-    """Return a hash of all that can change what a notebook shows: the library's modules and the weights it ships."""
+    """Return a hash of all that can change what a notebook shows: the library's modules and assets."""
     parts = {path: fingerprint(ast.parse(path.read_bytes())) for path in sorted(PACKAGE.rglob("*.py"))}
-    parts |= {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(PACKAGE.rglob("*.safetensors"))}
+    assets = (path for path in sorted((PACKAGE / "assets").rglob("*")) if path.is_file())
+    parts |= {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in assets}
     names = {path.relative_to(PACKAGE).as_posix(): part for path, part in parts.items()}
     return digest({name: part for name, part in names.items() if not name.startswith(NOT_SHOWN)})

@@ -8,7 +8,6 @@ from dataclasses import asdict
 from itertools import cycle, product
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -52,8 +51,7 @@ def label_quality_rows(numbers: pd.DataFrame) -> pd.DataFrame:
 def label_quality(numbers: pd.DataFrame) -> Figure:
     """Draw precision and recall of labels by rollouts against exact labels, after each post-processing step."""
     figure, panels = style.run_panels(label_quality_rows(numbers), width=4.6, height=2.6, sharex=True)
-    for axes, drawn in panels:
-        cells = style.by_method_and_metric(drawn)
+    for axes, _, cells in panels:
         for place, method in enumerate(LABEL_RULES):
             for offset, metric in zip((-0.16, 0.16), LABEL_METRICS, strict=True):
                 label = LABEL_METRICS[metric]
@@ -69,10 +67,9 @@ def label_quality(numbers: pd.DataFrame) -> Figure:
 
 
 def scores_by_step_rows(step_scores: pd.DataFrame) -> pd.DataFrame:
-    """Return the mean score of correct steps: columns task, model, step, value, ci_low, ci_high, n.
+    """Return the mean score of correct steps by reward model and step, with intervals by bootstrap over questions.
 
     ``step_scores`` has the columns task, question_id, step, model, score and label (exact, or by rollouts if unknown).
-    Intervals are by bootstrap over questions.
     """
     right = step_scores[step_scores.label == 1]
     return _grouped(right, BY_STEP, lambda steps: asdict(clustered(steps.score, steps.question_id, seed=0)))
@@ -86,11 +83,10 @@ def scores_by_step(rows: pd.DataFrame) -> Figure:
 
 def calibration_rows(step_scores: pd.DataFrame) -> pd.DataFrame:
     """Return mean score minus share of correct steps, as :func:`scores_by_step_rows`; negative is pessimistic."""
-
-    def gap(steps: pd.DataFrame) -> dict[str, float]:
-        return asdict(clustered(steps.score - steps.label, steps.question_id, seed=0, bounds=(-1.0, 1.0)))
-
-    return _grouped(step_scores, BY_STEP, gap)
+    bounds = (-1.0, 1.0)
+    return _grouped(
+        step_scores, BY_STEP, lambda s: asdict(clustered(s.score - s.label, s.question_id, seed=0, bounds=bounds))
+    )
 
 
 @with_style()
@@ -101,11 +97,7 @@ def calibration(rows: pd.DataFrame) -> Figure:
 
 
 def reliability_rows(step_scores: pd.DataFrame) -> pd.DataFrame:
-    """Return the share of correct steps per score bin.
-
-    Columns: task, model, step, bin (its lower end), score (the mean of its scores), value, ci_low, ci_high, n. There is
-    one draft per question: Wilson intervals.
-    """
+    """Return the share of correct steps per score bin (named by its lower end), and the mean score in the bin."""
     bins = np.minimum((step_scores.score * BINS).astype(int), BINS - 1) / BINS
     return _grouped(
         step_scores.assign(bin=bins), [*BY_STEP, "bin"],
@@ -157,34 +149,24 @@ def _reached(rows: pd.DataFrame) -> pd.Series:
 
 @with_style()
 def reliability(rows: pd.DataFrame) -> Figure:
-    """Draw the share of correct steps against the score, a row per task and a panel per step.
-
-    A calibrated model lies on the diagonal. Steps that few drafts reach, and bins of fewer than ten, are left out.
-    """
-    steps = {task: _reached(of_task) for task, of_task in _by_task(rows)}
-    columns, height = max(map(len, steps.values()), default=1), max(len(steps), 1)
-    figure, grid = plt.subplots(
-        height, columns, figsize=(1.95 * columns + 0.4, 2.25 * height + 0.4), layout="constrained", squeeze=False,
-        sharex=True, sharey=True,
-    )  # fmt: skip
-    plt.close(figure)
-    if not steps:
-        grid[0, 0].text(0.5, 0.5, "No data", ha="center", va="center", color=style.FAINT)
-        return figure
-    for panels, (task, counts) in zip(grid, steps.items(), strict=True):
-        for axes in panels[len(counts) :]:
+    """Draw the share of correct steps against the score, a row per task and a panel per step, without rare ones."""
+    steps = [(task, _reached(of_task)) for task, of_task in _by_task(rows)]
+    columns = max((len(counts) for _, counts in steps), default=1)
+    figure, panels = style.new_panels(columns * len(steps), 2.05, 2.4, columns, sharex=True, sharey=True)
+    for place, axes in enumerate(panels):
+        task, counts = steps[place // columns]
+        if place % columns >= len(counts):
             axes.set_axis_off()
-        for axes, (step, count) in zip(panels, counts.items(), strict=False):
-            axes.plot([0, 1], [0, 1], color=style.FAINT, linestyle=style.DASHED, linewidth=1)
-            drawn = rows[(rows.task == task) & (rows.step == step) & (rows.n >= FEW)]
-            for method in STEP_SCORERS:
-                curve = drawn[drawn.model == method].sort_values("score")
-                if len(curve):
-                    style.draw_curve(axes, curve.score, curve, method)
-            axes.set(xlim=(0, 1), ylim=(0, 1), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1], aspect="equal")
-            axes.set_title(f"Step {step} (n = {count:,})")
-            axes.tick_params(labelbottom=True)
-        panels[0].set_ylabel(f"{task}\nShare of right steps")
+            continue
+        step = counts.index[place % columns]
+        axes.plot([0, 1], [0, 1], color=style.FAINT, linestyle=style.DASHED, linewidth=1)
+        drawn = rows[(rows.task == task) & (rows.step == step) & (rows.n >= FEW)].sort_values("score")
+        for method, curve in drawn.groupby("model"):
+            style.draw_curve(axes, curve.score, curve, str(method))
+        axes.set(xlim=(0, 1), ylim=(0, 1), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1], aspect="equal")
+        axes.set_title(f"Step {step} (n = {counts[step]:,})")
+        axes.tick_params(labelbottom=True)
+        style.outer_label(axes, f"{task}\nShare of right steps")
     keys = [Line2D([], [], label=style.METHOD_LABELS[method], **style.line_style(method)) for method in STEP_SCORERS]
     figure.legend(handles=keys, loc="outside upper center", ncols=len(keys))
     figure.supxlabel("Score of the step", fontsize=9.5)
@@ -192,10 +174,9 @@ def reliability(rows: pd.DataFrame) -> Figure:
 
 
 def fixed_overlap_rows(drafts: pd.DataFrame) -> pd.DataFrame:
-    """Return shares of wrong drafts: columns task, fixed_by, not_by, value, ci_low, ci_high, count, n (Wilson).
+    """Return the shares of wrong drafts that ``fixed_by`` fixes and ``not_by``, if not empty, does not.
 
-    An empty ``not_by`` means all that ``fixed_by`` fixes. ``drafts`` has a row per wrong draft: task, and a boolean for
-    each of ``FIXERS``.
+    ``drafts`` has a row per wrong draft: task, and a boolean for each of ``FIXERS``.
     """
     rows = []
     for task, group in _by_task(drafts):
@@ -233,9 +214,8 @@ def fixed_overlap(rows: pd.DataFrame) -> Figure:
 def cost_rows(outcomes: pd.DataFrame) -> pd.DataFrame:
     """Return the extra tokens per additional solved problem, for each task, setting and method.
 
-    ``outcomes`` has a row per task, setting, method (see ``COSTS``) and draft: extra ``tokens``, and ``gain``: 1
-    if the problem is newly solved, -1 if it is lost. Without a net gain the value is infinite. Intervals are by
-    bootstrap over drafts.
+    ``outcomes`` has a row per task, setting, method (see ``COSTS``) and draft: extra ``tokens``, and ``gain``: 1 if the
+    problem is newly solved, -1 if it is lost. Without a net gain the value is infinite. Intervals resample drafts.
     """
     by = ["task", "setting", "method"]
     rows = []
@@ -254,10 +234,7 @@ def _per_problem(tokens: ArrayLike, solved: ArrayLike) -> np.ndarray:
 
 @with_style({"axes.grid.axis": "x"})
 def cost(rows: pd.DataFrame) -> Figure:
-    """Draw extra tokens per additional solved problem: above for known wrong drafts, below for all questions.
-
-    An arrow is an interval without an upper end.
-    """
+    """Draw extra tokens per additional solved problem; an arrow is an interval without an upper end."""
     tasks = list(_by_task(rows))
     methods = [(setting, method) for setting, group in COSTS.items() for method in group]
     figure, panels = style.new_panels(len(tasks), width=5.2, height=3.4, sharex=True, sharey=True)

@@ -1,6 +1,6 @@
 """Tables, figures and findings of the appendix notebooks."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -33,28 +33,31 @@ def judge_suffix(numbers: pd.DataFrame) -> str:
     return next(f"_{judge}" for judge in JUDGES if f"first_error_accuracy_{judge}" in metrics)
 
 
+def _shares(values: Values, method: str, metrics: Mapping[str, str], name: str = "") -> str:
+    """Return a sentence with some metrics (name -> words) of a method."""
+    return f"{name or method}: " + "; ".join(f"{words} {values.share(method, m)}" for m, words in metrics.items()) + "."
+
+
+def _pairs(values: Values, metric: str, pairs: Iterable[tuple[str, str]]) -> list[str]:
+    """Return a sentence per pair of methods: both values of a metric, and their paired difference."""
+    words = metric.replace("_", " ")
+    return [
+        f"{a} − {b}, {words}: {values.share(a, metric)} and {values.share(b, metric)}: "
+        f"{values.difference(a, b, metric)}." for a, b in pairs
+    ]  # fmt: skip
+
+
 def found_label_quality(numbers: pd.DataFrame) -> list[str]:
     """Return the findings of the label quality, one sentence each."""
-    values = Values(numbers)
-    suffix = judge_suffix(numbers)
-    lines = [f"Reference: {JUDGES[suffix[1:]]}."]
-    if "raw" in set(numbers["method"]):
-        lines += [
-            f"Precision of positive labels by rollouts: raw {values.share('raw', 'label_precision')}, after "
-            f"post-processing 1 and 2 {values.share('consistent', 'label_precision')}.",
-            f"Recall of correct steps: raw {values.share('raw', 'label_recall')}, after post-processing "
-            f"{values.share('consistent', 'label_recall')}.",
-            "First errors located as in the reference, labels by rollouts: raw "
-            f"{values.share('raw', f'first_error_accuracy{suffix}')}, after post-processing "
-            f"{values.share('consistent', f'first_error_accuracy{suffix}')}.",
-        ]
-    for kind, name in (("orm", "ORM"), ("balanced_orm", "balanced ORM"), ("sorm", "SORM")):
-        lines.append(
-            f"The {name} judges {values.share(kind, f'step_accuracy{suffix}')} of the steps as the reference does, "
-            f"and locates {values.share(kind, f'first_error_accuracy{suffix}')} of the first errors."
-        )
+    values, suffix = Values(numbers), judge_suffix(numbers)
+    located = {f"first_error_accuracy{suffix}": "first errors located"}
+    quality = {"label_precision": "precision", "label_recall": "recall"} | located
+    rules = {"raw": "Raw labels", "consistent": "Labels after post-processing 1 and 2"}
+    models = {"orm": "ORM", "balanced_orm": "Balanced ORM", "sorm": "SORM"}
     return [
-        *lines,
+        f"Reference: {JUDGES[suffix[1:]]}.",
+        *(_shares(values, rule, quality, words) for rule, words in rules.items() if rule in set(numbers["method"])),
+        *(_shares(values, k, {f"step_accuracy{suffix}": "step accuracy"} | located, n) for k, n in models.items()),
         f"SORM − ORM: steps {values.difference('sorm', 'orm', 'step_accuracy', suffix)}; first errors "
         f"{values.difference('sorm', 'orm', 'first_error_accuracy', suffix)}.",
     ]
@@ -62,61 +65,36 @@ def found_label_quality(numbers: pd.DataFrame) -> list[str]:
 
 def found_value_refinement(numbers: pd.DataFrame) -> list[str]:
     """Return the findings of value-based refinement, one sentence each."""
-    values, lines = Values(numbers), []
-    ways = [way for way in ("", "_forced", "_free") if f"value+orm{way}" in set(numbers["method"])]
-    for locator in LOCATORS:
-        for way in ways:
-            value, process = f"value+{locator}{way}", f"local+{locator}{way}"
-            lines.append(
-                f"{value} fixes {values.share(value, 'fixed_fraction')} of the wrong drafts, {process} "
-                f"{values.share(process, 'fixed_fraction')}: {values.difference(value, process, 'fixed_fraction')}."
-            )
-        places = [values.share(f"value+{locator}", f"first_error_{p}_exact") for p in ("accuracy", "early", "late")]
-        lines.append(
-            f"value+{locator} begins at the true first error in {places[0]}, before it in {places[1]}, after it in "
-            f"{places[2]}."
-        )
-    return lines
+    values, made = Values(numbers), set(numbers["method"])
+    ends = [f"{locator}{way}" for locator in LOCATORS for way in ("", "_forced", "_free")]
+    places = {"accuracy": "begins at the true first error", "early": "before it", "late": "after it"}
+    metrics = {f"first_error_{place}_exact": words for place, words in places.items()}
+    pairs = [(f"value+{end}", f"local+{end}") for end in ends if f"value+{end}" in made]
+    begun = [_shares(values, f"value+{locator}", metrics) for locator in LOCATORS]
+    return _pairs(values, "fixed_fraction", pairs) + begun
 
 
 def found_labels(rules: pd.DataFrame, counts: pd.DataFrame) -> list[str]:
     """Return the findings of the ablation of labels, one sentence each."""
-    values, curve = Values(rules), Values(counts)
-    lines = [
-        f"{rule}: positive {values.share(rule, 'positive_labels')}; precision {values.share(rule, 'label_precision')}, "
-        f"recall {values.share(rule, 'label_recall')}."
-        for rule in (*RULES, "consistent+balanced")
-    ]
+    metrics = {m: m.removeprefix("label_").replace("_", " ") for m in ("positive_labels", *QUALITY)}
     ks = sorted(int(metric.partition("@")[2]) for metric in counts["metric"].unique() if "positive" in metric)
-    for metric in (f"{name}@" for name in ("positive_labels", *QUALITY)):
-        ends = [f"{curve.share('consistent', f'{metric}{k}')} with K = {k}" for k in (ks[0], ks[-2], ks[-1])]
-        lines.append(f"{metric.strip('@').replace('_', ' ')}: {'; '.join(ends)}.")
-    return lines
+    at = {m: {f"{m}@{k}": f"K = {k}" for k in (ks[0], ks[-2], ks[-1])} for m in metrics}
+    by_rule = [_shares(Values(rules), rule, metrics) for rule in (*RULES, "consistent+balanced")]
+    return by_rule + [_shares(Values(counts), "consistent", at[m], words) for m, words in metrics.items()]
 
 
 def found_refinement(
     swept: pd.DataFrame, otherwise: pd.DataFrame, chosen: pd.DataFrame, ts: Mapping[str, float]
 ) -> list[str]:
     """Return the findings of the ablation of refinement, one sentence each."""
-    validation, values, picked = Values(swept), Values(otherwise), Values(chosen)
-    lines = []
-    for locator, t in ts.items():
-        kind = f"local+{locator}"
-        lines.append(
-            f"{kind}: T = {t:g} fixes most on validation, {validation.share(kind, f'fixed_fraction@{t:g}')}, and "
-            f"begins at the first step in {validation.share(kind, f'begun_at_first_step@{t:g}')}. On test it fixes "
-            f"{values.share(f'{kind}_tuned', 'fixed_fraction')}, the default T "
-            f"{values.share(kind, 'fixed_fraction')}: {values.difference(f'{kind}_tuned', kind, 'fixed_fraction')}."
-        )
-    for twice, once in TWICE.items():
-        lines.append(
-            f"{twice} fixes {values.share(twice, 'fixed_fraction')}, {once} {values.share(once, 'fixed_fraction')}: "
-            f"{values.difference(twice, once, 'fixed_fraction')}."
-        )
-    lines.append(f"The ORM rejects {picked.share('orm', 'drafts_doubted')} of the drafts.")
-    for a, b in CHOICE_PAIRS:
-        lines.append(
-            f"{a} and {b}: {picked.share(a, 'accuracy')} and {picked.share(b, 'accuracy')}, "
-            f"{picked.difference(a, b, 'accuracy')}."
-        )
-    return lines
+    values, picked = Values(otherwise), Values(chosen)
+    best = {
+        k: {f"fixed_fraction@{t:g}": "fixed", f"begun_at_first_step@{t:g}": "begun at step 1"} for k, t in ts.items()
+    }
+    tuned = [
+        _shares(Values(swept), f"local+{k}", best[k], f"local+{k} with T = {t:g}, the best on validation")
+        for k, t in ts.items()
+    ]
+    pairs = [*((f"local+{locator}_tuned", f"local+{locator}") for locator in ts), *TWICE.items()]
+    doubted = f"The ORM rejects {picked.share('orm', 'drafts_doubted')} of the drafts."
+    return [*tuned, *_pairs(values, "fixed_fraction", pairs), doubted, *_pairs(picked, "accuracy", CHOICE_PAIRS)]

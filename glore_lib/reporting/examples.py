@@ -4,15 +4,12 @@ An example has the draft's steps with their labels, rollouts and scores, and bes
 draft. Notebooks and explorer show the same HTML, in which everything that a model or a user wrote is escaped.
 """
 
-import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from functools import cached_property
-from html import escape
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib import colormaps
 from matplotlib.colors import to_hex
@@ -22,26 +19,25 @@ from glore_lib.method.refinement import locate_first_error, marked_step
 from glore_lib.method.replication import Replication, SplitEvaluation
 from glore_lib.method.reward_models import answer_scores
 from glore_lib.method.students import sample_solutions
+from glore_lib.reporting import read_template
 from glore_lib.reporting.style import METHOD_LABELS
 from glore_lib.solutions import mark_bad, split_steps
 
 REFINEMENTS = ("local+sorm", "global")
 NAMES = METHOD_LABELS | {
-    "draft": "Draft", "reference": "Reference solution", "exact": "Exact label", "right": "Correct rollouts"
+    "draft": "Draft", "reference": "Reference solution", "exact": "Exact label", "right": "Correct rollouts",
+    "text": "Text",
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A solution: ``draft``, ``reference`` or a kind of refinement.
+    """A solution."""
 
-    ``is_correct`` is None if the correct answer is unknown.
-    """
-
-    name: str
+    name: str  # draft, reference or a kind of refinement
     text: str
     final_answer: str
-    is_correct: bool | None
+    is_correct: bool | None  # None if the correct answer is unknown
 
     @property
     def verdict(self) -> str:
@@ -52,11 +48,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Example:
-    """A question and its draft.
-
-    ``steps`` has a row per step (index: its number) with its ``text`` and, if known: ``exact`` (its label), ``right``
-    (correct rollouts, as "3/8") and the score by each reward model.
-    """
+    """A question and its draft: ``steps`` has the ``text`` of each, and the :meth:`Outcomes.column` values to show."""
 
     question: str
     reference_answer: str  # empty if unknown
@@ -75,19 +67,17 @@ class Example:
         limit = 0 if column == "exact" else self.threshold
         return next((step for step in self.steps.index if self.steps.loc[step, column] <= limit), 0)
 
-    @property
-    def draft_steps(self) -> list[str]:
-        """The draft as the refiner reads it, with [BAD] before the step located as the first error."""
-        steps = list(self.steps["text"])
-        return split_steps(mark_bad(steps, self.marked)) if self.marked else steps
-
     def marked_steps(self, answer: Answer) -> list[tuple[str, bool]]:
-        """Return the steps of an answer, each with whether a refinement changed it."""
-        if answer.name == "draft":
-            return [(step, False) for step in self.draft_steps]
-        if answer.name == "reference":
-            return [(step, False) for step in split_steps(answer.text)]
-        return changed(self.answers[0].text, answer.text)
+        """Return the steps of an answer, each with whether a refinement changed it.
+
+        Those of the draft are as the refiner reads them, with [BAD] before the step located as the first error.
+        """
+        if answer.name not in ("draft", "reference"):
+            return changed(self.answers[0].text, answer.text)
+        steps = split_steps(answer.text)
+        if answer.name == "draft" and self.marked:
+            steps = split_steps(mark_bad(steps, self.marked))
+        return [(step, False) for step in steps]
 
 
 def changed(draft: str, answer: str) -> list[tuple[str, bool]]:
@@ -105,47 +95,34 @@ class Outcomes:
         self.run, self.split = lab.run, split
         self.evaluated: SplitEvaluation = getattr(lab, split)
         # The draft set's own, without its rollouts.
-        self._drafts = sample_solutions(lab.run, lab.student, split, 1, 0.0, f"greedy-{lab.student.policy}")
-        self._columns: dict[str, pd.Series] = {}
-        self._refinements: dict[str, pd.DataFrame] = {}
-
-    @cached_property
-    def drafts(self) -> pd.DataFrame:
-        """The split's drafts by ``sample_id``."""
-        return self._drafts.read().set_index("sample_id")
-
-    @property
-    def right(self) -> pd.Series:
-        """Whether each draft is correct."""
-        return self.drafts["is_correct"]
+        drafts = sample_solutions(lab.run, lab.student, split, 1, 0.0, f"greedy-{lab.student.policy}")
+        self.drafts = drafts.read().set_index("sample_id")
+        self.right = self.drafts["is_correct"]
 
     @cached_property
     def exact(self) -> pd.DataFrame | None:
         """The exact labels, or None if unknown."""
         return step_labels.exact_labels(self.run, self.drafts.reset_index(), self.split)
 
+    @property
+    def true_labels(self) -> pd.DataFrame:
+        """The exact labels of all steps or, if unknown, those by rollouts."""
+        return self.evaluated.draft_set.labels if self.exact is None else self.exact
+
     @cached_property
     def true_errors(self) -> pd.Series:
-        """The first error of each draft by the exact labels or, if unknown, by rollouts; 0: none."""
-        labels = self.evaluated.draft_set.labels if self.exact is None else self.exact
-        return self._of_all(step_labels.first_errors(labels), 0)
+        """The first error of each draft by :attr:`true_labels`; 0: none."""
+        return step_labels.first_errors(self.true_labels).reindex(self.drafts.index, fill_value=0)
 
     def column(self, name: str) -> pd.Series:
-        """Return a value of every step (index ``sample_id``, ``step``).
-
-        ``name`` is ``exact`` (its label), ``right`` (correct rollouts, as "3/8"), or a reward model (its score).
-        """
-        if name not in self._columns:
-            steps = ["sample_id", "step"]
-            if name == "right":
-                rollouts = self.evaluated.draft_set.rollouts.read().groupby(steps)["is_correct"].agg(["sum", "count"])
-                self._columns[name] = rollouts["sum"].astype(str) + "/" + rollouts["count"].astype(str)
-            elif name == "exact":
-                assert self.exact is not None
-                self._columns[name] = self.exact.set_index(steps)["label"]
-            else:
-                self._columns[name] = self.scores(name).set_index(steps)["score"]
-        return self._columns[name]
+        """Return every step's ``exact`` label, ``right`` (correct rollouts, as "3/8") or score by a reward model."""
+        steps = ["sample_id", "step"]
+        if name == "right":
+            rollouts = self.evaluated.draft_set.rollouts.read().groupby(steps)["is_correct"].agg(["sum", "count"])
+            return rollouts["sum"].astype(str) + "/" + rollouts["count"].astype(str)
+        if name == "exact":
+            return self.true_labels.set_index(steps)["label"]
+        return self.scores(name).set_index(steps)["score"]
 
     def scores(self, kind: str) -> pd.DataFrame:
         """Return a reward model's step scores of the drafts."""
@@ -153,26 +130,22 @@ class Outcomes:
 
     def found_errors(self, kind: str) -> pd.Series:
         """Return the first error of each draft by a reward model at the run's threshold; 0: none."""
-        return self._of_all(locate_first_error(self.scores(kind), self.run.params.reward_models.threshold), 0)
+        found = locate_first_error(self.scores(kind), self.run.params.reward_models.threshold)
+        return found.reindex(self.drafts.index, fill_value=0)
 
     @cached_property
     def orm_says_right(self) -> pd.Series:
         """Whether the ORM scores each final answer above the threshold."""
-        return self._of_all(answer_scores(self.scores("orm")), 0.0) > self.run.params.reward_models.threshold
+        scores = answer_scores(self.scores("orm")).reindex(self.drafts.index, fill_value=0.0)
+        return scores > self.run.params.reward_models.threshold
 
     def refinements(self, kind: str) -> pd.DataFrame:
         """Return the records of one kind of refinement, by ``sample_id``."""
-        if kind not in self._refinements:
-            made = self.evaluated.refined[kind].read().set_index("sample_id")
-            self._refinements[kind] = made.loc[self.drafts.index]
-        return self._refinements[kind]
+        return self.evaluated.refined[kind].read().set_index("sample_id").loc[self.drafts.index]
 
     def refined(self, kind: str) -> pd.Series:
         """Return whether each refinement of a kind is correct."""
         return self.refinements(kind)["is_correct"]
-
-    def _of_all(self, values: pd.Series, otherwise: float) -> pd.Series:
-        return values.reindex(self.drafts.index, fill_value=otherwise)
 
     def chosen(self, show: str) -> list[str]:
         """Return the ids of the drafts that a filter selects."""
@@ -199,40 +172,40 @@ DRAFT_FILTERS: dict[str, Callable[[Outcomes], pd.Series]] = {
 }
 
 
+def numbered(text: str) -> pd.DataFrame:
+    """Return the steps of a solution: column ``text``, index from 1."""
+    steps = pd.Series(split_steps(text), dtype=object, name="text")
+    return steps.set_axis(range(1, len(steps) + 1)).to_frame()
+
+
 def example(
     outcomes: Outcomes, sample_id: str, columns: Sequence[str], answers: Sequence[str], threshold: float | None = None
 ) -> Example:
-    """Return a stored draft with what is known of it.
+    """Return a stored draft with :meth:`Outcomes.column` values of its steps, and the answers to show beside it.
 
-    ``columns`` are values of its steps (``exact``, left out if unknown; ``right``; reward models), ``answers`` are
-    shown beside it (``reference``, kinds of refinement). ``threshold`` defaults to the run's.
+    ``exact`` is left out if unknown. ``answers`` are ``reference`` or kinds of refinement.
     """
     draft: Any = outcomes.drafts.loc[sample_id]
     question = outcomes.run.questions(outcomes.split)[draft["question_id"]]
-    texts = split_steps(draft["text"])
-    steps = pd.DataFrame({"text": pd.Series(texts, dtype=object)}).set_axis(np.arange(1, len(texts) + 1))
+    steps = numbered(draft["text"])
     for name in columns:
         if name != "exact" or outcomes.exact is not None:
-            steps[name] = [outcomes.column(name)[sample_id, step] for step in steps.index]
-    shown, marked = [Answer("draft", draft["text"], draft["final_answer"], bool(draft["is_correct"]))], 0
-    for name in answers:
+            steps[name] = outcomes.column(name)[sample_id].loc[steps.index]
+    p, shown, marked = outcomes.run.params, [], 0
+    for name in ("draft", *answers):
         if name == "reference":
             shown.append(Answer(name, question.reference_solution, question.reference_answer, True))
             continue
-        made: Any = outcomes.refinements(name).loc[sample_id]
+        made: Any = draft if name == "draft" else outcomes.refinements(name).loc[sample_id]
         shown.append(Answer(name, made["text"], made["final_answer"], bool(made["is_correct"])))
         if name.startswith("local"):
-            marked = marked_step(int(made["first_error"]), len(texts), outcomes.run.params.refiner)
-    threshold = outcomes.run.params.reward_models.threshold if threshold is None else threshold
+            marked = marked_step(int(made["first_error"]), len(steps), p.refiner)
+    threshold = p.reward_models.threshold if threshold is None else threshold
     return Example(question.question, question.reference_answer, steps, threshold, shown, marked)
 
 
 def rollouts_of(lab: Replication, split: str, show: str) -> pd.DataFrame:
-    """Return the two most frequent rollouts after each step of the first selected draft, up to its first error.
-
-    Columns: the rollout, how often it was sampled, whether its answer is correct, and whether it is consistent: uses
-    what the steps before it computed.
-    """
+    """Return the two most frequent rollouts after each step of the first selected draft, up to its first error."""
     outcomes = Outcomes(lab, split)
     chosen = outcomes.telling(show)[:1]
     rollouts = outcomes.evaluated.draft_set.rollouts.read()
@@ -250,6 +223,7 @@ LINES, COLUMNS = 45, 130  # the most that an example takes as text
 FIRST_ERROR, NEW = "◀ first error", "▸"
 COLOURS = colormaps["Oranges_r"]  # dark for a low score; the lightness alone shows it
 TEXT_STYLE = "text-align:left;white-space:pre-wrap;vertical-align:top"
+TEMPLATE = read_template("example.html.jinja")
 
 
 @dataclass(frozen=True)
@@ -274,95 +248,59 @@ def worked_example(
     chosen = outcomes.telling(show)
     if number >= len(chosen):
         text = f"There are {len(chosen)} drafts of this kind: {show}."
-        return Rendered(f"<p>{escape(text)}</p>", text)
+        return Rendered(f"<p>{text}</p>", text)
     shown = example(outcomes, chosen[number], columns, answers)
     return Rendered(to_html(shown), to_text(shown))
 
 
 def to_html(example: Example) -> str:
     """Return an example as HTML that is complete without styles: colour only adds to what text says."""
-    columns = [str(name) for name in example.steps if name != "text"]
-    heads = "".join(f"<th>{escape(name)}</th>" for name in ["Step", "Text", *(NAMES[c] for c in columns)])
-    rows = "".join(
-        f'<tr><td>{step}</td><td style="{TEXT_STYLE}">{escape(text)}</td>'
-        + "".join(_html_cell(example, column, step) for column in columns)
-        + "</tr>"
-        for step, text in zip(example.steps.index, example.steps["text"], strict=True)
-    )
-    verdicts = "".join(
-        f'<th style="text-align:left">{escape(NAMES[a.name])}: {escape(a.verdict)}</th>' for a in example.answers
-    )
-    texts = "".join(f'<td style="{TEXT_STYLE}">{_html_lines(example, answer)}</td>' for answer in example.answers)
-    reference = f"<br><b>Correct answer:</b> {escape(example.reference_answer)}" if example.reference_answer else ""
-    return (
-        f'<div class="tex2jax_ignore mathjax_ignore"><p>{escape(example.question)}{reference}</p>'
-        f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
-        f"<p>{escape(_legend(example))}</p>"
-        f"<table><thead><tr>{verdicts}</tr></thead><tbody><tr>{texts}</tr></tbody></table></div>"
-    )
+    rows = {
+        step: [(_cell_text(example, column, step), _cell_style(example, column, step)) for column in example.steps]
+        for step in example.steps.index
+    }
+    return TEMPLATE.render(
+        example=example, names=NAMES, rows=rows, legend=_legend(example), first_error=FIRST_ERROR, new=NEW,
+        text_style=TEXT_STYLE,
+    )  # fmt: skip
 
 
 def to_text(example: Example) -> str:
-    """Return an example as plain text of at most :data:`LINES` lines of :data:`COLUMNS` characters."""
-    columns = [str(name) for name in example.steps if name != "text"]
-    cells = {step: [_cell_text(example, column, step) for column in columns] for step in example.steps.index}
-    widths = [max(len(text) for text in [NAMES[c], *(row[i] for row in cells.values())]) for i, c in enumerate(columns)]
-    room = COLUMNS - 6 - sum(width + 2 for width in widths)
-    texts = {step: _shortened(text, room) for step, text in example.steps["text"].items()}
-    widths.insert(0, max(map(len, ["Text", *texts.values()])))
-    rows = [("", ["Text", *(NAMES[c] for c in columns)]), *((step, [texts[step], *cells[step]]) for step in cells)]
-    table = [f"{step:>4}  " + "  ".join(map(str.ljust, row, widths)) for step, row in rows]
-    question = textwrap.wrap(example.question, COLUMNS, max_lines=4, placeholder=" …")
+    """Return an example as plain text, cut to :data:`LINES` lines of :data:`COLUMNS` characters."""
+    cells = {NAMES[c]: [_cell_text(example, c, step) for step in example.steps.index] for c in example.steps}
+    steps = pd.DataFrame(cells, index=example.steps.index).to_string(max_colwidth=COLUMNS // 2)
     reference = [f"Correct answer: {example.reference_answer}"] if example.reference_answer else []
-    lines = [*question, *reference, *_cut(table, 14), *textwrap.wrap(_legend(example), COLUMNS, max_lines=3)]
-    limit = (LINES - len(lines)) // max(len(example.answers), 1) - 1
+    lines = [example.question, *reference, _legend(example)]
+    lines += [f"{NAMES[answer.name]}: {answer.verdict}" for answer in example.answers] + steps.split("\n")
     for answer in example.answers:
-        steps = [f"{NEW if new else ' '} {step}" for step, new in example.marked_steps(answer)]
-        lines += [f"{NAMES[answer.name]}: {answer.verdict}", *_cut(steps, limit)]
-    return "\n".join(_shortened(line.rstrip(), COLUMNS) for line in lines)
-
-
-def _cut(lines: list[str], limit: int) -> list[str]:
-    return lines if len(lines) <= limit else [*lines[: limit - 1], f"  … and {len(lines) - limit + 1} more"]
-
-
-def _shortened(text: str, width: int) -> str:
-    return text if len(text) <= width else f"{text[: width - 2]} …"
+        lines += [NAMES[answer.name], *(f"{NEW if new else ' '} {s}" for s, new in example.marked_steps(answer))]
+    return "\n".join(line if len(line) <= COLUMNS else f"{line[: COLUMNS - 2]} …" for line in lines[:LINES])
 
 
 def _legend(example: Example) -> str:
     """Return where the first errors are, by labels and by scores."""
-    exact = f"Exact: {_step_name(example.first_error('exact'))}. " if "exact" in example.steps else ""
-    scores = ", ".join(f"{NAMES[kind]}: {_step_name(example.first_error(kind))}" for kind in example.scored)
+    first = {
+        column: f"step {step}" if (step := example.first_error(column)) else "none"
+        for column in example.steps if column == "exact" or column in example.scored
+    }  # fmt: skip
+    exact = f"Exact: {first.pop('exact')}. " if "exact" in first else ""
+    scores = ", ".join(f"{NAMES[kind]}: {step}" for kind, step in first.items())
     return exact + (f"First error at T = {example.threshold:g}: {scores}." if scores else "")
-
-
-def _step_name(step: int) -> str:
-    return f"step {step}" if step else "none"
 
 
 def _cell_text(example: Example, column: str, step: int) -> str:
     value: Any = example.steps.loc[step, column]
-    if column == "right":
+    if column in ("text", "right"):
         return str(value)
     text = ("right" if value else "wrong") if column == "exact" else f"{value:.2f}"
     return f"{text} {FIRST_ERROR}" if example.first_error(column) == step else text
 
 
-def _html_cell(example: Example, column: str, step: int) -> str:
-    text = escape(_cell_text(example, column, step))
-    style = "text-align:center"
-    if column in example.scored:
-        value: Any = example.steps.loc[step, column]
-        colour = score_colour(float(value))
-        style += f";background-color:{colour};color:{text_colour(float(value))}"
-    return f'<td style="{style}">{f"<b>{text}</b>" if FIRST_ERROR in text else text}</td>'
-
-
-def _html_lines(example: Example, answer: Answer) -> str:
-    return "<br>".join(
-        f"<b>{NEW} {escape(step)}</b>" if new else escape(step) for step, new in example.marked_steps(answer)
-    )
+def _cell_style(example: Example, column: str, step: int) -> str:
+    if column not in example.scored:
+        return TEXT_STYLE if column == "text" else "text-align:center"
+    value: Any = example.steps.loc[step, column]
+    return f"text-align:center;background-color:{score_colour(value)};color:{text_colour(value)}"
 
 
 def score_colour(score: float) -> str:

@@ -6,15 +6,14 @@ the widgets.
 
 import io
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import replace
-from functools import cached_property
+from functools import cache, cached_property
 from html import escape
 from pathlib import Path
 from typing import Any
 
 import ipywidgets as widgets
-import pandas as pd
 import torch
 
 from glore_lib.artifacts.manifest import stage_record, stage_record_path
@@ -27,13 +26,14 @@ from glore_lib.models.prefix_tree import collate, pack
 from glore_lib.models.reward_head import RewardModel, load_reward_model
 from glore_lib.models.tokens import encode
 from glore_lib.params import Params, ParamsError, load_params
-from glore_lib.reporting.examples import DRAFT_FILTERS, Answer, Example, Outcomes, example, to_html
+from glore_lib.reporting.examples import DRAFT_FILTERS, Answer, Example, Outcomes, example, numbered, to_html
 from glore_lib.run import open_run
 from glore_lib.sampling import Request, Sampler
 from glore_lib.solutions import join_steps, mark_bad, prefix_text, split_steps
 from glore_lib.tasks import Question
 
 LOCATORS = ("orm", "sorm")
+REFINED = (*(f"local+{locator}" for locator in LOCATORS), "global")
 STAGE = "explorer"
 
 
@@ -49,10 +49,7 @@ def _one_thread() -> Iterator[None]:
 
 
 class Explorer:
-    """The drafts of a run, or of a user, with what reward models and refiner make of them.
-
-    Models are loaded once, on first use; refinements are kept.
-    """
+    """The drafts of a run, or of a user, with what reward models and refiner (loaded on first use) make of them."""
 
     def __init__(self, lab: Replication, split: str = "test"):
         self.lab, self.run = lab, lab.run
@@ -72,40 +69,32 @@ class Explorer:
 
     def drafts(self, show: str) -> list[tuple[str, str]]:
         """Return (title, id) of the drafts that ``show`` (of ``DRAFT_FILTERS``) selects, in their order."""
-        drafts = self.outcomes.drafts
-        numbers = {sample_id: i for i, sample_id in enumerate(drafts.index, start=1)}
-        titles = []
-        for sample_id in self.outcomes.chosen(show):
-            draft: Any = drafts.loc[sample_id]
-            question = self.run.questions(self.outcomes.split)[draft["question_id"]].question
-            verdict = "right" if draft["is_correct"] else "wrong"
-            titles.append((f"{numbers[sample_id]} ({verdict}): {question[:60]}", sample_id))
-        return titles
+        chosen, questions = set(self.outcomes.chosen(show)), self.run.questions(self.outcomes.split)
+        titles = [
+            f"{i} ({'right' if draft.is_correct else 'wrong'}): {questions[draft.question_id].question[:60]}"
+            for i, draft in enumerate(self.outcomes.drafts.itertuples(), start=1)
+        ]
+        return [both for both in zip(titles, self.outcomes.drafts.index, strict=True) if both[1] in chosen]
 
     def stored(self, sample_id: str, threshold: float) -> Example:
-        """Return a stored draft with all that is known of it.
-
-        The local refinement is the stored one, or a new one if the threshold moves the first error.
-        """
+        """Return a stored draft; its local refinement is a new one if the threshold moves the first error."""
         shown = example(self.outcomes, sample_id, ["exact", "right", *LOCATORS], [], threshold)
         draft = shown.answers[0].text
-        for kind in (*(f"local+{locator}" for locator in LOCATORS), "global"):
+        for kind in REFINED:
             made: Any = self.outcomes.refinements(kind).loc[sample_id]
             self._written.setdefault((shown.question, draft, int(made["first_error"])), made["text"])
         return self._with_refinements(shown)
 
     def own(self, question: str, draft: str, threshold: float) -> Example:
-        """Score and refine a user's question and draft (one step per line).
-
-        Labels are exact if it is one of the run's questions. Raises ParamsError if either is empty or too long.
-        """
+        """Score and refine a user's question and draft; raise ParamsError if either is empty or too long."""
         question, steps = " ".join(question.split()), split_steps(draft)
-        for name, text in (("question", question), ("draft", steps)):
-            if not text:
-                raise ParamsError(f"Your {name} is empty: write one{', one step per line' if name == 'draft' else ''}.")
+        if not question:
+            raise ParamsError("Your question is empty: write one.")
+        if not steps:
+            raise ParamsError("Your draft is empty: write one, one step per line.")
         self._check_length(question, steps)
         draft, known = join_steps(steps), self._known.get(question)
-        frame = pd.DataFrame({"text": steps}, index=range(1, len(steps) + 1))
+        frame = numbered(draft)
         if known and (labels := self.run.task.exact_step_labels(known, draft)):
             frame["exact"] = labels
         for kind, scores in self.score(question, draft).items():
@@ -115,10 +104,8 @@ class Explorer:
 
     def unknown_words(self, text: str) -> list[str]:
         """Return the words that are not in the model's vocabulary; it reads them all as one unknown token."""
-        unknown = self.run.tokenizer.unk_token_id
-        tokenize = self.run.tokenizer
-        words = dict.fromkeys(text.split())
-        return [word for word in words if unknown in tokenize(word, add_special_tokens=False).input_ids]
+        tokenizer, words = self.run.tokenizer, dict.fromkeys(text.split())
+        return [w for w in words if tokenizer.unk_token_id in tokenizer(w, add_special_tokens=False).input_ids]
 
     @torch.inference_mode()
     @_one_thread()
@@ -132,40 +119,33 @@ class Explorer:
             return {k: m(**inputs)["logits"][0].sigmoid().tolist() for k, m in self._reward_models.items()}
 
     def refine(self, question: str, draft: str, first_errors: Sequence[int]) -> list[str]:
-        """Refine a draft greedily with ``[BAD]`` before each of these steps, as ``method.refinement.refine`` does.
-
-        A first error of 0 means that none was found: ``refiner.no_error_found`` says what happens.
-        """
+        """Refine a draft greedily for each of these first errors, as ``method.refinement.refine`` does."""
         steps = split_steps(draft)
         new = [error for error in first_errors if (question, draft, error) not in self._written]
-        marks = {error: marked_step(error, len(steps), self.run.params.refiner) for error in new}
-        self._written |= {(question, draft, error): draft for error in marks}
-        asked = {error: at for error, at in marks.items() if steps and at}
-        for error, text in zip(asked, self._write(question, steps, list(asked.values())), strict=True):
-            self._written[question, draft, error] = text
+        marks = {error: marked_step(error, len(steps), self.run.params.refiner) if steps else 0 for error in new}
+        texts = self._write(question, steps, [at for at in marks.values() if at])
+        self._written |= {(question, draft, error): next(texts) if at else draft for error, at in marks.items()}
         return [self._written[question, draft, error] for error in first_errors]
 
     @_one_thread()
-    def _write(self, question: str, steps: list[str], marks: list[int]) -> list[str]:
-        if not marks:
-            return []
+    def _write(self, question: str, steps: list[str], marks: list[int]) -> Iterator[str]:
+        """Yield a refinement for each step to mark."""
         kept = [steps[: at - 1] if self.run.params.refiner.force_prefix else [] for at in marks]
         prompts = [self.run.task.refine_prompt(question, mark_bad(steps, at)) for at in marks]
-        requests = [
-            Request(tuple(encode(self.run.tokenizer, prompt, prefix).ids), 1, seed=0)
-            for prompt, prefix in zip(prompts, kept, strict=True)
-        ]
+        ids = [encode(self.run.tokenizer, *texts).ids for texts in zip(prompts, kept, strict=True)]
+        requests = [Request(tuple(sequence), 1, seed=0) for sequence in ids]
         with redirect_stderr(io.StringIO()):  # no progress bar
-            written = self._refiner.sample(requests, 0.0, self.run.params.sampling.max_new_tokens, "refine")
-        return [prefix_text(k, len(k)) + completion.text for k, (completion,) in zip(kept, written, strict=True)]
+            made = (
+                self._refiner.sample(requests, 0.0, self.run.params.sampling.max_new_tokens, "refine") if marks else []
+            )
+        return iter([prefix_text(k, len(k)) + completion.text for k, (completion,) in zip(kept, made, strict=True)])
 
     def _with_refinements(self, shown: Example) -> Example:
         """Add the local refinement for each locator's first error at the threshold, and the global one."""
         (draft,) = shown.answers
         known, errors = self._known.get(shown.question), [shown.first_error(locator) for locator in LOCATORS]
         texts = self.refine(shown.question, draft.text, [*errors, 1])
-        kinds = [*(f"local+{locator}" for locator in LOCATORS), "global"]
-        made = [self._answer(kind, text, known) for kind, text in zip(kinds, texts, strict=True)]
+        made = [self._answer(kind, text, known) for kind, text in zip(REFINED, texts, strict=True)]
         return replace(shown, answers=[draft, *made])
 
     def _answer(self, name: str, text: str, question: Question | None) -> Answer:
@@ -186,28 +166,19 @@ class Explorer:
 
 
 def runs(params_file: str, overrides: dict[str, Any], artifacts: str) -> dict[str, str]:
-    """Return the runs to choose from: name -> params file.
-
-    First the run of ``params_file``, then those beside it whose artifacts exist. No data is read.
-    """
+    """Return name -> params file of the run of ``params_file``, then of those beside it whose artifacts exist."""
     found = {load_params(params_file, overrides).run: params_file}
     for path in sorted(Path(params_file).parent.glob("*.yaml")):
-        try:
-            params = load_params(path, overrides)
-        except ParamsError:
-            continue
-        if is_made(params, Path(artifacts)):
-            found.setdefault(params.run, str(path))
+        with suppress(ParamsError):
+            if is_made(params := load_params(path, overrides), Path(artifacts)):
+                found.setdefault(params.run, str(path))
     return found
 
 
 def is_made(params: Params, artifacts: Path) -> bool:
     """Return whether all artifacts of a run that the explorer needs exist."""
-    for stage in ("05_evaluation", STAGE):
-        used = stage_record(stage_record_path(artifacts, params, stage))
-        if used is not None and all((artifacts / name).is_dir() for name in used):
-            return True
-    return False
+    used = (stage_record(stage_record_path(artifacts, params, stage)) for stage in ("05_evaluation", STAGE))
+    return any(names is not None and all((artifacts / name).is_dir() for name in names) for names in used)
 
 
 def open_explorer(params_file: str, overrides: dict[str, Any], artifacts: str) -> Explorer:
@@ -228,8 +199,7 @@ class Panel(widgets.VBox):
     """The explorer's widgets. A run is opened when it is first chosen."""
 
     def __init__(self, files: dict[str, str], overrides: dict[str, Any], artifacts: str):
-        self._files, self._overrides, self._artifacts = files, overrides, artifacts
-        self._explorers: dict[str, Explorer] = {}
+        self._opened = cache(lambda name: open_explorer(files[name], overrides, artifacts))
         wide, area = {"width": "46em"}, {"width": "46em", "height": "8em"}
         self.run = widgets.Dropdown(options=list(files), description="Run", layout=wide)
         self.show = widgets.Dropdown(options=list(DRAFT_FILTERS), description="Show", layout=wide)
@@ -247,20 +217,16 @@ class Panel(widgets.VBox):
             widgets.HTML("<h3>Your own</h3><p>A question and a draft, one step per line, such as the one above.</p>"),
             self.question, self.text, self.button, self.message, self.own,
         ])  # fmt: skip
-        self.run.observe(lambda _: self._open(), "value")
-        self.show.observe(lambda _: self._choose(), "value")
-        self.draft.observe(lambda _: self._draw(), "value")
-        self.threshold.observe(lambda _: self._draw(), "value")
+        for widget, react in ((self.run, self._open), (self.show, self._choose), (self.draft, self._draw),
+                              (self.threshold, self._draw)):  # fmt: skip
+            widget.observe(lambda _, react=react: react(), "value")
         self.button.on_click(lambda _: self._score())
         self._open()
 
     @property
     def explorer(self) -> Explorer:
         """The explorer of the chosen run, opened on first use."""
-        name = self.run.value
-        if name not in self._explorers:
-            self._explorers[name] = open_explorer(self._files[name], self._overrides, self._artifacts)
-        return self._explorers[name]
+        return self._opened(self.run.value)
 
     def _open(self) -> None:
         self.threshold.value = self.explorer.threshold
@@ -289,10 +255,8 @@ class Panel(widgets.VBox):
         except ParamsError as error:
             self.message.value = f"<p><b>{escape(str(error))}</b></p>"
             return
-        self.message.value = ""
-        unknown = self.explorer.unknown_words(f"{self.question.value} {self.text.value}")
-        if unknown:
-            self.message.value = f"<p>Not in the model's vocabulary: <b>{escape(', '.join(unknown))}</b></p>"
+        unknown = escape(", ".join(self.explorer.unknown_words(f"{self.question.value} {self.text.value}")))
+        self.message.value = f"<p>Not in the model's vocabulary: <b>{unknown}</b></p>" if unknown else ""
         self.own.value = to_html(shown)
 
 

@@ -4,25 +4,29 @@ A finding that contradicts the paper, or common expectation, is marked as a surp
 """
 
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from math import inf
 
 import pandas as pd
 
 from glore_lib import statistics as st
-from glore_lib.method.replication import Replication
-from glore_lib.method.step_labels import POSTPROCESSING, exact_labels, rollout_labels
+from glore_lib.method.appendix.measures import first_error_numbers
+from glore_lib.method.evaluation import Numbers
+from glore_lib.method.replication import Replication, SplitEvaluation
 from glore_lib.method.students import Student, sample_solutions
+from glore_lib.reporting import read_asset
 from glore_lib.reporting.examples import Outcomes
-from glore_lib.reporting.scoreboard import ABOVE, BELOW, MARGIN, SAME, verdict
+from glore_lib.reporting.scoreboard import SIDES, verdict
+from glore_lib.reporting.tables import training_label_numbers
 from glore_lib.solutions import split_steps
 from glore_lib.tasks.arithmetic import OPERATORS, parse_step
 
 PAPER, EXPECTED = "The paper", "Expected"
-SIDES = {
-    "more": ABOVE, "less": BELOW, "about the same": SAME, "no less": (-MARGIN, inf), "no more": (-inf, MARGIN),
-}  # fmt: skip
+Line = tuple[str, str, str, str, str]  # text, method and metric of its number, and the side claimed for it by whom
+LINES: dict[str, list[Line]] = {
+    str(about): list(lines.drop(columns="about").itertuples(index=False, name=None))
+    for about, lines in read_asset("findings.csv").groupby("about")
+}
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,29 @@ class Finding:
     surprising: bool = False
 
 
+class Values:
+    """``numbers`` by method and metric."""
+
+    def __init__(self, numbers: pd.DataFrame):
+        self._rows = {(row.method, row.metric): st.estimate(row) for row in numbers.itertuples()}
+
+    def findings(self, lines: Iterable[Line]) -> list[Finding]:
+        """Return a finding for each line whose number exists."""
+        found = [(text, self._rows.get((method, metric)), side, by) for text, method, metric, side, by in lines]
+        return [compared(t, e, side, by) if side else stated(t, e) for t, e, side, by in found if e]
+
+    def share(self, method: str, metric: str) -> str:
+        """Return a number in per cent with its interval and n, or "unknown"."""
+        found = self._rows.get((method, metric), st.NO_DATA)
+        return _share(found) if found.n else "unknown"
+
+    def difference(self, a: str, b: str, metric: str, suffix: str = "") -> str:
+        """Return a - b in points, and on which side of 0 its interval lies."""
+        found = self._rows.get((f"{a}-{b}", f"{metric}_difference{suffix}"), st.NO_DATA)
+        side = "more" if found.ci_low > 0 else "less" if found.ci_high < 0 else "no clear difference"
+        return f"{found.percent(' points', '+')}, {side}" if found.n else "unknown"
+
+
 def stated(what: str, estimate: st.Estimate) -> Finding:
     """Return a finding that states a share with its interval."""
     return Finding(f"{what}: {_share(estimate)}.")
@@ -41,8 +68,8 @@ def stated(what: str, estimate: st.Estimate) -> Finding:
 def compared(what: str, difference: st.Estimate, side: str, by: str) -> Finding:
     """Return a finding that compares a difference with a claim by the scoreboard's rule.
 
-    ``side`` is a word of :data:`SIDES`, claimed ``by`` the paper or expectation. The finding is surprising if the whole
-    interval lies on another side.
+    ``side`` is a word of the scoreboard's ``SIDES``, claimed ``by`` the paper or expectation. The finding is surprising
+    if the whole interval lies on another side.
     """
     if not difference.n:
         return Finding(f"{what}: nothing to compare (n = 0).")
@@ -59,30 +86,22 @@ def tell(found: Iterable[Finding]) -> None:
     """Print the findings and then, once more, the surprising ones."""
     every = list(found)
     surprising = [finding for finding in every if finding.surprising]
-    for finding in every:
-        print(_bullet(finding))
-    if not surprising:
-        print("\nNo surprises: no finding contradicts the paper or expectation.")
-        return
-    print("\nSurprises:")
-    for finding in surprising:
-        print(_bullet(finding))
-
-
-def _bullet(finding: Finding) -> str:
-    return textwrap.fill(finding.text, 110, initial_indent="- ", subsequent_indent="  ")
+    end = "Surprises:" if surprising else "No surprises: no finding contradicts the paper or expectation."
+    for text in (*every, end, *surprising):
+        if isinstance(text, Finding):
+            print(textwrap.fill(text.text, 110, initial_indent="- ", subsequent_indent="  "))
+        else:
+            print(f"\n{text}")
 
 
 def students(lab: Replication) -> list[Finding]:
     """Return the findings of notebook 01, on the validation split."""
-    right = _greedy(lab, lab.student)
+    right, p = _greedy(lab, lab.student), lab.run.params.student
     found = [stated(f"Accuracy of the student of expert iteration ({lab.student.policy})", st.proportion(right))]
-    others = {}
-    if lab.run.params.student.start == "sft":
-        others["the SFT student"] = lab.sft_student, PAPER
-    if lab.run.params.student.sft_control:
-        others["the SFT control (as many steps on the SFT data)"] = lab.sft_control, EXPECTED
-    for name, (other, by) in others.items():
+    others = [("the SFT student", lab.sft_student, PAPER)] if p.start == "sft" else []
+    if p.sft_control:
+        others.append(("the SFT control (as many steps on the SFT data)", lab.sft_control, EXPECTED))
+    for name, other, by in others:
         if other.policy != lab.student.policy:
             difference = st.paired_difference(right, _greedy(lab, other), seed=lab.tables.seed)
             found.append(compared(f"Expert iteration − {name}", difference, "more", by))
@@ -99,9 +118,8 @@ def _kinds_of_error(drafts: Outcomes) -> list[Finding]:
     """Describe the first errors of the drafts, if exact labels are known."""
     if drafts.exact is None:
         return []
-    texts = {i: split_steps(text) for i, text in drafts.drafts["text"].items()}
     errors = drafts.true_errors[drafts.true_errors > 0]
-    equations = [parse_step(texts[i][step - 1]) for i, step in errors.items()]
+    equations = [parse_step(split_steps(drafts.drafts.loc[i, "text"])[step - 1]) for i, step in errors.items()]
     sums = [OPERATORS[e.op](e.a, e.b) == e.c for e in equations if e]
     return [
         stated("The first step is wrong in this share of drafts with an error", st.proportion(errors == 1)),
@@ -112,174 +130,68 @@ def _kinds_of_error(drafts: Outcomes) -> list[Finding]:
 def orm(lab: Replication) -> list[Finding]:
     """Return the findings of notebook 02, on the validation split."""
     drafts = Outcomes(lab, "validation")
+    accepted = {"orm": drafts.orm_says_right == drafts.right, "all_positive": drafts.right}
     numbers = _reward_model_numbers(lab, "orm", "balanced_orm")
-    says_right = (drafts.orm_says_right == drafts.right).astype(int)
-    over_always = st.paired_difference(says_right, drafts.right, seed=lab.tables.seed)
-    wrong, right = (numbers["orm", f"step_false_{kind}_rate"] for kind in ("positive", "negative"))
-    errors = f"the ORM rejects {_share(right)} of the correct steps and accepts {_share(wrong)} of the wrong ones"
-    if right.n and wrong.n:
-        errors += ". The paper: more false negatives than false positives"
-    return [
-        stated("Final-answer accuracy of the ORM", numbers["orm", "final_accuracy"]),
-        compared("The same − accepting every answer", over_always, "more", EXPECTED),
-        Finding(f"Steps: {errors}.", right.ci_high < wrong.ci_low),
-        compared(
-            "Step accuracy, balanced ORM − ORM",
-            numbers["balanced_orm-orm", "step_accuracy_difference"], "about the same", PAPER,
-        ),
-    ]  # fmt: skip
+    numbers += lab.tables.compared("orm", "all_positive", accepted, "final_accuracy")
+    return Values(pd.DataFrame(numbers)).findings(LINES["orm"])
 
 
 def sorm(lab: Replication) -> list[Finding]:
     """Return the findings of notebook 03, on the training samples (labels) and the validation split."""
-    numbers = _reward_model_numbers(lab, "orm", "balanced_orm", "sorm", "sorm_raw")
     drafts = Outcomes(lab, "validation")
-    return [
-        *_label_quality(lab),
-        *_sorm_over_orm(numbers, drafts, lab.tables.seed),
-        compared(
-            "Step accuracy, post-processed − raw labels",
-            _paired_steps(drafts, "sorm", "sorm_raw", lab.tables.seed), "more", EXPECTED,
-        ),
-    ]  # fmt: skip
+    numbers = _reward_model_numbers(lab, "orm", "balanced_orm", "sorm", "sorm_raw") + _located(drafts)
+    truth = drafts.true_labels.set_index(["sample_id", "step"])
+    limit = lab.run.params.reward_models.threshold
+    scores = [drafts.scores(kind).set_index(["sample_id", "step"])["score"] for kind in ("sorm", "sorm_raw")]
+    hits = [(score.reindex(truth.index) > limit) == truth["label"].astype(bool) for score in scores]
+    steps = st.paired_difference(*hits, truth["question_id"], lab.tables.seed)
+    numbers.append(lab.tables.row("sorm-sorm_raw", "step_accuracy_difference", steps))
+    return Values(pd.DataFrame(training_label_numbers(lab) + numbers)).findings(LINES["labels"] + LINES["sorm"])
 
 
-def _label_quality(lab: Replication) -> list[Finding]:
-    rollouts = lab.data.rollouts.read()
-    samples = lab.data.samples.read()
-    exact = exact_labels(lab.run, samples[samples["sample_id"].isin(rollouts["sample_id"])], "train")
-    if exact is None:
-        return []
-    truth = exact.set_index(["sample_id", "step"])
-    made = {
-        rule: rollout_labels(rollouts, *switches).set_index(["sample_id", "step"])["label"].reindex(truth.index)
-        for rule, switches in POSTPROCESSING.items()
-    }
-    hits = {rule: labels == truth["label"] for rule, labels in made.items()}
-    gain = st.paired_difference(hits["consistent"], hits["monotone"], truth["question_id"], lab.tables.seed)
-    quality = st.confusion(truth["label"], made["consistent"], truth["question_id"], lab.tables.seed)
-    return [
-        stated("Precision of positive training labels", quality.precision),
-        stated("Recall of positive training labels", quality.recall),
-        compared("Label accuracy, with − without the consistency rule", gain, "more", EXPECTED),
-    ]
+def _reward_model_numbers(lab: Replication, *kinds: str) -> Numbers:
+    """Return the numbers of Tables 1 and 2 on the validation split."""
+    evaluated = lab.validation
+    scores = {kind: evaluated.scores[kind] for kind in kinds}
+    return lab.tables.table1(evaluated.draft_set, scores) + lab.tables.table2(evaluated.draft_set, scores)
 
 
-def _sorm_over_orm(numbers: "Values", drafts: Outcomes, seed: int) -> list[Finding]:
-    wrong = ~drafts.right & (drafts.true_errors > 0)  # as in Table 1: a wrong draft may show no error
-    found = {kind: (drafts.found_errors(kind) == drafts.true_errors)[wrong] for kind in ("orm", "sorm")}
-    located = st.paired_difference(found["sorm"], found["orm"], seed=seed)
-    exact = numbers["sorm-orm", "step_accuracy_difference_exact"]
-    return [
-        compared("Step accuracy, SORM − ORM (labels by rollouts)",
-                 numbers["sorm-orm", "step_accuracy_difference"], "no less", PAPER),
-        *([compared("The same with exact labels", exact, "no less", PAPER)] if exact.n else []),
-        stated("First errors located by the SORM", st.proportion(found["sorm"])),
-        compared("First errors located, SORM − ORM", located, "more", PAPER),
-        compared("Final-answer accuracy, SORM − ORM", numbers["sorm-orm", "final_accuracy_difference"],
-                 "no more", PAPER),
-    ]  # fmt: skip
-
-
-def _paired_steps(drafts: Outcomes, a: str, b: str, seed: int) -> st.Estimate:
-    """Return the difference in step accuracy of two reward models."""
-    truth = (drafts.evaluated.draft_set.labels if drafts.exact is None else drafts.exact).set_index(
-        ["sample_id", "step"]
-    )
-    limit = drafts.run.params.reward_models.threshold
-    scores = [drafts.scores(kind).set_index(["sample_id", "step"])["score"].reindex(truth.index) for kind in (a, b)]
-    hits = [(score > limit) == truth["label"].astype(bool) for score in scores]
-    return st.paired_difference(hits[0], hits[1], truth["question_id"], seed)
+def _located(drafts: Outcomes) -> Numbers:
+    """Return how often reward models locate the true first error of a wrong draft that has one."""
+    truth = drafts.true_errors[~drafts.right & (drafts.true_errors > 0)]
+    found = {kind: drafts.found_errors(kind) for kind in ("orm", "sorm")}
+    tables = drafts.evaluated.replication.tables
+    return first_error_numbers(tables, truth, found, "_true", [("sorm", "orm")])
 
 
 def refiners(lab: Replication) -> list[Finding]:
     """Return the findings of notebook 04, on the validation split."""
-    numbers, drafts = Values(lab.validation.numbers.read()), Outcomes(lab, "validation")
+    numbers = pd.concat([lab.validation.numbers.read(), _controls(lab.validation)])
     gates = [
         Finding(f"Gate: {row.gate}: {100 * row.value:.1f} (required: {100 * row.wanted:.0f}).", not row.holds)
         for row in lab.gate().itertuples()
         if row.holds != "n = 0"
     ]
-    return _fixed(numbers, drafts, lab.tables.seed) + gates
+    return Values(numbers).findings(LINES["refiners"]) + gates
 
 
-def _fixed(numbers: "Values", drafts: Outcomes, seed: int) -> list[Finding]:
-    """Return the share of wrong drafts that each refinement fixes, and differences."""
-    kinds = {"global refinement": "global", "local + SORM refinement": "local+sorm",
-             "either of the two": "global+local+sorm", "a fresh sample": "resample"}  # fmt: skip
-    found = [stated(f"Wrong drafts fixed by {name}", numbers[kind, "fixed_fraction"]) for name, kind in kinds.items()]
-
-    def difference(a: str, b: str) -> st.Estimate:
-        return numbers[f"{a}-{b}", "fixed_fraction_difference"]
-
-    either = "global+local+sorm"
-    found += [
-        compared("Wrong drafts fixed, either − fresh sample", difference(either, "resample"), "more", EXPECTED),
-        compared("Either − global alone", difference(either, "global"), "more", PAPER),
-        compared("Either − local + SORM alone", difference(either, "local+sorm"), "more", PAPER),
-        compared("Local + SORM − local + ORM", difference("local+sorm", "local+orm"), "more", PAPER),
-    ]
-    evaluated, wrong = drafts.evaluated, ~drafts.right
-    controls = {"with the true first error": "local+oracle", "with a forced prefix": "local+sorm_forced",
-                "with a free prefix": "local+sorm_free"}  # fmt: skip
-    for name, kind in controls.items():
-        if kind in evaluated.refined:
-            gain = st.paired_difference(drafts.refined(kind)[wrong], drafts.refined("local+sorm")[wrong], seed=seed)
-            found.append(compared(f"Local {name} − local + SORM", gain, "no less", EXPECTED))
-    if "local+oracle" in evaluated.refined:
-        gain = st.paired_difference(drafts.refined("local+oracle")[wrong], drafts.refined("global")[wrong], seed=seed)
-        found.append(compared("Local with the true first error − global", gain, "more", EXPECTED))
-    return found
+def _controls(evaluated: SplitEvaluation) -> pd.DataFrame:
+    """Compare the controls of local refinement with it, and the true first error with global refinement."""
+    tables = evaluated.replication.tables
+    right = tables.right(evaluated.drafts, evaluated.refined)
+    controls = [kind for kind in ("local+oracle", "local+sorm_forced", "local+sorm_free") if kind in right]
+    pairs = [(kind, "local+sorm") for kind in controls] + [("local+oracle", "global")] * ("local+oracle" in right)
+    rows = [row for a, b in pairs for row in tables.compared(a, b, right[~right["greedy"]], "fixed_fraction")]
+    return pd.DataFrame(rows)
 
 
 def evaluation(lab: Replication) -> list[Finding]:
     """Return the findings of notebook 05, on the test split."""
-    numbers, drafts, seed = Values(lab.numbers), Outcomes(lab, "test"), lab.tables.seed
-    found = [stated("Accuracy of the greedy drafts", numbers["greedy", "accuracy"])]
-    for what, a, b in (
-        ("Draft, global and local, reranked by the ORM − draft", "reranked", "greedy"),
-        ("The same − best of three samples by the ORM", "reranked", "bo3"),
-        ("The same difference with a perfect reranker", "oracle_reranked", "oracle_bo3"),
-    ):
-        found.append(compared(what, numbers[f"{a}-{b}", "accuracy_difference"], "more", PAPER))
-    all_refined = st.paired_difference(drafts.refined("global"), drafts.right, seed=seed)
-    found.append(compared("All drafts refined globally − drafts", all_refined, "about the same", PAPER))
-    found += _sorm_over_orm(numbers, drafts, seed) + _fixed(numbers, drafts, seed)
-    k = lab.run.params.evaluation.rerank_samples
-    largest = 2 ** (k.bit_length() - 1)
-    for kind, side in (("sorm_raw", "less"), ("sorm", "about the same")):
-        gain = numbers[f"{kind}-orm", f"rerank_accuracy_difference@{largest}"]
-        if gain.n:
-            name = "raw SORM" if kind == "sorm_raw" else "SORM"
-            found.append(compared(f"Best of {largest} samples, {name} − ORM", gain, side, PAPER))
-    return found
-
-
-class Values:
-    """``numbers`` by method and metric; no data if a number is missing."""
-
-    def __init__(self, numbers: pd.DataFrame):
-        self._rows: Mapping[tuple[str, str], st.Estimate] = {
-            (row.method, row.metric): st.estimate(row) for row in numbers.itertuples()
-        }
-
-    def __getitem__(self, key: tuple[str, str]) -> st.Estimate:
-        return self._rows.get(key, st.NO_DATA)
-
-    def share(self, method: str, metric: str) -> str:
-        """Return a number in per cent with its interval and n, or "unknown"."""
-        return _share(self[method, metric]) if self[method, metric].n else "unknown"
-
-    def difference(self, a: str, b: str, metric: str, suffix: str = "") -> str:
-        """Return a - b in points, and on which side of 0 its interval lies."""
-        found = self[f"{a}-{b}", f"{metric}_difference{suffix}"]
-        side = "more" if found.ci_low > 0 else "less" if found.ci_high < 0 else "no clear difference"
-        return f"{found.percent(' points', '+')}, {side}" if found.n else "unknown"
-
-
-def _reward_model_numbers(lab: Replication, *kinds: str) -> Values:
-    """Return the numbers of Tables 1 and 2 on the validation split."""
-    evaluated = lab.validation
-    scores = {kind: evaluated.scores[kind] for kind in kinds}
-    rows = lab.tables.table1(evaluated.draft_set, scores) + lab.tables.table2(evaluated.draft_set, scores)
-    return Values(pd.DataFrame(rows))
+    numbers = pd.concat([lab.numbers, _controls(lab.test), pd.DataFrame(_located(Outcomes(lab, "test")))])
+    largest = 2 ** (lab.run.params.evaluation.rerank_samples.bit_length() - 1)
+    metric = f"rerank_accuracy_difference@{largest}"
+    reranking = [
+        (f"Best of {largest} samples, raw SORM − ORM", "sorm_raw-orm", metric, "less", PAPER),
+        (f"Best of {largest} samples, SORM − ORM", "sorm-orm", metric, "about the same", PAPER),
+    ]
+    return Values(numbers).findings(LINES["answers"] + LINES["sorm"] + LINES["refiners"] + reranking)

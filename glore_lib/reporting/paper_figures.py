@@ -34,7 +34,7 @@ def figure4_rows(numbers: pd.DataFrame) -> pd.DataFrame:
 def figure4(numbers: pd.DataFrame) -> Figure:
     """Draw the accuracy of the sample that each reward model ranks first, against K (paper, Figure 4)."""
     figure, panels = style.run_panels(figure4_rows(numbers), width=5.0, height=3.6)
-    for axes, drawn in panels:
+    for axes, drawn, _ in panels:
         curves = drawn.assign(x=pd.to_numeric(drawn.metric.str.extract(r"@(\d+)", expand=False))).dropna(subset="x")
         found = [method for method in RERANKERS + RERANKER_ABLATIONS if method in set(drawn.method)]
         ends = style.draw_curves(axes, curves, found, log=True)
@@ -61,8 +61,7 @@ def figure5_rows(numbers: pd.DataFrame) -> pd.DataFrame:
 def figure5(numbers: pd.DataFrame) -> Figure:
     """Draw the accuracy after refining all drafts, and only the incorrect ones, without reranking (paper, Figure 5)."""
     figure, panels = style.run_panels(figure5_rows(numbers), width=4.6, height=3.6, sharey=True)
-    for axes, drawn in panels:
-        cells = style.by_method_and_metric(drawn)
+    for axes, drawn, cells in panels:
         for group, metric in enumerate(DRAFTS):
             for place, method in enumerate(REFINERS):
                 _bar(axes, group + 0.28 * (place - 1), 0.25, method, cells.get((method, metric)))
@@ -89,8 +88,7 @@ def figure6_rows(numbers: pd.DataFrame) -> pd.DataFrame:
 def figure6(numbers: pd.DataFrame) -> Figure:
     """Draw greedy draft, best of three, reranked refinements, and both with an oracle (paper, Figure 6)."""
     figure, panels = style.run_panels(figure6_rows(numbers), width=4.4, height=3.4, sharey=True)
-    for axes, drawn in panels:
-        cells = style.by_method_and_metric(drawn)
+    for axes, drawn, cells in panels:
         for place, method in enumerate(CHOICES):
             _bar(axes, place, 0.68, method, cells.get((method, "accuracy")))
         axes.set_xticks(range(len(CHOICES)), ["Greedy\ndraft", *["Best\nof 3", "Refined,\nreranked"] * 2])

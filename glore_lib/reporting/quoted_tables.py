@@ -4,7 +4,7 @@
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -30,10 +30,6 @@ def filled(page: str, name: str, table: str) -> str:
     return page.replace(old, new)
 
 
-def _scoreboard(results: Path) -> pd.DataFrame:
-    return scoreboard.to_read(scoreboard.read(results / "scoreboard.csv"))
-
-
 def _verdicts(results: Path) -> pd.DataFrame:
     """Return the verdicts on the claims that some run tests, with one column per run."""
     scores = scoreboard.read(results / "scoreboard.csv")
@@ -41,20 +37,9 @@ def _verdicts(results: Path) -> pd.DataFrame:
     return tested.unstack(fill_value="", sort=False).reset_index("claim")
 
 
-def _by_run(file: str, metric: str, index: str) -> Callable[[Path], pd.DataFrame]:
-    """Return a function that reads one metric of a CSV file as a column per run."""
-    return lambda results: _turned(pd.read_csv(results / file), {metric: ""}, index)
-
-
-def _people(results: Path) -> pd.DataFrame:
-    """Return how the reward models of each run compare with human labels."""
-    files = [folder / "appendix" / "g_label_quality.csv" for folder in run_folders(results)]
-    return _turned(pd.concat([pd.read_csv(file) for file in files if file.exists()]), PEOPLE, "who judges")
-
-
-def _turned(numbers: pd.DataFrame, metrics: Mapping[str, str], index: str) -> pd.DataFrame:
+def _by_method(files: Sequence[Path], metrics: Mapping[str, str], index: str) -> pd.DataFrame:
     """Return the cells of ``tables.wide``, a row per method; ``metrics`` names the columns of a run."""
-    table = wide(numbers, list(metrics))
+    table = wide(pd.concat(pd.read_csv(file) for file in files if file.exists()), list(metrics))
     methods, runs = (table.index.unique(level) for level in ("method", "task"))
     columns = {
         f"{run}: {name}" if name else run: table[metric].xs(run).reindex(methods)
@@ -66,12 +51,14 @@ def _turned(numbers: pd.DataFrame, metrics: Mapping[str, str], index: str) -> pd
 
 # Name of the marks -> the table of a comparison folder; per cent, 95 % intervals.
 TABLES: dict[str, Callable[[Path], pd.DataFrame]] = {
-    "scoreboard": _scoreboard,
+    "scoreboard": lambda results: scoreboard.to_read(scoreboard.read(results / "scoreboard.csv")),
     "verdicts": _verdicts,
-    "table1": _by_run("tables/table1.csv", "step_accuracy", "reward model"),
-    "table3": _by_run("tables/table3.csv", "fixed_fraction", "refinement"),
-    "figure6": _by_run("figures/figure6.csv", "accuracy", "answer"),
-    "people": _people,
+    "table1": lambda results: _by_method([results / "tables/table1.csv"], {"step_accuracy": ""}, "reward model"),
+    "table3": lambda results: _by_method([results / "tables/table3.csv"], {"fixed_fraction": ""}, "refinement"),
+    "figure6": lambda results: _by_method([results / "figures/figure6.csv"], {"accuracy": ""}, "answer"),
+    "people": lambda results: _by_method(
+        [folder / "appendix" / "g_label_quality.csv" for folder in run_folders(results)], PEOPLE, "who judges"
+    ),
 }
 
 

@@ -1,8 +1,7 @@
 """Write ``report.html`` of a comparison: one page built from its rendered notebook 06, without scripts or other files.
 
-nbconvert renders and sanitises the notebook's texts and outputs. Added are headline numbers, alternative texts, the
-numbers behind each figure, worked examples of the runs, links to their notebooks, and the manifests. The same folders
-give the same bytes.
+nbconvert renders and sanitises the notebook's texts and outputs. Added are a summary, alternative texts, the numbers
+behind each figure, links to the runs' notebooks, and the manifests. The same folders give the same bytes.
 """
 
 import base64
@@ -10,7 +9,6 @@ import re
 from collections.abc import Iterator
 from datetime import timedelta
 from html import escape
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -18,43 +16,17 @@ from urllib.parse import quote
 import nbformat
 import pandas as pd
 from bs4 import BeautifulSoup
-from jinja2 import Environment
 from nbconvert import HTMLExporter
 from nbconvert.preprocessors.sanitize import SanitizeHTML
 
-from glore_lib import statistics as st
-from glore_lib.artifacts.manifest import REPORT, read_manifest, run_folders
+from glore_lib.artifacts.manifest import MANIFEST, REPORT, read_manifest, run_folders
 from glore_lib.artifacts.records import write
 from glore_lib.params import ParamsError
-from glore_lib.reporting import scoreboard
+from glore_lib.reporting import read_asset, read_template, scoreboard
 from glore_lib.reporting.results import Comparison, load_runs, read_table
-from glore_lib.reporting.tables import format_estimate
 
-EXAMPLE = "report-example"  # tag of the cells of notebook 05 whose outputs are shown
 DRAWN = re.compile(r'save_(?:figure|diagram)\(.*"(\w+)"')
-HEADLINES = {
-    ("greedy", "accuracy"): "Accuracy of greedy drafts",
-    ("bo3", "accuracy"): "Accuracy of the best of three samples, selected by the ORM",
-    ("reranked", "accuracy"): "Accuracy of draft, global and local refinement, reranked by the ORM",
-    ("global+local+sorm", "fixed_fraction"): "Wrong drafts fixed by global or local refinement",
-    ("global+local+sorm-resample", "fixed_fraction_difference"): "Difference to a fresh sample, in points",
-    ("sorm", "step_accuracy"): "Step accuracy of the SORM",
-    ("sorm-orm", "step_accuracy_difference"): "Difference to the ORM, in points",
-}
-ALTERNATIVES = {
-    "pipeline": "Diagram of training (student, reward models, refiner) and of answering a question at test time.",
-    "figure1": "Diagram of three bands: the student's rounds, one wrong sample with its labels, its training pairs.",
-    "figure3": "Diagram of boxes joined by arrows: question, draft, two refinements, reranking by the ORM, answer.",
-    "figure4": "Line charts, one per run: accuracy against the number of samples K, a line per reward model.",
-    "figure5": "Bar charts, one per run: accuracy after each refinement of all drafts and of wrong drafts only.",
-    "figure6": "Bar charts, one per run: accuracy of greedy drafts, best of three and reranked refinements.",
-    "label_quality": "Dot charts, one per run: precision and recall of labels by rollouts, a row per rule.",
-    "scores_by_step": "Line charts, one per run: mean score of correct steps by step, a line per reward model.",
-    "calibration": "Line charts, one per run: mean score minus share of correct steps, a line per reward model.",
-    "reliability": "Line charts, a row per run and a panel per step: share of correct steps against the score.",
-    "fixed_overlap": "Heat maps, one per run: wrong drafts fixed by the row's method and not by the column's.",
-    "cost": "Dot charts, one per run: extra tokens per additional solved problem, a row per method.",
-}
+ALTERNATIVES = read_asset("figures.csv").set_index("name")["alternative"].to_dict()
 # The sanitiser escapes all other tags and drops all other attributes and outputs.
 SANITISED = {
     "tags": ["div", "p", "b", "br", "details", "summary", "table", "thead", "tbody", "tr", "th", "td"],
@@ -80,60 +52,37 @@ def page(out: Path) -> str:
     manifest = read_manifest(out)
     c = load_runs(run_folders(out))
     manifests = {"Comparison": manifest} | {
-        run["run"]: _run_manifest(f) for run, f in zip(c.runs, c.folders, strict=True)
+        run["run"]: read_manifest(folder) if (folder / MANIFEST).exists() else {"stages": []}
+        for run, folder in zip(c.runs, c.folders, strict=True)
     }
     notebook = out / "06_figures.ipynb"
     sections = {
         "Summary": _summary(c, out, manifests),
         "Results": _html(_with_figures(_notebook(notebook), out / "figures")) if notebook.exists() else "",
-        "Worked examples": "".join(_examples(c)),
         "Notebooks": "".join(_links(c, manifest)),
-        "Environment": "".join(_environment(manifests)),
+        "Environment": "".join(_details(f"Manifest: {name}", _flat(held)) for name, held in manifests.items()),
     }
-    template = Environment(autoescape=True).from_string((files("glore_lib") / "assets" / f"{REPORT}.jinja").read_text())
     filled = {name: _accessible(html, name) for name, html in sections.items() if html}
-    return template.render(runs=[run["run"] for run in c.runs], notes=_notes(c, manifests), sections=filled) + "\n"
-
-
-def _run_manifest(folder: Path) -> dict[str, Any]:
-    return read_manifest(folder) if (folder / "manifest.json").exists() else {"stages": []}
-
-
-def _notes(c: Comparison, manifests: dict[str, dict[str, Any]]) -> list[str]:
-    """Return what a reader must know first: runs that are not finished, and artifacts of older code."""
+    names = [run["run"] for run in c.runs]
     notes = [
         f"{name} is not finished ({held['status']}). {' '.join(s['error'] for s in held['stages'] if 'error' in s)}"
-        for name, held in manifests.items()
-        if held.get("status", "done") != "done"
-    ]
-    return notes + c.stale_notes
+        for name, held in manifests.items() if held.get("status", "done") != "done"
+    ]  # fmt: skip
+    return read_template(f"{REPORT}.jinja").render(runs=names, notes=notes + c.stale_notes, sections=filled) + "\n"
 
 
 def _summary(c: Comparison, out: Path, manifests: dict[str, dict[str, Any]]) -> str:
-    numbers = {(row.task, row.method, row.metric): row for row in c.tables["numbers"].itertuples()}
-    runs = [run["run"] for run in c.runs]
-    shown = pd.DataFrame(
-        {
-            run: {
-                words: format_estimate(st.estimate(row)) if (row := numbers.get((run, *key))) else "–"
-                for key, words in HEADLINES.items()
-            }
-            for run in runs
-        }
-    )
-    about = pd.DataFrame({run["run"]: {"Task": run["caption"], "Model": _public(run["model"])} for run in c.runs})
-    took = {name: timedelta(seconds=round(m["seconds"])) for name, m in manifests.items() if "seconds" in m}
-    times = (
-        f"<p>Time (h:mm:ss): {escape(', '.join(f'{name} {time}' for name, time in took.items()))}.</p>" if took else ""
-    )
-    html = f"{about.to_html(border=0)}{times}<h2>Headline numbers</h2><p>Per cent [95 % interval] (n), test split.</p>"
-    html += shown.to_html(border=0)
+    about = {
+        run["run"]: {"Task": run["caption"], "Model": _public(run["model"])}
+        | ({"Time (h:mm:ss)": str(timedelta(seconds=round(m["seconds"])))} if "seconds" in m else {})
+        for run in c.runs if (m := manifests[run["run"]])
+    }  # fmt: skip
+    html = pd.DataFrame(about).to_html(border=0)
     if (path := out / "scoreboard.csv").exists():
         scores = read_table(path, scoreboard.COLUMNS)
-        counts = pd.crosstab(scores["verdict"].array, scores["task"].array)[list(scores["task"].unique())]
-        order = {verdict: place for place, verdict in enumerate(scoreboard.VERDICTS)}
-        counts = counts.sort_index(key=lambda names: names.map(lambda name: order.get(name, len(order))))
-        html += f"<h2>Claims by verdict</h2>{counts.to_html(border=0, index_names=False)}"
+        counts = pd.crosstab(scores["verdict"].array, scores["task"].array)
+        counts = counts.reindex(index=scoreboard.VERDICTS, columns=list(about), fill_value=0)
+        html += f"<h2>Claims by verdict</h2>{counts.to_html(border=0)}"
     return html
 
 
@@ -148,9 +97,8 @@ def _with_figures(notebook: nbformat.NotebookNode, folder: Path) -> nbformat.Not
                 cell.outputs = [nbformat.v4.new_output("display_data", image)]
                 cell.metadata["alt"] = ALTERNATIVES.get(name, f"Figure {name}")
             if data.exists():
-                table = (
-                    pd.read_csv(data, keep_default_na=False, na_values=[""]).round(3).to_html(index=False, na_rep="")
-                )
+                rows = pd.read_csv(data, keep_default_na=False, na_values=[""]).round(3)
+                table = rows.to_html(index=False, na_rep="")
                 html = f"<details><summary>Numbers in this figure</summary>{table}</details>"
                 cell.outputs.append(nbformat.v4.new_output("display_data", {"text/html": html}))
     return notebook
@@ -162,9 +110,8 @@ def _html(notebook: nbformat.NotebookNode) -> str:
         for output in cell.get("outputs", []):
             if html := output.get("data", {}).get("text/html"):  # pandas adds a style element
                 output.data["text/html"] = re.sub(r"<style scoped>.*?</style>", "", html, flags=re.DOTALL)
-    exporter = HTMLExporter(
-        template_name="basic", exclude_input=True, exclude_output_prompt=True, exclude_anchor_links=True
-    )
+    hidden = {"exclude_input": True, "exclude_output_prompt": True, "exclude_anchor_links": True}
+    exporter = HTMLExporter(template_name="basic", **hidden)
     exporter.register_preprocessor(SanitizeHTML(**SANITISED), enabled=True)
     return exporter.from_notebook_node(notebook)[0]
 
@@ -176,25 +123,14 @@ def _notebook(path: Path) -> nbformat.NotebookNode:
         raise ParamsError(f"{path}: is not a notebook; glore run renders it again") from None
 
 
-def _examples(c: Comparison) -> Iterator[str]:
-    for run, folder in zip(c.runs, c.folders, strict=True):
-        path = folder / "05_evaluation.ipynb"
-        cells = _notebook(path).cells if path.exists() else []
-        tagged = [cell for cell in cells if EXAMPLE in cell.metadata.get("tags", [])]
-        for cell in tagged:
-            cell.metadata.setdefault("alt", "A picture of the example, which the notebook draws")
-        if tagged:
-            yield f"<h2>{escape(run['run'])}</h2>{_html(nbformat.v4.new_notebook(cells=tagged))}"
-
-
 def _links(c: Comparison, manifest: dict[str, Any]) -> Iterator[str]:
     for run, folder in zip(c.runs, c.folders, strict=True):
         paths = [*sorted(folder.glob("*.ipynb")), *sorted(folder.glob("appendix/*.ipynb"))]
         there = manifest["runs"][run["run"]]["folder"]
-        links = [
-            (f"{there}/{path.relative_to(folder).as_posix()}", path) for path in paths if ".partial." not in path.name
-        ]
-        items = "".join(f'<li><a href="{quote(link)}">{_title(path)}</a></li>' for link, path in links)
+        items = "".join(
+            f'<li><a href="{quote(f"{there}/{path.relative_to(folder).as_posix()}")}">{_title(path)}</a></li>'
+            for path in paths if ".partial." not in path.name
+        )  # fmt: skip
         if items:
             yield f"<h2>{escape(run['run'])}</h2><ul>{items}</ul>"
 
@@ -206,10 +142,9 @@ def _title(path: Path) -> str:
     return escape(heading[1] if heading else path.stem)
 
 
-def _environment(manifests: dict[str, dict[str, Any]]) -> Iterator[str]:
-    for name, manifest in manifests.items():
-        rows = pd.DataFrame({"Value": _flat(manifest)}).rename_axis("Field").reset_index()
-        yield f"<details><summary>Manifest: {escape(name)}</summary>{rows.to_html(index=False, border=0)}</details>"
+def _details(summary: str, values: dict[str, str]) -> str:
+    rows = pd.DataFrame(values.items(), columns=["Field", "Value"]).to_html(index=False, border=0)
+    return f"<details><summary>{escape(summary)}</summary>{rows}</details>"
 
 
 def _flat(value: Any, name: str = "") -> dict[str, str]:
@@ -220,9 +155,9 @@ def _flat(value: Any, name: str = "") -> dict[str, str]:
     return {k: v for key, part in items for k, v in _flat(part, f"{name}.{key}".strip(".")).items()}
 
 
-def _public(source: str) -> str:
+def _public(text: str) -> str:
     """Return the last part of an absolute path, and any other text as it is."""
-    return Path(source).name if Path(source).is_absolute() else source
+    return Path(text).name if Path(text).is_absolute() else text
 
 
 def _accessible(html: str, section: str) -> str:

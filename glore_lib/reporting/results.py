@@ -5,9 +5,9 @@ run folders alone: it needs no artifacts, no model and no training.
 """
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from glore_lib.artifacts.records import write
 from glore_lib.method.replication import Replication
 from glore_lib.params import ParamsError
-from glore_lib.reporting import analysis_figures, paper_figures, style
+from glore_lib.reporting import ASSETS, analysis_figures, paper_figures, style
 from glore_lib.reporting.analysis_figures import BY_STEP, INTERVAL
 from glore_lib.reporting.scoreboard import benchmark, scoreboard, to_read
 from glore_lib.reporting.tables import scored_steps, wide
@@ -36,16 +36,13 @@ TABLES: dict[str, list[str]] = {
     "cost": ["task", "setting", "method", *INTERVAL],
 }
 TABLE_METRICS = {
-    "table1": (
-        "step_accuracy", "step_false_positive_rate", "step_false_negative_rate", "step_accuracy_difference",
-        "step_accuracy_exact", "step_false_positive_rate_exact", "step_false_negative_rate_exact",
-        "step_accuracy_difference_exact",
-    ),
-    "table2": (
-        "final_accuracy", "final_false_positive_rate", "final_false_negative_rate", "final_accuracy_difference",
-        "final_accuracy_difference_p",
-    ),
-    "table3": ("fixed_fraction", "fixed_fraction_difference", "fixed_fraction_difference_p"),
+    "table1": [
+        f"step_{metric}{labels}" for labels in ("", "_exact")
+        for metric in ("accuracy", "false_positive_rate", "false_negative_rate", "accuracy_difference")
+    ],
+    "table2": [f"final_{metric}" for metric in (
+        "accuracy", "false_positive_rate", "false_negative_rate", "accuracy_difference", "accuracy_difference_p")],
+    "table3": ["fixed_fraction", "fixed_fraction_difference", "fixed_fraction_difference_p"],
 }  # fmt: skip
 # The functions that draw a figure from its rows.
 DRAW: dict[str, Callable[[pd.DataFrame], Figure]] = {
@@ -54,7 +51,7 @@ DRAW: dict[str, Callable[[pd.DataFrame], Figure]] = {
     "calibration": analysis_figures.calibration, "reliability": analysis_figures.reliability,
     "fixed_overlap": analysis_figures.fixed_overlap, "cost": analysis_figures.cost,
 }  # fmt: skip
-# Of the figures that draw a part of ``numbers``, the functions that select it.
+# The functions that select the part of ``numbers`` that a figure draws.
 SELECT: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
     "figure4": paper_figures.figure4_rows, "figure5": paper_figures.figure5_rows,
     "figure6": paper_figures.figure6_rows, "label_quality": analysis_figures.label_quality_rows,
@@ -84,12 +81,14 @@ class Comparison:
 def save_run(lab: Replication, out: str | Path) -> None:
     """Write the results of a run to ``out``: ``tables/<name>.csv`` for each of :data:`TABLES`, and ``run.json``."""
     steps = scored_steps(lab, "test", analysis_figures.STEP_SCORERS)
+    right = lab.tables.right(lab.test.drafts, lab.test.refined)
+    fixed = right.loc[~right["greedy"], list(analysis_figures.FIXERS)].assign(task=lab.run.params.run)
     tables = {
         "numbers": lab.numbers,
         "scores_by_step": analysis_figures.scores_by_step_rows(steps),
         "calibration": analysis_figures.calibration_rows(steps),
         "reliability": analysis_figures.reliability_rows(steps),
-        "fixed_overlap": analysis_figures.fixed_overlap_rows(_fixed_drafts(lab)),
+        "fixed_overlap": analysis_figures.fixed_overlap_rows(fixed),
         "cost": analysis_figures.cost_rows(lab.test.outcomes()),
     }
     for name, rows in tables.items():
@@ -102,15 +101,6 @@ def save_run(lab: Replication, out: str | Path) -> None:
     write(Path(out) / RUN_FILE, json.dumps(run, indent=1, ensure_ascii=False) + "\n")
 
 
-def _fixed_drafts(lab: Replication) -> pd.DataFrame:
-    """Return a row per wrong test draft: which refinements fix it."""
-    drafts = lab.test.drafts.read().set_index("sample_id")
-    fixed = pd.DataFrame(
-        {k: lab.test.refined[k].read().set_index("sample_id")["is_correct"] for k in analysis_figures.FIXERS}
-    )
-    return fixed[~drafts["is_correct"].reindex(fixed.index)].assign(task=lab.run.params.run)
-
-
 def load_runs(folders: Sequence[str | Path]) -> Comparison:
     """Load the results of one or several runs.
 
@@ -121,13 +111,12 @@ def load_runs(folders: Sequence[str | Path]) -> Comparison:
     names = [run["run"] for run in runs]
     if not runs or len(set(names)) < len(names):
         raise ParamsError(f"runs: must be one or several folders of different runs, not {', '.join(names) or 'none'}")
-    return Comparison(paths, runs, {name: _load_tables(paths, name) for name in TABLES})
-
-
-def _load_tables(folders: Sequence[Path], name: str) -> pd.DataFrame:
-    tables = [read_table(folder / "tables" / f"{name}.csv", TABLES[name]) for folder in folders]
-    filled = [table for table in tables if len(table)]  # an empty table has no column types
-    return pd.concat(filled, ignore_index=True) if filled else tables[0]
+    tables = {}
+    for name, columns in TABLES.items():
+        read = [read_table(path / "tables" / f"{name}.csv", columns) for path in paths]
+        filled = [table for table in read if len(table)]  # an empty table has no column types
+        tables[name] = pd.concat(filled or read, ignore_index=True)
+    return Comparison(paths, runs, tables)
 
 
 def _load_run(folder: Path) -> dict[str, Any]:
@@ -158,11 +147,7 @@ def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
 
 
 def save_table(c: Comparison, name: str, out: str | Path) -> pd.DataFrame:
-    """Write ``table1``, ``table2`` or ``table3`` to ``out``/tables as a long CSV file and as Markdown.
-
-    The Markdown file has a caption that names data sets and splits, the values, and the paired differences. Return
-    the values to display; :func:`differences` returns the differences.
-    """
+    """Write ``table1``, ``table2`` or ``table3`` to ``out``/tables as CSV and as Markdown; return it to display."""
     folder = Path(out) / "tables"
     numbers = c.tables["numbers"]
     rows = numbers[numbers["metric"].isin(TABLE_METRICS[name])]
@@ -175,11 +160,7 @@ def save_table(c: Comparison, name: str, out: str | Path) -> pd.DataFrame:
 
 
 def differences(c: Comparison, name: str) -> pd.DataFrame:
-    """Return the paired differences of Table 1, 2 or 3, in points, with McNemar's p value for independent pairs.
-
-    Both methods are compared on the same steps or questions. An interval on one side of 0 is a difference at the 5 %
-    level.
-    """
+    """Return the paired differences of Table 1, 2 or 3, in points, with McNemar's p value for independent pairs."""
     return wide(c.tables["numbers"], [m for m in TABLE_METRICS[name] if "_difference" in m])
 
 
@@ -188,8 +169,8 @@ def save_figure(c: Comparison, name: str, out: str | Path) -> Figure:
     rows = SELECT[name](c.tables["numbers"]) if name in SELECT else c.tables[name]
     figure = DRAW[name](rows)
     # The files of the step figures are sorted by run.
-    by_run = "step" in rows
-    style.save(figure, rows.sort_values("task", kind="stable") if by_run else rows, Path(out) / "figures", name)
+    rows = rows.sort_values("task", kind="stable") if "step" in rows else rows
+    style.save(figure, rows, Path(out) / "figures", name)
     return figure
 
 
@@ -198,8 +179,7 @@ def save_diagram(name: str, out: str | Path) -> SVG:
     folder = Path(out) / "figures"
     folder.mkdir(parents=True, exist_ok=True)
     for suffix in ("svg", "png"):
-        source = files("glore_lib") / "assets" / "diagrams" / f"{name}.{suffix}"
-        (folder / f"{name}.{suffix}").write_bytes(source.read_bytes())
+        shutil.copyfile(ASSETS / "diagrams" / f"{name}.{suffix}", folder / f"{name}.{suffix}")
     return SVG(filename=str(folder / f"{name}.svg"))
 
 

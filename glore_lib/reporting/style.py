@@ -1,6 +1,5 @@
 """Style of the figures: colours, names and markers of the methods, saving, and helpers that several figures share."""
 
-import io
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,96 +15,50 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 from numpy.typing import ArrayLike
 from scipy.optimize import isotonic_regression
 
+from glore_lib.artifacts.records import write
+from glore_lib.reporting import ASSETS, read_asset
+
 Drawing = TypeVar("Drawing", bound=Callable[..., Any])
 End = tuple[str, float, float]  # of a curve: its method, x and y
+Cells = dict[tuple[str, str], Any]  # rows by method and metric
 
 # Okabe and Ito's colours, which the colour-blind tell apart. Blue is the ORM's and red the SORM's, whatever they are
 # used for; an oracle has the colour of what it reranks, hatched.
-METHOD_COLOURS = {
-    "orm": "#0072B2", "local+orm": "#0072B2", "balanced_orm": "#56B4E9",
-    "sorm": "#D55E00", "local+sorm": "#D55E00", "sorm_raw": "#E69F00", "raw": "#E69F00",
-    "sorm_consistent": "#CC79A7", "consistent": "#CC79A7", "sorm_balanced": "#009E73", "monotone": "#009E73",
-    "global": "#009E73", "greedy": "#6E6E6E", "greedy_sft": "#6E6E6E", "majority": "#222222",
-    "bo3": "#56B4E9", "oracle_bo3": "#56B4E9", "reranked": "#0072B2", "oracle_reranked": "#0072B2",
-    "global+local+sorm": "#222222", "resample": "#CC79A7",
-    "value+orm": "#56B4E9", "value+sorm": "#E69F00", "local+oracle": "#222222",
-    "gated_global": "#009E73", "gated_local+sorm": "#D55E00",
-    "refined_orm": "#0072B2", "refined_vote": "#222222", "refined_weighted": "#CC79A7",
-    "sampled_orm": "#0072B2", "sampled_vote": "#222222", "sampled_weighted": "#CC79A7",
-}  # fmt: skip
-METHOD_LABELS = {
-    "orm": "ORM", "balanced_orm": "Balanced ORM", "sorm": "SORM", "sorm_raw": "SORM, raw labels",
-    "sorm_consistent": "SORM, consistency", "sorm_balanced": "SORM, balance",
-    "global": "Global", "local+orm": "Local + ORM", "local+sorm": "Local + SORM",
-    "global+local+orm": "Global ∪ local + ORM", "global+local+sorm": "Global ∪ local + SORM",
-    "greedy": "Greedy draft", "greedy_sft": "Greedy", "majority": "Majority vote", "bo3": "Best of 3",
-    "reranked": "Refined, reranked", "resample": "Fresh sample",
-    "oracle_bo3": "Oracle best of 3", "oracle_reranked": "Refined, oracle reranked",
-    "raw": "Raw labels", "monotone": "Monotone labels", "consistent": "Consistent labels",
-    "value+orm": "Value + ORM", "value+sorm": "Value + SORM", "local+oracle": "Local + true error",
-    "gated_global": "Global, if ORM doubts", "gated_local+sorm": "Local, if ORM doubts",
-    "refined_orm": "Six with refinements: ORM", "refined_vote": "Six with refinements: vote",
-    "refined_weighted": "Six with refinements: weighted vote",
-    "sampled_orm": "Six samples: ORM", "sampled_vote": "Six samples: vote",
-    "sampled_weighted": "Six samples: weighted vote",
-}  # fmt: skip
-BEGUN = ("local+orm", "local+sorm", "local+oracle", "value+orm", "value+sorm")
-WAYS = [(method, f"{method}_{way}", f", prefix {way}") for method in BEGUN for way in ("forced", "free")]
-METHOD_COLOURS |= {variant: METHOD_COLOURS[method] for method, variant, _ in WAYS}
-METHOD_LABELS |= {variant: METHOD_LABELS[method] + words for method, variant, words in WAYS}
-MARKERS = {"orm": "o", "balanced_orm": "D", "sorm": "s", "sorm_raw": "^", "sorm_consistent": "v", "sorm_balanced": "<"}
-SWEPT_MARKERS = {"local+orm": "o", "local+sorm": "s", "raw": "^", "consistent": "v"}
-
+METHODS = read_asset("methods.csv").set_index("method")
+METHOD_LABELS = METHODS["label"].to_dict()
+METHOD_COLOURS = METHODS.loc[METHODS["colour"] != "", "colour"].to_dict()
+MARKERS = METHODS.loc[METHODS["marker"] != "", "marker"].to_dict()
 REFERENCES = ("majority", "greedy_sft")
 INK, FAINT = "#222222", "#707070"
 DASHED, DOTTED = (0, (5, 2)), (0, (1, 1.2))
 LABEL_DISTANCE = 0.19  # inches between the names of two curves
-STYLE: dict[Any, Any] = {
-    "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial", "Helvetica", "sans-serif"],
-    "font.size": 9.5, "axes.titlesize": 10.5, "axes.titleweight": "bold", "axes.titlelocation": "left",
-    "axes.labelsize": 9.5, "xtick.labelsize": 9, "ytick.labelsize": 9, "legend.fontsize": 9.5, "legend.frameon": False,
-    "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": FAINT, "xtick.color": FAINT, "ytick.color": FAINT,
-    "xtick.labelcolor": INK, "ytick.labelcolor": INK, "axes.linewidth": 0.8,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True,
-    "axes.grid": True, "axes.grid.axis": "y", "grid.color": "#E4E4E4", "grid.linewidth": 0.7,
-    "lines.linewidth": 1.8, "lines.markersize": 5.5, "hatch.linewidth": 0.8,
-    "savefig.dpi": 150, "svg.fonttype": "none", "svg.hashsalt": "glore",
-}  # fmt: skip
+STYLE = ASSETS / "glore.mplstyle"
 
 
 def with_style(changes: dict[str, Any] | None = None) -> Callable[[Drawing], Drawing]:
     """Make a function draw in :data:`STYLE` with some changes."""
-    return cast(Callable[[Drawing], Drawing], plt.rc_context(STYLE | (changes or {})))
+    return cast(Callable[[Drawing], Drawing], plt.style.context([STYLE, changes or {}]))
 
 
 @with_style()
 def save(figure: Figure, data: pd.DataFrame, folder: Path, name: str) -> None:
-    """Write ``name``.png (150 dpi), ``name``.svg (text as text) and ``name``.csv (the rows drawn) into ``folder``.
-
-    The same figure and rows give the same bytes. A file is written whole or not at all.
-    """
+    """Write ``name``.png, .svg and .csv (the rows drawn) into ``folder``; the same figure gives the same bytes."""
     save_rows(data, folder, name)
     for suffix, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format=suffix, metadata=metadata, facecolor="white")
-        _write(buffer.getvalue(), folder, f"{name}.{suffix}")
+        temporary = folder / f".{name}.{suffix}"
+        figure.savefig(temporary, format=suffix, metadata=metadata, facecolor="white")
+        temporary.replace(folder / f"{name}.{suffix}")
 
 
 def save_rows(data: pd.DataFrame, folder: Path, name: str) -> None:
     """Write ``name``.csv into ``folder``."""
-    _write(data.to_csv(index=False, lineterminator="\n").encode(), folder, f"{name}.csv")
-
-
-def _write(content: bytes, folder: Path, name: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{name}.tmp"
-    temporary.write_bytes(content)
-    temporary.replace(folder / name)
+    write(folder / f"{name}.csv", data.to_csv(index=False, lineterminator="\n"))
 
 
-def new_panels(count: int, width: float, height: float, **shared: Any) -> tuple[Figure, list[Axes]]:
-    """Return a figure of ``count`` panels, at most two per row, sized in inches per panel; for 0, one empty panel."""
-    columns, rows = min(max(count, 1), 2), max(-(-count // 2), 1)
+def new_panels(count: int, width: float, height: float, most: int = 2, **shared: Any) -> tuple[Figure, list[Axes]]:
+    """Return a figure of ``count`` panels, ``most`` per row, sized in inches per panel; for 0, one empty panel."""
+    columns, rows = min(max(count, 1), most), max(-(-count // most), 1)
     size = (width * columns, height * rows)
     figure, grid = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False, **shared)
     figure.get_layout_engine().set(wspace=0.06, hspace=0.06)
@@ -119,17 +72,15 @@ def new_panels(count: int, width: float, height: float, **shared: Any) -> tuple[
 
 def run_panels(
     numbers: pd.DataFrame, width: float, height: float, **shared: Any
-) -> tuple[Figure, list[tuple[Axes, pd.DataFrame]]]:
-    """Return a figure with a panel per run, each with the run's rows that hold a value.
-
-    Its title has the run and n, and the model if there are several.
-    """
+) -> tuple[Figure, list[tuple[Axes, pd.DataFrame, Cells]]]:
+    """Return a figure with a panel per run, its title set, each with the run's rows that hold a value in two forms."""
     runs, several = numbers.groupby(["task", "model"], sort=False), numbers.model.nunique() > 1
     figure, panels = new_panels(len(runs), width, height, **shared)
     drawn = []
     for axes, ((task, model), rows) in zip(panels, runs, strict=True):
-        drawn.append((axes, with_data(rows)))
-        axes.set_title(title_with_n(f"{task}, {model}" if several else str(task), drawn[-1][1]))
+        rows = with_data(rows)
+        axes.set_title(title_with_n(f"{task}, {model}" if several else str(task), rows))
+        drawn.append((axes, rows, by_method_and_metric(rows)))
     return figure, drawn
 
 
@@ -140,7 +91,7 @@ def with_data(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[(rows.n > 0) & rows.value.notna()]
 
 
-def by_method_and_metric(rows: pd.DataFrame) -> dict[tuple[str, str], Any]:
+def by_method_and_metric(rows: pd.DataFrame) -> Cells:
     """Return the rows of one run by method and metric."""
     return {(row.method, row.metric): row for row in rows.itertuples()}
 
@@ -174,7 +125,7 @@ def line_style(method: str) -> dict[str, Any]:
     """Return the line style of a method's curve; references are dashed and have no marker."""
     if method in REFERENCES:
         return {"color": METHOD_COLOURS[method], "linestyle": DASHED if method == "greedy_sft" else DOTTED}
-    marker = {"marker": (MARKERS | SWEPT_MARKERS)[method], "markeredgecolor": "white", "markeredgewidth": 0.7}
+    marker = {"marker": MARKERS[method], "markeredgecolor": "white", "markeredgewidth": 0.7}
     return {"color": METHOD_COLOURS[method]} | marker
 
 
@@ -194,10 +145,7 @@ def draw_curve(axes: Axes, x: ArrayLike, rows: pd.DataFrame, method: str) -> End
 
 
 def draw_curves(axes: Axes, rows: pd.DataFrame, methods: Sequence[str], log: bool = False) -> list[End]:
-    """Draw a curve of value against x for each method; return their ends.
-
-    Curves are shifted a little, so that their intervals lie side by side.
-    """
+    """Draw a curve of value against x for each method, shifted so that intervals lie side by side; return the ends."""
     xs = sorted(rows.x.unique())
     spacing = (xs[-1] - xs[0]) / (len(xs) - 1) if len(xs) > 1 else 1
     ends = []

@@ -10,9 +10,11 @@ from matplotlib.figure import Figure
 from glore_lib import statistics as st
 from glore_lib.artifacts.store import Artifact
 from glore_lib.method import refinement, step_labels
+from glore_lib.method.appendix.measures import QUALITY, label_numbers
+from glore_lib.method.evaluation import Numbers
 from glore_lib.method.replication import Replication
 from glore_lib.method.reward_models import RewardModelData, labels_for
-from glore_lib.method.students import Student, sample_solutions
+from glore_lib.method.students import sample_solutions
 from glore_lib.reporting import analysis_figures
 from glore_lib.run import Run
 
@@ -21,12 +23,9 @@ SHOWN_COSTS = 12  # artifacts with a row of their own
 
 def parameters(run: Run, *sections: str) -> pd.DataFrame:
     """Return the parameters of some sections, one per row."""
-    values = {
-        f"{section}.{name}": str(value)
-        for section in sections
-        for name, value in getattr(run.params, section).model_dump().items()
-    }
-    return pd.DataFrame({"value": values})
+    values = {section: getattr(run.params, section).model_dump() for section in sections}
+    named = {f"{section}.{name}": str(value) for section, of in values.items() for name, value in of.items()}
+    return pd.DataFrame({"value": named})
 
 
 def training(*models: Artifact) -> pd.DataFrame:
@@ -39,9 +38,7 @@ def training(*models: Artifact) -> pd.DataFrame:
 def losses(*models: Artifact | None) -> Figure:
     """Draw the training loss of each model against its steps; models without training examples have none."""
     trained = [model for model in models if model is not None and model.record["info"]["steps"]]
-    return analysis_figures.losses(
-        {model.record["name"]: pd.DataFrame(model.record["info"]["losses"]) for model in trained}
-    )
+    return analysis_figures.losses({m.record["name"]: pd.DataFrame(m.record["info"]["losses"]) for m in trained})
 
 
 def student_comparison(lab: Replication) -> pd.DataFrame:
@@ -51,34 +48,27 @@ def student_comparison(lab: Replication) -> pd.DataFrame:
         compared.insert(0, lab.sft_student)
     if lab.run.params.student.sft_control:
         compared.insert(1, lab.sft_control)
-    by_name = {student.policy: student for student in compared}  # expert iteration may end with the SFT student
-    return pd.DataFrame([_accuracy_row(lab.run, student) for student in by_name.values()]).set_index("student")
-
-
-def _accuracy_row(run: Run, student: Student) -> dict[str, str | float]:
-    greedy = sample_solutions(run, student, "validation", 1, 0.0, f"greedy-{student.policy}").read()
-    estimate = st.proportion(greedy["is_correct"])
-    return {"student": student.policy, "accuracy, %": estimate.percent(), "n": estimate.n}
+    rows = {}  # expert iteration may end with the SFT student
+    for student in compared:
+        greedy = sample_solutions(lab.run, student, "validation", 1, 0.0, f"greedy-{student.policy}").read()
+        estimate = st.proportion(greedy["is_correct"])
+        rows[student.policy] = {"accuracy, %": estimate.percent(), "n": estimate.n}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("student")
 
 
 def questions(lab: Replication, count: int) -> None:
     """Print the first training questions with their reference solutions."""
     for question in list(lab.run.questions("train").values())[:count]:
-        print(_wrapped(f"{question.question}\n{question.reference_solution}"), end="\n\n")
-
-
-def _wrapped(text: str) -> str:
-    return "\n".join(textwrap.fill(line, 110) for line in text.split("\n"))
+        lines = f"{question.question}\n{question.reference_solution}".split("\n")
+        print("\n".join(textwrap.fill(line, 110) for line in lines), end="\n\n")
 
 
 def costs(run: Run, stage: str) -> pd.DataFrame:
     """Return what a notebook computed or read, most expensive first, and record it for the manifest."""
     used = run.finish(stage).sort_values("seconds", ascending=False, kind="stable").set_index("artifact")
-    shown = used.head(SHOWN_COSTS)
-    rest = (
-        used.iloc[SHOWN_COSTS:].sum().to_frame(f"{len(used) - len(shown)} more").T if len(used) > SHOWN_COSTS else None
-    )
-    return pd.concat([shown, rest, used.sum().to_frame("all").T]).round(1)
+    rest = used.iloc[SHOWN_COSTS:]
+    sums = {f"{len(rest)} more": rest.sum()} if len(rest) else {}
+    return pd.concat([used.head(SHOWN_COSTS), pd.DataFrame(sums | {"all": used.sum()}).T]).round(1)
 
 
 def sample_counts(data: RewardModelData) -> pd.DataFrame:
@@ -90,7 +80,7 @@ def sample_counts(data: RewardModelData) -> pd.DataFrame:
         "all right": int((share == 1).sum()), "mixed": int(share.between(0, 1, inclusive="neither").sum()),
         "all wrong": int((share == 0).sum()),
     }  # fmt: skip
-    return pd.DataFrame([counts]).T.rename(columns={0: "count"})
+    return pd.Series(counts).to_frame("count")
 
 
 def rollout_counts(data: RewardModelData) -> pd.DataFrame:
@@ -101,7 +91,7 @@ def rollout_counts(data: RewardModelData) -> pd.DataFrame:
         "distinct prefixes": info["distinct_prefixes"], "rollouts, those of alike prefixes counted each": len(rollouts),
         "tokens generated": info["tokens_generated"],
     }  # fmt: skip
-    return pd.DataFrame([counts]).T.rename(columns={0: "count"})
+    return pd.Series(counts).to_frame("count")
 
 
 def label_counts(lab: Replication, *kinds: str) -> pd.DataFrame:
@@ -116,14 +106,13 @@ def reward_model_table(lab: Replication, split: str, *kinds: str) -> pd.DataFram
     scores = {k: evaluated.scores[k] for k in kinds}
     tables, drafts = lab.tables, evaluated.draft_set
     numbers = pd.DataFrame(tables.table1(drafts, scores) + tables.table2(drafts, scores))
-    metrics = ["step_accuracy", "step_accuracy_exact", "final_accuracy", "first_error_accuracy_exact"]
-    return wide(numbers, metrics)
+    return wide(numbers, ["step_accuracy", "step_accuracy_exact", "final_accuracy", "first_error_accuracy_exact"])
 
 
 def scored_steps(lab: Replication, split: str, kinds: Sequence[str]) -> pd.DataFrame:
     """Return the steps of a split's drafts with their scores and labels: exact ones, or by rollouts if unknown."""
     evaluated = getattr(lab, split)
-    truth = evaluated.draft_set.exact if evaluated.draft_set.exact is not None else evaluated.draft_set.labels
+    truth = list(evaluated.draft_set.truths.values())[-1]
     scores = pd.concat([evaluated.scores[k].read() for k in kinds])
     merged = scores.merge(truth[["sample_id", "step", "label"]], on=["sample_id", "step"])
     return merged.assign(task=lab.run.params.run)
@@ -134,35 +123,31 @@ def pessimism(lab: Replication, split: str, *kinds: str) -> Figure:
     return analysis_figures.scores_by_step(analysis_figures.scores_by_step_rows(scored_steps(lab, split, kinds)))
 
 
-def training_label_quality(lab: Replication) -> pd.DataFrame:
-    """Compare the training labels by rollouts with the exact ones, after each post-processing rule."""
-    rollouts = lab.data.rollouts.read()
-    samples = lab.data.samples.read()
+def training_label_numbers(lab: Replication) -> Numbers:
+    """Compare the training labels by rollouts with the exact ones after each post-processing rule; [] if unknown."""
+    rollouts, samples = lab.data.rollouts.read(), lab.data.samples.read()
     exact = step_labels.exact_labels(lab.run, samples[samples["sample_id"].isin(rollouts["sample_id"])], "train")
     if exact is None:
-        return pd.DataFrame({"exact labels": ["not known for this task"]})
-    truth = exact.set_index(["sample_id", "step"])
-    rows = []
+        return []
+    truth, numbers, hits = exact.set_index(["sample_id", "step"]), [], {}
     for rule, switches in step_labels.POSTPROCESSING.items():
-        made = step_labels.rollout_labels(rollouts, *switches).set_index(["sample_id", "step"])["label"]
-        c = st.confusion(truth["label"], made.reindex(truth.index), truth["question_id"], lab.tables.seed)
-        rows.append(
-            {
-                "labels": rule,
-                "precision, %": c.precision.percent(),
-                "recall, %": c.recall.percent(),
-                "accuracy, %": c.accuracy.percent(),
-                "n": c.accuracy.n,
-            }
-        )
-    return pd.DataFrame(rows).set_index("labels")
+        made = step_labels.rollout_labels(rollouts, *switches)
+        numbers += label_numbers(lab.tables, rule, made, exact)
+        hits[rule] = made.set_index(["sample_id", "step"])["label"].reindex(truth.index) == truth["label"]
+    gain = st.paired_difference(hits["consistent"], hits["monotone"], truth["question_id"], lab.tables.seed)
+    return [*numbers, lab.tables.row("consistent-monotone", "label_accuracy_difference", gain)]
+
+
+def training_label_quality(lab: Replication) -> pd.DataFrame:
+    """Return precision, recall and accuracy of the training labels by rollouts, after each post-processing rule."""
+    numbers = training_label_numbers(lab)
+    return wide(pd.DataFrame(numbers), list(QUALITY)) if numbers else pd.DataFrame({"exact labels": ["unknown"]})
 
 
 def stepwise(lab: Replication) -> pd.DataFrame:
     """Export the SORM's training data in TRL's stepwise-supervision format; return the first rows."""
-    frame = step_labels.stepwise_supervision(
-        lab.run, lab.data.samples.read(), labels_for(lab.run, "sorm_consistent", lab.data), "train"
-    )
+    labels = labels_for(lab.run, "sorm_consistent", lab.data)
+    frame = step_labels.stepwise_supervision(lab.run, lab.data.samples.read(), labels, "train")
     path = lab.run.store.root / "stepwise" / f"{lab.run.params.run}.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
     frame.to_parquet(path, index=False)

@@ -31,9 +31,9 @@ class Table:
 
     def _repr_html_(self) -> str:
         shown = self.frame.map(lambda value: html.escape(_cell(value)).replace("\n", "<br>"))
-        indexed = shown.index.nlevels > 1
         with pd.option_context("display.max_colwidth", None):
-            return NONE if shown.empty else shown.to_html(escape=False, border=0, justify="left", index=indexed)
+            table = shown.to_html(escape=False, border=0, justify="left", index=shown.index.nlevels > 1)
+            return NONE if shown.empty else table
 
     def __repr__(self) -> str:
         shown = self.frame.map(lambda value: _cell(value).replace("\n", " / "))
@@ -57,10 +57,7 @@ def of(samples: pd.DataFrame, records: pd.DataFrame) -> pd.DataFrame:
 
 
 def by_step(samples: pd.DataFrame, **columns: pd.DataFrame) -> Table:
-    """Return a row a step of the samples, with a column for each frame of labels or of scores.
-
-    A step without a row in a frame is left blank there: balancing leaves labels out.
-    """
+    """Return a row a step of the samples, with a column for each frame of labels or scores; blank if it has none."""
     rows = [
         (s["sample_id"], i, "correct" if s["is_correct"] else "wrong", text)
         for s in samples.to_dict("records")
@@ -96,8 +93,7 @@ def one_round(lab: Replication) -> tuple[pd.DataFrame, pd.DataFrame]:
     known = {q: before[before["question_id"] == q] for q in drawn}
 
     def kinds(q: str) -> int:
-        new = len(merge_solutions(known[q], drawn[q], "", cap)) - len(known[q])
-        right = drawn[q]["is_correct"].sum()
+        new, right = len(merge_solutions(known[q], drawn[q], "", cap)) - len(known[q]), drawn[q]["is_correct"].sum()
         return 2 * (new > 0) + (new < right) + (right < len(drawn[q]))
 
     chosen = max(drawn, key=kinds)
@@ -129,10 +125,7 @@ def rolled_out(lab: Replication) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def one_prefix(sample: pd.DataFrame, rollouts: pd.DataFrame) -> tuple[str, pd.DataFrame]:
-    """Return a prefix of a sample and its distinct rollouts, each with how often it was drawn.
-
-    The prefix is the first with a right rollout that is not consistent or, where there is none, the first.
-    """
+    """Return the first prefix with a right rollout that is not consistent, or else the first, and its rollouts."""
     drawn = _by(rollouts, "step")
     step = max(drawn, key=lambda i: (drawn[i]["is_correct"] & ~drawn[i]["is_consistent"]).any(), default=0)
     counted = drawn.get(step, rollouts).groupby(["text", "is_correct"], sort=False).size().rename("drawn").reset_index()
@@ -142,17 +135,15 @@ def one_prefix(sample: pd.DataFrame, rollouts: pd.DataFrame) -> tuple[str, pd.Da
 def wrong_draft(evaluated: SplitEvaluation) -> pd.DataFrame:
     """Return a draft of a split: a wrong one if possible, fixed by one refinement, with locators that disagree."""
     drafts, errors = evaluated.drafts.read(), pd.DataFrame(evaluated.first_errors)
-    fixed = pd.DataFrame(
-        {k: evaluated.refined[k].read().set_index("sample_id")["is_correct"] for k in ("local+sorm", "global")}
-    )
-    ids = drafts["sample_id"]
-    fixed, errors = fixed.loc[ids], errors.loc[ids]
-    kinds = 4 * (fixed.sum(axis=1) == 1) + 2 * (errors["sorm"] > 1) + (errors.nunique(axis=1) > 1)
-    return drafts[ids == (kinds + 8 * ~drafts["is_correct"].to_numpy(bool)).idxmax()]
+    right = evaluated.replication.tables.right(evaluated.drafts, evaluated.refined)
+    errors = errors.loc[right.index]
+    kinds = 8 * ~right["greedy"] + 4 * (right["local+sorm"] != right["global"])
+    kinds += 2 * (errors["sorm"] > 1) + (errors.nunique(axis=1) > 1)
+    return drafts[drafts["sample_id"] == kinds.idxmax()]
 
 
 def scored(answers: Artifact, scores: Artifact) -> pd.DataFrame:
-    """Return answers (records ``samples`` or ``refinements``) with the score of each: the one after its last step."""
+    """Return answers (records ``samples`` or ``refinements``) with the score of each."""
     frame = answers.read()
     return frame.assign(score=frame["sample_id"].map(answer_scores(scores.read())).fillna(0.0))
 

@@ -2,6 +2,7 @@
 
 import json
 
+import pandas as pd
 import papermill
 import pytest
 from test_examples import an_example
@@ -166,7 +167,7 @@ def test_runs_to_choose_from_are_ones_own_and_those_that_are_made(tmp_path, tiny
     (tmp_path / "broken.yaml").write_text("run: [")
     store = tmp_path / "artifacts"
     run = explorer.open_run(str(tmp_path / "b.yaml"), {}, str(store))
-    artifact = run.store.frame("sft-data", "solutions", {}, lambda: explorer.pd.DataFrame(
+    artifact = run.store.frame("sft-data", "solutions", {}, lambda: pd.DataFrame(
         {"question_id": ["q"], "text": ["t"], "source": ["s"]}))  # fmt: skip
     assert not is_made(run.params, store)
     run.finish("05_evaluation")

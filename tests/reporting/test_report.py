@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from clone import HEADER, TINY
 from glore_lib.cli import app
 from glore_lib.params import ParamsError, load_params
-from glore_lib.reporting.report import ALTERNATIVES, EXAMPLE, page, write_report
+from glore_lib.reporting.report import ALTERNATIVES, page, write_report
 from glore_lib.reporting.results import DIAGRAMS, DRAW, TABLES
 from glore_lib.workflow.pipeline import ROOT
 
@@ -45,8 +45,8 @@ def save_notebook(path: Path, *cells: nbformat.NotebookNode) -> None:
     )
 
 
-def example(*outputs: nbformat.NotebookNode, tags: tuple[str, ...] = (EXAMPLE,)) -> nbformat.NotebookNode:
-    return nbformat.v4.new_code_cell("source", outputs=list(outputs), metadata={"tags": list(tags)})
+def cell(*outputs: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    return nbformat.v4.new_code_cell("source", outputs=list(outputs))
 
 
 def shown(**data: str) -> nbformat.NotebookNode:
@@ -81,12 +81,12 @@ def out(tmp_path) -> Path:
     save_notebook(
         out / "06_figures.ipynb",
         nbformat.v4.new_markdown_cell("## Table 3 of all\n\nIn words."),
-        example(shown(text_html=pd.DataFrame({"fixed": ["25.0 [10.0, 50.0] (n=1200)"]}, ["global"])._repr_html_())),
+        cell(shown(text_html=pd.DataFrame({"fixed": ["25.0 [10.0, 50.0] (n=1200)"]}, ["global"])._repr_html_())),
         nbformat.v4.new_markdown_cell("## Figure 6 of all"),
         *(nbformat.v4.new_code_cell(f'results.save_figure(c, "{name}", out)', outputs=[shown(image_png="AAAA")])
           for name in ("figure6", "novel_chart")),
     )  # fmt: skip
-    save_notebook(run / "05_evaluation.ipynb", example(printed("shown\n")), example(printed("kept back"), tags=()))
+    save_notebook(run / "05_evaluation.ipynb", cell(printed("kept back")))
     save_notebook(run / "appendix" / "a1 more.ipynb")
     stages = [{"stage": "05_evaluation", "status": "done", "seconds": 3723.2, "tokens": {"tokens_generated": 12345}}]
     machine = {
@@ -131,14 +131,13 @@ def headings(soup: BeautifulSoup) -> list[str]:
     return [heading.get_text() for heading in soup.find_all("h2")]
 
 
-def test_summary_has_headline_numbers_and_verdicts(out):
-    soup = section(read(out), "Summary")
-    about, numbers, verdicts = soup.find_all("table")
-    assert rows(about) == [["Task", "A tiny task for tests"], ["Model", "mini-base"]]
-    assert "tiny 1:02:03" in words(soup)
-    assert rows(numbers)[0] == ["Accuracy of greedy drafts", "50.0 [40.0, 60.0] (n=100)"]
-    assert rows(numbers)[1][1] == "–"
-    assert rows(verdicts) == [["replicated", "1"], ["not tested here", "1"]]
+def test_summary_has_task_model_time_and_verdicts(out):
+    about, verdicts = section(read(out), "Summary").find_all("table")
+    assert rows(about) == [["Task", "A tiny task for tests"], ["Model", "mini-base"], ["Time (h:mm:ss)", "1:02:03"]]
+    assert [words(row.find_all("th")[-1]) for row in (about.tr, verdicts.tr)] == ["tiny", "tiny"]
+    assert rows(verdicts) == [
+        ["replicated", "1"], ["not replicated", "0"], ["inconclusive", "0"], ["not tested here", "1"],
+    ]  # fmt: skip
 
 
 def test_results_are_the_texts_and_outputs_of_notebook_06_without_code(out):
@@ -161,18 +160,6 @@ def test_every_figure_has_an_alt_text():
     assert set(ALTERNATIVES) == {*DRAW, *DIAGRAMS}
 
 
-def test_examples_are_the_outputs_of_the_cells_that_are_tagged(out):
-    assert words(section(read(out), "Worked examples")) == "Worked examples tiny shown"
-
-
-def test_an_example_that_is_a_picture_says_so_or_what_its_cell_says(out):
-    picture, other = example(shown(image_png="iVBORw0KGgo=")), example(shown(image_png="iVBORw0KGgo="))
-    other.metadata["alt"] = 'A "draft"'
-    save_notebook(out.parent / "tiny" / "05_evaluation.ipynb", picture, other)
-    images = section(read(out), "Worked examples").find_all("img")
-    assert [image["alt"] for image in images] == ["A picture of the example, which the notebook draws", 'A "draft"']
-
-
 def test_links_are_relative_and_lead_to_the_notebooks(out):
     links = {link["href"]: words(link) for link in section(read(out), "Notebooks").find_all("a")}
     assert links == {
@@ -193,7 +180,7 @@ def test_manifests_are_tables(out):
 
 
 def test_what_the_folder_lacks_is_left_out(out):
-    every = ["Summary", "Results", "Worked examples", "Notebooks", "Environment"]
+    every = ["Summary", "Results", "Notebooks", "Environment"]
     assert headings(read(out)) == every
     for path in (*out.parent.rglob("*.ipynb"), out / "scoreboard.csv"):
         path.unlink()
@@ -225,9 +212,8 @@ def test_what_models_write_stays_text(out):
         shown(text_html='<a href="javascript:1" onclick="1">x</a><style>p {}</style><iframe src="/x"></iframe>'),
         shown(text_html='<td style="background-color:#fff;background:url(http://x.org/y);position:fixed">styled</td>'),
     ]  # fmt: skip
-    save_notebook(out.parent / "tiny" / "05_evaluation.ipynb", example(*hostile))
     links = nbformat.v4.new_markdown_cell(f"{NASTY} ![x](http://x.org/y.png) ![y](//x.org/y.png) [z](data:text/html,1)")
-    save_notebook(out / "06_figures.ipynb", links, example(*hostile))
+    save_notebook(out / "06_figures.ipynb", links, cell(*hostile), cell(*hostile))
     save_notebook(out.parent / "tiny" / "appendix" / f"{NASTY.replace('/', '')}.ipynb")
     (out / "scoreboard.csv").write_text(SCORES.replace("not tested here", f'"{NASTY}"'))
     change(out.parent / "tiny", "run.json", caption=NASTY, stale=[NASTY])
@@ -263,7 +249,6 @@ def test_the_page_needs_nothing_beside_it_and_tells_no_place(out):
 
 
 def test_headings_are_in_order_ids_are_single_and_boxes_that_scroll_can_be_reached(out):
-    save_notebook(out.parent / "tiny" / "05_evaluation.ipynb", example(printed("a")), example(printed("b")))
     soup = read(out)
     levels = [int(tag.name[1]) for tag in soup.find_all(re.compile(r"^h\d$"))]
     assert levels[0] == 1 and levels.count(1) == 1

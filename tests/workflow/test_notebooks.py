@@ -118,11 +118,6 @@ def test_a_function_of_the_paper_fits_a_screen(function):
     assert inspect.getdoc(function)
 
 
-def test_the_report_gets_some_examples():
-    examples = [cell for cell in read(ROOT / "notebooks" / "05_evaluation.ipynb") if tagged(cell, "report-example")]
-    assert 1 <= len(examples) <= 2 and all("worked_example" in cell.source for cell in examples)
-
-
 @pytest.mark.parametrize("path", RENDERED, ids=name)
 def test_every_output_fits_a_screen(path: Path):
     for cell in read(path):
