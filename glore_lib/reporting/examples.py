@@ -23,7 +23,6 @@ from glore_lib.reporting import read_template
 from glore_lib.reporting.style import METHOD_LABELS
 from glore_lib.solutions import mark_bad, split_steps
 
-REFINEMENTS = ("local+sorm", "global")
 NAMES = METHOD_LABELS | {
     "draft": "Draft", "reference": "Reference solution", "exact": "Exact label", "right": "Correct rollouts",
     "text": "Text",
@@ -190,7 +189,8 @@ def example(
     steps = numbered(draft["text"])
     for name in columns:
         if name != "exact" or outcomes.exact is not None:
-            steps[name] = outcomes.column(name)[sample_id].loc[steps.index]
+            values = outcomes.column(name)
+            steps[name] = [values[sample_id, step] for step in steps.index]
     p, shown, marked = outcomes.run.params, [], 0
     for name in ("draft", *answers):
         if name == "reference":

@@ -94,11 +94,8 @@ class Explorer:
             raise ParamsError("Your draft is empty: write one, one step per line.")
         self._check_length(question, steps)
         draft, known = join_steps(steps), self._known.get(question)
-        frame = numbered(draft)
-        if known and (labels := self.run.task.exact_step_labels(known, draft)):
-            frame["exact"] = labels
-        for kind, scores in self.score(question, draft).items():
-            frame[kind] = scores
+        labels = self.run.task.exact_step_labels(known, draft) if known else None
+        frame = numbered(draft).assign(**({"exact": labels} if labels else {}), **self.score(question, draft))
         shown = Example(question, known.reference_answer if known else "", frame, threshold, [])
         return self._with_refinements(replace(shown, answers=[self._answer("draft", draft, known)]))
 
@@ -134,10 +131,9 @@ class Explorer:
         prompts = [self.run.task.refine_prompt(question, mark_bad(steps, at)) for at in marks]
         ids = [encode(self.run.tokenizer, *texts).ids for texts in zip(prompts, kept, strict=True)]
         requests = [Request(tuple(sequence), 1, seed=0) for sequence in ids]
+        limit = self.run.params.sampling.max_new_tokens
         with redirect_stderr(io.StringIO()):  # no progress bar
-            made = (
-                self._refiner.sample(requests, 0.0, self.run.params.sampling.max_new_tokens, "refine") if marks else []
-            )
+            made = self._refiner.sample(requests, 0.0, limit, "refine") if marks else []
         return iter([prefix_text(k, len(k)) + completion.text for k, (completion,) in zip(kept, made, strict=True)])
 
     def _with_refinements(self, shown: Example) -> Example:

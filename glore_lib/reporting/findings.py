@@ -13,11 +13,10 @@ from glore_lib import statistics as st
 from glore_lib.method.appendix.measures import first_error_numbers
 from glore_lib.method.evaluation import Numbers
 from glore_lib.method.replication import Replication, SplitEvaluation
-from glore_lib.method.students import Student, sample_solutions
 from glore_lib.reporting import read_asset
 from glore_lib.reporting.examples import Outcomes
 from glore_lib.reporting.scoreboard import SIDES, verdict
-from glore_lib.reporting.tables import training_label_numbers
+from glore_lib.reporting.tables import greedy_outcomes, training_label_numbers
 from glore_lib.solutions import split_steps
 from glore_lib.tasks.arithmetic import OPERATORS, parse_step
 
@@ -96,22 +95,18 @@ def tell(found: Iterable[Finding]) -> None:
 
 def students(lab: Replication) -> list[Finding]:
     """Return the findings of notebook 01, on the validation split."""
-    right, p = _greedy(lab, lab.student), lab.run.params.student
+    right, p = greedy_outcomes(lab, lab.student), lab.run.params.student
     found = [stated(f"Accuracy of the student of expert iteration ({lab.student.policy})", st.proportion(right))]
     others = [("the SFT student", lab.sft_student, PAPER)] if p.start == "sft" else []
     if p.sft_control:
         others.append(("the SFT control (as many steps on the SFT data)", lab.sft_control, EXPECTED))
     for name, other, by in others:
         if other.policy != lab.student.policy:
-            difference = st.paired_difference(right, _greedy(lab, other), seed=lab.tables.seed)
+            difference = st.paired_difference(right, greedy_outcomes(lab, other), seed=lab.tables.seed)
             found.append(compared(f"Expert iteration − {name}", difference, "more", by))
     last = lab.rounds.iloc[-1]
     text = f"The last round made {last['student']} on {last['solutions']:,} solutions; best: {lab.student.policy}."
     return [*found, Finding(text, lab.student.policy != last["student"]), *_kinds_of_error(Outcomes(lab, "validation"))]
-
-
-def _greedy(lab: Replication, student: Student) -> pd.Series:
-    return sample_solutions(lab.run, student, "validation", 1, 0.0, f"greedy-{student.policy}").read()["is_correct"]
 
 
 def _kinds_of_error(drafts: Outcomes) -> list[Finding]:

@@ -14,7 +14,7 @@ from glore_lib.method.appendix.measures import QUALITY, label_numbers
 from glore_lib.method.evaluation import Numbers
 from glore_lib.method.replication import Replication
 from glore_lib.method.reward_models import RewardModelData, labels_for
-from glore_lib.method.students import sample_solutions
+from glore_lib.method.students import Student, sample_solutions
 from glore_lib.reporting import analysis_figures
 from glore_lib.run import Run
 
@@ -48,12 +48,14 @@ def student_comparison(lab: Replication) -> pd.DataFrame:
         compared.insert(0, lab.sft_student)
     if lab.run.params.student.sft_control:
         compared.insert(1, lab.sft_control)
-    rows = {}  # expert iteration may end with the SFT student
-    for student in compared:
-        greedy = sample_solutions(lab.run, student, "validation", 1, 0.0, f"greedy-{student.policy}").read()
-        estimate = st.proportion(greedy["is_correct"])
-        rows[student.policy] = {"accuracy, %": estimate.percent(), "n": estimate.n}
+    estimates = {s.policy: st.proportion(greedy_outcomes(lab, s)) for s in compared}  # the last may be the SFT student
+    rows = {name: {"accuracy, %": estimate.percent(), "n": estimate.n} for name, estimate in estimates.items()}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("student")
+
+
+def greedy_outcomes(lab: Replication, student: Student) -> pd.Series:
+    """Return whether a student's greedy answer to each validation question is correct."""
+    return sample_solutions(lab.run, student, "validation", 1, 0.0, f"greedy-{student.policy}").read()["is_correct"]
 
 
 def questions(lab: Replication, count: int) -> None:

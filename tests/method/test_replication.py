@@ -265,7 +265,7 @@ def show(lab: Replication) -> None:
     tables.pessimism(lab, "test", *kinds)
     wide(lab.numbers, ["accuracy"])
     for show in examples.DRAFT_FILTERS:
-        examples.worked_example(lab, "test", show, ["exact", "right", *kinds], ["reference", *examples.REFINEMENTS])
+        examples.worked_example(lab, "test", show, ["exact", "right", *kinds], ["reference", "local+sorm", "global"])
         examples.rollouts_of(lab, "test", show)
     for found in (findings.students, findings.orm, findings.sorm, findings.refiners, findings.evaluation):
         findings.tell(found(lab))
