@@ -175,25 +175,25 @@ def test_run_again_other_parameters_and_status(clone):
     assert_refused(refused, str(clone.out), clone.manifest["params_hash"], "--fresh", "another --out")
     assert clone.files() == before
 
-    told = glore("status", clone.out)
-    assert told.exit_code == 0
-    assert told.stdout.splitlines()[1].split()[:3] == ["tiny", "01_expert_iteration", "done"]
-    assert told.stdout.splitlines()[1].split()[4] == "22"  # tokens
-    assert told.stdout.splitlines()[-1].startswith("done, 0:00:")
+    shown = glore("status", clone.out)
+    assert shown.exit_code == 0
+    assert shown.stdout.splitlines()[1].split()[:3] == ["tiny", "01_expert_iteration", "done"]
+    assert shown.stdout.splitlines()[1].split()[4] == "22"  # tokens
+    assert shown.stdout.splitlines()[-1].startswith("done, 0:00:")
     (clone.root / "artifacts" / ".orm-0" / "unfinished" / "training" / "checkpoint-40").mkdir(parents=True)
-    told = glore("status", clone.out, "--artifacts", clone.root / "artifacts")
-    assert "unfinished: orm-0: trained up to step 40" in told.stdout.splitlines()
-    told = glore("status", clone.comparison)
-    assert told.stdout.splitlines()[1].split()[:3] == ["all", "06_figures", "done"]
-    assert f"compares: {clone.comparison / '../tiny'}" in told.stdout.splitlines()
+    shown = glore("status", clone.out, "--artifacts", clone.root / "artifacts")
+    assert "unfinished: orm-0: trained up to step 40" in shown.stdout.splitlines()
+    shown = glore("status", clone.comparison)
+    assert shown.stdout.splitlines()[1].split()[:3] == ["all", "06_figures", "done"]
+    assert f"compares: {clone.comparison / '../tiny'}" in shown.stdout.splitlines()
 
 
 def test_the_report_comes_last_and_is_made_again_alone_where_it_is_lost(clone):
     for _ in range(2):
-        told = glore("run", clone.params, "--out", clone.results)
-        assert told.exit_code == 0, told.stderr
+        shown = glore("run", clone.params, "--out", clone.results)
+        assert shown.exit_code == 0, shown.stderr
         assert (clone.comparison / "report.html").read_text() == "a report"
-        assert ("rendered" in told.stderr) == clone.log.exists()
+        assert ("rendered" in shown.stderr) == clone.log.exists()
         (clone.comparison / "report.html").unlink()
         clone.log.unlink(missing_ok=True)
 
@@ -201,8 +201,8 @@ def test_the_report_comes_last_and_is_made_again_alone_where_it_is_lost(clone):
 def test_compare_builds_a_comparison_from_run_folders_alone(clone, tmp_path):
     assert glore("run", clone.params, "--out", clone.results).exit_code == 0
     clone.log.unlink()
-    told = glore("compare", clone.out, "--out", tmp_path / "one")
-    assert (told.exit_code, told.stdout) == (0, f"done: {tmp_path / 'one'}\n")
+    shown = glore("compare", clone.out, "--out", tmp_path / "one")
+    assert (shown.exit_code, shown.stdout) == (0, f"done: {tmp_path / 'one'}\n")
     assert clone.log.read_text() == "1 06_figures\n"
     assert (tmp_path / "one" / "report.html").exists()
     assert_refused(glore("compare", clone.root, "--out", tmp_path / "two"), "manifest.json", "glore run writes one")
@@ -216,8 +216,8 @@ def test_figures_redraws_every_comparison_from_its_run_folders(clone, monkeypatc
     (clone.comparison / "report.html").unlink()
     drawn = []
     monkeypatch.setattr("glore_lib.reporting.results.write_comparison", lambda *given: drawn.append(given))
-    told = glore("figures", clone.results)
-    assert (told.exit_code, told.stdout) == (0, f"done: {clone.comparison / 'report.html'}\n")
+    shown = glore("figures", clone.results)
+    assert (shown.exit_code, shown.stdout) == (0, f"done: {clone.comparison / 'report.html'}\n")
     assert [([path.resolve() for path in runs], out) for runs, out in drawn] == [([clone.out], clone.comparison)]
     assert (clone.comparison / "report.html").exists()
 
@@ -227,11 +227,11 @@ def test_compute_makes_all_that_the_notebooks_need_and_renders_none(clone, tiny_
     run = open_tiny(tiny_base, store, **SETTINGS)
     script(run, monkeypatch)
     monkeypatch.setattr("glore_lib.workflow.compute.open_run", lambda *given: asked.append(given) or run)
-    told = glore("compute", clone.params, "--set", "student.rounds=3")
-    assert (told.exit_code, told.stdout) == (0, f"done: {store}\n"), told.stderr
+    shown = glore("compute", clone.params, "--set", "student.rounds=3")
+    assert (shown.exit_code, shown.stdout) == (0, f"done: {store}\n"), shown.stderr
     assert asked == [(str(clone.params), {"student.rounds": 3}, str(store))]
     stages = [stage for stage in ALL_STAGES if stage != pipeline.FIGURES]
-    assert told.stderr.splitlines() == [f"tiny {stage}" for stage in stages]
+    assert shown.stderr.splitlines() == [f"tiny {stage}" for stage in stages]
     assert {path.stem for path in (store / "stages").glob("tiny-*/*.json")} == set(stages)
     assert not clone.results.exists() and not clone.log.exists()
 
@@ -273,8 +273,8 @@ def test_without_a_terminal_artifacts_of_older_code_need_a_flag(clone, stale, co
         write_stage(
             clone.notebooks, "01_expert_iteration", WORK.replace("STAGE", "01_expert_iteration"), TABLES, f"'{flag}'"
         )
-        told = glore(command, clone.params, *out, flag)
-        assert told.exit_code == 0, told.stderr
+        shown = glore(command, clone.params, *out, flag)
+        assert shown.exit_code == 0, shown.stderr
         assert os.environ.get("GLORE_KEEP_STALE") == kept
     assert clone.log.read_text().count("01_expert_iteration") == 2
 
@@ -285,21 +285,21 @@ def test_without_a_terminal_artifacts_of_older_code_need_a_flag(clone, stale, co
 )
 def test_on_a_terminal_the_user_is_asked_what_to_do_with_them(clone, stale, monkeypatch, answers, kept, exit_code):
     monkeypatch.setattr("glore_lib.cli._is_interactive", lambda: True)
-    told = CliRunner().invoke(app, ["run", str(clone.params), "--out", str(clone.results)], input=f"{answers}\n")
-    assert told.exit_code == exit_code, told.stderr
-    assert STALE[0] in told.stderr and "recompute, keep or abort?" in told.stderr
+    shown = CliRunner().invoke(app, ["run", str(clone.params), "--out", str(clone.results)], input=f"{answers}\n")
+    assert shown.exit_code == exit_code, shown.stderr
+    assert STALE[0] in shown.stderr and "recompute, keep or abort?" in shown.stderr
     assert os.environ.get("GLORE_KEEP_STALE") == kept
     assert clone.log.exists() == (exit_code == 0)
     if exit_code:
-        assert told.stderr.endswith("error: aborted: nothing was computed or changed\n")
+        assert shown.stderr.endswith("error: aborted: nothing was computed or changed\n")
 
 
 def test_a_terminal_is_recognised():
     program = "from glore_lib.cli import _is_interactive; print(_is_interactive())"
     ours, theirs = pty.openpty()
     for stdin, expected in ((theirs, "True\n"), (subprocess.DEVNULL, "False\n")):
-        told = subprocess.run([sys.executable, "-c", program], stdin=stdin, capture_output=True, text=True)
-        assert told.stdout == expected
+        shown = subprocess.run([sys.executable, "-c", program], stdin=stdin, capture_output=True, text=True)
+        assert shown.stdout == expected
     os.close(ours)
     os.close(theirs)
 
@@ -312,9 +312,9 @@ def test_a_failed_import_is_an_error_of_its_own(clone, monkeypatch):
 
 
 def test_the_appendix_is_run_where_it_is_asked_for(clone):
-    told = glore("run", clone.params, "--out", clone.results, "--appendix")
-    assert (told.exit_code, told.stdout) == (0, f"done: {clone.comparison}\n")
-    assert "tiny appendix/j_value rendered" in told.stderr.splitlines()
+    shown = glore("run", clone.params, "--out", clone.results, "--appendix")
+    assert (shown.exit_code, shown.stdout) == (0, f"done: {clone.comparison}\n")
+    assert "tiny appendix/j_value rendered" in shown.stderr.splitlines()
     assert (clone.out / "appendix" / "j_value.ipynb").exists()
 
 
@@ -330,9 +330,9 @@ def test_a_failing_cell(clone):
     assert result.stdout == ""
     assert result.stderr.splitlines()[-1] == f"error: {message}"
     assert partial.exists()
-    told = glore("status", clone.out)
-    assert message in told.stdout
-    assert told.stdout.splitlines()[-1] == "failed, 0:00:00 of work"
+    shown = glore("status", clone.out)
+    assert message in shown.stdout
+    assert shown.stdout.splitlines()[-1] == "failed, 0:00:00 of work"
 
 
 def test_status_of_a_folder_without_a_run(tmp_path):

@@ -34,8 +34,8 @@ def test_the_second_is_refused_by_the_firsts_number_and_host(tmp_path):
         assert is_used(tmp_path / "out")
         with pytest.raises(ParamsError) as refusal, only_run(tmp_path / "out"):
             pass
-    told = f"folder {tmp_path / 'out'}: another glore run uses it: process {process.pid} on {platform.node()}"
-    assert str(refusal.value) == told
+    refused = f"folder {tmp_path / 'out'}: another glore run uses it: process {process.pid} on {platform.node()}"
+    assert str(refusal.value) == refused
     with only_run(tmp_path / "out"):
         assert json.loads((tmp_path / "out" / LOCK).read_text())["pid"] == os.getpid()
     assert list((tmp_path / "out").iterdir()) == []
@@ -57,7 +57,7 @@ def test_a_lock_that_says_nothing_is_nobodys(tmp_path, content):
         assert json.loads((tmp_path / LOCK).read_text())["pid"] == os.getpid()
 
 
-def test_a_lock_of_another_host_is_told_and_not_taken_over(tmp_path):
+def test_a_lock_of_another_host_is_reported_and_not_taken_over(tmp_path):
     (tmp_path / LOCK).write_text(json.dumps({"pid": 12, "host": "elsewhere"}))
     assert is_used(tmp_path)
     with (

@@ -57,9 +57,9 @@ def test_all_numbers_agree_and_nothing_is_made_or_read_of_them(results):
     assert len(rows) == len(TABLES)
     assert compared >= 4 * sum(rows.values())
     assert artifacts(store) == before
-    told = glore_check(out, store)
-    assert (told.exit_code, told.stderr) == (0, "")
-    assert told.stdout == f"{out}: all {compared:,} numbers agree\n"
+    shown = glore_check(out, store)
+    assert (shown.exit_code, shown.stderr) == (0, "")
+    assert shown.stdout == f"{out}: all {compared:,} numbers agree\n"
 
 
 def test_a_comparison_is_checked_against_its_run_folders_alone(results):
@@ -91,10 +91,10 @@ def test_a_changed_number_a_lost_row_and_a_strange_file_are_reported(results):
     assert found.pop(("figures/cost.csv", "")) == ("absent", "a file")
     assert {file for file, _ in found} == {"scoreboard.csv"}
     assert all(lost["claim"] in row and stored == "absent" for (_, row), (stored, _) in found.items())
-    told = glore_check(out, store)
-    assert told.exit_code == 1
-    assert told.stderr == f"error: {out}: {len(differences)} of {check(out, store)[0]:,} numbers differ\n"
-    assert "0.123" in told.stdout
+    shown = glore_check(out, store)
+    assert shown.exit_code == 1
+    assert shown.stderr == f"error: {out}: {len(differences)} of {check(out, store)[0]:,} numbers differ\n"
+    assert "0.123" in shown.stdout
 
 
 def test_a_changed_number_of_a_run_is_found_in_its_folder(results):
@@ -131,17 +131,17 @@ def test_a_missing_or_damaged_artifact_is_named(results):
     (samples / "data.parquet").write_bytes(b"no parquet")
     with pytest.raises(ParamsError, match=f"{samples.name}: data.parquet was modified"):
         check(out, store)
-    assert samples.exists()  # what is damaged is told, and left to glore run
+    assert samples.exists()  # a damaged artifact is reported, and left to glore run
     shutil.rmtree(samples)
-    told = glore_check(out, store)
-    assert told.exit_code == 2
-    assert samples.name in told.stderr
+    shown = glore_check(out, store)
+    assert shown.exit_code == 2
+    assert samples.name in shown.stderr
 
 
 def test_missing_folders_are_bad_input(results, tmp_path):
     out, store = results
     for arguments, named in (((tmp_path / "none", store), "none"), ((out, tmp_path / "nowhere"), "nowhere")):
-        told = glore_check(*arguments)
-        assert (told.exit_code, told.stdout) == (2, "")
-        assert told.stderr.startswith("error: ")
-        assert named in told.stderr
+        shown = glore_check(*arguments)
+        assert (shown.exit_code, shown.stdout) == (2, "")
+        assert shown.stderr.startswith("error: ")
+        assert named in shown.stderr

@@ -60,11 +60,11 @@ class Runs:
     def finish(self, *options: str) -> str:
         """Run to the end; return what it printed."""
         process = self.start(*options)
-        assert process.wait(PATIENCE) == 0, self.told
-        return self.told
+        assert process.wait(PATIENCE) == 0, self.stderr
+        return self.stderr
 
     @property
-    def told(self) -> str:
+    def stderr(self) -> str:
         return (self.folder / "stderr.txt").read_text()
 
     @property
@@ -86,7 +86,7 @@ class Runs:
         """Wait until something is there; return the processes of the run then."""
         deadline = time.monotonic() + PATIENCE
         while not there():
-            assert process.poll() is None, self.told
+            assert process.poll() is None, self.stderr
             assert time.monotonic() < deadline
             time.sleep(0.02)
         return [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
@@ -99,20 +99,20 @@ class Runs:
         process.wait()
         assert not psutil.wait_procs(processes, timeout=60)[1]
 
-    def caught(self, pattern: str, told: str = "") -> Path:
-        """Kills a run while there is such a file, once it has told something."""
+    def caught(self, pattern: str, shown: str = "") -> Path:
+        """Kills a run while there is such a file, once it has printed ``shown``."""
         while True:
             process = self.start()
-            self.until(process, lambda told=told: told in self.told)
+            self.until(process, lambda shown=shown: shown in self.stderr)
             self.kill(process, self.until(process, lambda: self.matches(pattern)))
             if found := sorted(self.artifacts.glob(pattern)):
                 return found[0]
-            told = ""  # which the next run has no cause to
+            shown = ""  # which the next run has no cause to
 
 
-def line(told: str, start: str) -> str:
+def line(shown: str, start: str) -> str:
     """Return the one line that begins so."""
-    (found,) = [line for line in told.splitlines() if line.startswith(start)]
+    (found,) = [line for line in shown.splitlines() if line.startswith(start)]
     return found
 
 
@@ -166,7 +166,7 @@ def test_a_second_run_on_a_folder_is_refused_and_an_interrupted_one_ends_clean(r
     process.send_signal(signal.SIGINT)
     assert process.wait(PATIENCE) == 130
     assert not psutil.wait_procs(processes, timeout=60)[1]
-    assert line(runs.told, "interrupted").endswith("the same command continues from there")
+    assert line(runs.stderr, "interrupted").endswith("the same command continues from there")
     assert json.loads((runs.run / "manifest.json").read_text())["status"] == "interrupted"
     reliability(
         "Ctrl-C (SIGINT)", "one line that says how to resume; exit code 130; no process left", "the shard in progress"
@@ -184,10 +184,10 @@ def test_a_kernel_that_is_killed_is_told_with_its_stage_and_what_to_lower(runs, 
     kernel.kill()
     assert process.wait(PATIENCE) == 1
     assert not psutil.wait_procs(processes, timeout=60)[1]
-    told = line(runs.told, "error: ")
-    assert told.startswith("error: mini-hard 0")
+    shown = line(runs.stderr, "error: ")
+    assert shown.startswith("error: mini-hard 0")
     for part in ("process was killed", f"while it made {making}", "lower finetuning.micro_batch_size (here 4)"):
-        assert part in told
+        assert part in shown
     reliability(
         "a kernel is killed (out of memory)",
         "error that names its stage, the artifact and what to lower; exit code 1",
@@ -228,10 +228,10 @@ def test_damaged_artifacts_are_named_and_they_alone_are_made_again(seldom, runs,
     flipped(frame / "data.parquet")
     (record / "artifact.json").unlink()
     shutil.rmtree(deleted)
-    told = runs.finish("--from=01")
+    shown = runs.finish("--from=01")
     for name in (f"{model.name}: model.safetensors", f"{frame.name}: data.parquet"):
-        assert f"glore: artifact {name} was modified after it was written; making it again\n" in told
-    assert f"glore: artifact {record.name}: artifact.json is missing; making it again\n" in told
+        assert f"glore: artifact {name} was modified after it was written; making it again\n" in shown
+    assert f"glore: artifact {record.name}: artifact.json is missing; making it again\n" in shown
     made = {name for name, at in runs.records.items() if before[name] != at}
     assert made == {model.name, frame.name, record.name, deleted.name}
     assert runs.tables == whole.tables
@@ -253,8 +253,8 @@ def test_a_full_disk_is_told_and_earlier_work_is_intact(seldom, whole, settings,
     try:
         process = runs.start()
         assert process.wait(PATIENCE) == 1
-        told = line(runs.told, "error: ")
-        assert "is full: free some of it and run again" in told
+        shown = line(runs.stderr, "error: ")
+        assert "is full: free some of it and run again" in shown
         records = runs.records
         assert records
         for name in records:

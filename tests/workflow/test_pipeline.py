@@ -68,17 +68,17 @@ def test_runs_every_stage_of_every_params_file_then_the_figures_once(tmp_path):
     clone = Clone(tmp_path)
     other = add_run(clone)
     stages = [stage for stage in STAGES if stage != "06_figures"]
-    told = []
+    reported = []
     running = clone.pipeline(clone.params, other, overrides={"student.rounds": 3})
-    render(running.results, lambda job, share: told.append((job.label, share)))
+    render(running.results, lambda job, share: reported.append((job.label, share)))
     assert clone.log.read_text().splitlines() == [
         *(f"tiny {stage} 3" for stage in stages), *(f"other {stage} 3" for stage in stages), "2 06_figures",
     ]  # fmt: skip
     assert {str(p.relative_to(clone.results)) for p in clone.results.rglob("*.ipynb")} == {
         "comparison/06_figures.ipynb", *(f"{run}/{stage}.ipynb" for run in ("tiny", "other") for stage in stages),
     }  # fmt: skip
-    assert [label for label, share in told if share == 1] == [job.label for job in running.jobs]
-    shares = [share for label, share in told if label == "tiny 01_expert_iteration"]
+    assert [label for label, share in reported if share == 1] == [job.label for job in running.jobs]
+    shares = [share for label, share in reported if label == "tiny 01_expert_iteration"]
     assert shares == sorted(shares)
     assert shares[0] == 0
     compared = json.loads((clone.results / "comparison" / "manifest.json").read_text())
@@ -368,7 +368,7 @@ def test_every_notebook_has_a_kernel_of_its_own_which_ends_with_it(clone):
     assert first["ids"][1] == second["ids"][1] == os.getpid()
     assert first["ids"][0] != second["ids"][0]
     assert (second["cwd"], second["tqdm"], second["python"]) == (str(clone.notebooks), "1", sys.executable)
-    assert not any(psutil.pid_exists(told["ids"][0]) for told in (first, second))
+    assert not any(psutil.pid_exists(reported["ids"][0]) for reported in (first, second))
 
 
 def test_kernels_are_encrypted_and_show_figures(clone):
@@ -410,11 +410,13 @@ def start(clone: Clone, reached: str) -> subprocess.Popen:
 
 
 def test_a_killed_run_leaves_no_kernel(clone):
-    write_stage(clone.notebooks, "01_expert_iteration", PROCESS.replace("PATH", "told"), "import time\ntime.sleep(600)")
-    process = start(clone, "told")
+    write_stage(
+        clone.notebooks, "01_expert_iteration", PROCESS.replace("PATH", "reported"), "import time\ntime.sleep(600)"
+    )
+    process = start(clone, "reported")
     process.kill()
     process.wait()
-    kernel = json.loads((clone.root / "told").read_text())["ids"][0]
+    kernel = json.loads((clone.root / "reported").read_text())["ids"][0]
     deadline = time.monotonic() + 60
     while psutil.pid_exists(kernel) and psutil.Process(kernel).status() != psutil.STATUS_ZOMBIE:
         assert time.monotonic() < deadline
