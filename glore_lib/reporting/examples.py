@@ -57,9 +57,14 @@ class Example:
     marked: int = 0  # the step before which a local refinement's [BAD] stood; 0: none
 
     @property
+    def columns(self) -> list[str]:
+        """The columns of ``steps``."""
+        return [str(name) for name in self.steps]
+
+    @property
     def scored(self) -> list[str]:
         """The columns of ``steps`` that are scores."""
-        return [str(name) for name in self.steps if name not in ("text", "exact", "right")]
+        return [name for name in self.columns if name not in ("text", "exact", "right")]
 
     def first_error(self, column: str) -> int:
         """Return the first step labelled 0, or scored at most the threshold; 0 if there is none."""
@@ -256,7 +261,7 @@ def worked_example(
 def to_html(example: Example) -> str:
     """Return an example as HTML that is complete without styles: colour only adds to what text says."""
     rows = {
-        step: [(_cell_text(example, column, step), _cell_style(example, column, step)) for column in example.steps]
+        step: [(_cell_text(example, column, step), _cell_style(example, column, step)) for column in example.columns]
         for step in example.steps.index
     }
     return TEMPLATE.render(
@@ -267,7 +272,7 @@ def to_html(example: Example) -> str:
 
 def to_text(example: Example) -> str:
     """Return an example as plain text, cut to :data:`LINES` lines of :data:`COLUMNS` characters."""
-    cells = {NAMES[c]: [_cell_text(example, c, step) for step in example.steps.index] for c in example.steps}
+    cells = {NAMES[c]: [_cell_text(example, c, step) for step in example.steps.index] for c in example.columns}
     steps = pd.DataFrame(cells, index=example.steps.index).to_string(max_colwidth=COLUMNS // 2)
     reference = [f"Correct answer: {example.reference_answer}"] if example.reference_answer else []
     lines = [example.question, *reference, _legend(example)]
@@ -281,7 +286,7 @@ def _legend(example: Example) -> str:
     """Return where the first errors are, by labels and by scores."""
     first = {
         column: f"step {step}" if (step := example.first_error(column)) else "none"
-        for column in example.steps if column == "exact" or column in example.scored
+        for column in example.columns if column == "exact" or column in example.scored
     }  # fmt: skip
     exact = f"Exact: {first.pop('exact')}. " if "exact" in first else ""
     scores = ", ".join(f"{NAMES[kind]}: {step}" for kind, step in first.items())

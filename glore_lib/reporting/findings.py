@@ -114,7 +114,8 @@ def _kinds_of_error(drafts: Outcomes) -> list[Finding]:
     if drafts.exact is None:
         return []
     errors = drafts.true_errors[drafts.true_errors > 0]
-    equations = [parse_step(split_steps(drafts.drafts.loc[i, "text"])[step - 1]) for i, step in errors.items()]
+    steps = {i: split_steps(text) for i, text in drafts.drafts["text"].items()}
+    equations = [parse_step(steps[i][step - 1]) for i, step in errors.items()]
     sums = [OPERATORS[e.op](e.a, e.b) == e.c for e in equations if e]
     return [
         stated("The first step is wrong in this share of drafts with an error", st.proportion(errors == 1)),
@@ -139,7 +140,7 @@ def sorm(lab: Replication) -> list[Finding]:
     limit = lab.run.params.reward_models.threshold
     scores = [drafts.scores(kind).set_index(["sample_id", "step"])["score"] for kind in ("sorm", "sorm_raw")]
     hits = [(score.reindex(truth.index) > limit) == truth["label"].astype(bool) for score in scores]
-    steps = st.paired_difference(*hits, truth["question_id"], lab.tables.seed)
+    steps = st.paired_difference(hits[0], hits[1], truth["question_id"], lab.tables.seed)
     numbers.append(lab.tables.row("sorm-sorm_raw", "step_accuracy_difference", steps))
     return Values(pd.DataFrame(training_label_numbers(lab) + numbers)).findings(LINES["labels"] + LINES["sorm"])
 
