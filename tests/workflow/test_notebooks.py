@@ -1,7 +1,10 @@
 """The notebooks: tidy as they are kept, true of any run, and all of them executed in order on reduced parameters."""
 
 import ast
+import contextlib
+import importlib
 import inspect
+import pkgutil
 import re
 import struct
 from base64 import b64decode
@@ -57,6 +60,23 @@ def name(path: Path) -> str:
 def test_the_notebooks_are_the_stages_and_the_explorer():
     assert [path.stem for path in NOTEBOOKS] == [*STAGES, "explorer"]
     assert {f"appendix/{path.stem}" for path in OF_APPENDIX} == set(APPENDIX)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS + OF_APPENDIX, ids=name)
+def test_what_a_notebook_takes_from_the_library_exists(path: Path):
+    cells = nbformat.read(path, as_version=4).cells
+    tree = ast.parse("\n".join(cell.source for cell in cells if cell.cell_type == "code"))
+    imported = {}
+    for node in (node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and "glore_lib" in node.module):
+        for alias in node.names:
+            place = f"{node.module}:{alias.name}"
+            with contextlib.suppress(ImportError):
+                importlib.import_module(place.replace(":", "."))
+            imported[alias.asname or alias.name] = pkgutil.resolve_name(place)  # raises if there is no such name
+    used = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)]
+    assert imported
+    for node in (node for node in used if node.value.id in imported):
+        assert hasattr(imported[node.value.id], node.attr), ast.unparse(node)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
