@@ -81,8 +81,8 @@ def _summary(c: Comparison, out: Path, manifests: dict[str, dict[str, Any]]) -> 
     if (path := out / "scoreboard.csv").exists():
         scores = read_table(path, scoreboard.COLUMNS)
         counts = pd.crosstab(scores["verdict"].array, scores["task"].array)
-        counts = counts.reindex(index=scoreboard.VERDICTS, columns=list(about), fill_value=0)
-        html += f"<h2>Claims by verdict</h2>{counts.to_html(border=0)}"
+        counts = counts.reindex(index=scoreboard.VERDICTS, columns=list(about), fill_value=0).rename_axis(None)
+        html += f"<h2>Claims by verdict</h2>{counts.rename_axis(columns=None).to_html(border=0)}"
     return html
 
 
