@@ -63,10 +63,10 @@ def test_samples_and_steps_are_those_of_a_run(tiny_base, tmp_path, monkeypatch):
     assert (sft.steps, round(sft.trained)) == (trained["steps"], trained["tokens_trained"])
 
 
-@pytest.mark.parametrize("folder", sorted(path.parent for path in (ROOT / "results").glob("mini*/manifest.json")))
-def test_tokens_are_within_a_quarter_of_those_of_the_committed_runs(folder):
-    frame = planned_and_actual(folder).query("what != 'seconds'")
-    # Which of the two makes the rollouts has changed since results were first committed.
+def test_tokens_are_within_a_quarter_of_those_of_the_committed_runs():
+    frame = planned_and_actual(ROOT / "results" / "mini").query("what != 'seconds'")
+    assert set(frame["run"]) == {"mini-hard", "mini-easy"}
+    # The first stage that needs the rollouts samples them.
     frame["stage"] = frame["stage"].replace({"02_orm": "reward models", "03_sorm": "reward models"})
     for keys in (["run", "what", "stage"], ["run", "what"]):
         sums = frame.groupby(keys)[["planned", "actual"]].sum()

@@ -25,6 +25,7 @@ MANIFESTS = {folder: json.loads((folder / "manifest.json").read_text()) for fold
 COMPARISONS = [folder for folder in RESULTS if "runs" in MANIFESTS[folder]]
 RUNS = [folder for folder in RESULTS if folder not in COMPARISONS]
 RENDERED = [path for folder in RESULTS for path in sorted(folder.rglob("*.ipynb")) if ".partial." not in path.name]
+TABLES_ONLY = "tables only"  # a run of an older layout: its numbers are kept, its notebooks are in an older commit
 
 
 def _name(path: Path) -> str:
@@ -58,9 +59,13 @@ def test_tables_and_figures_are_redrawn_from_the_run_folders_byte_for_byte(folde
 def test_a_run_is_of_the_committed_parameters_in_full(folder: Path):
     manifest = read_manifest(folder)
     params = load_params(ROOT / "params" / f"{folder.name}.yaml")
-    assert (manifest["status"], manifest["run"], manifest["stale"]) == ("done", params.run, {})
+    assert (manifest["run"], manifest["stale"]) == (params.run, {})
     assert manifest["params_hash"] == params.digest()
     assert manifest["params"] == params.model_dump(mode="json")
+    if manifest["status"] == TABLES_ONLY:
+        assert manifest["note"] and not manifest["stages"]
+        return
+    assert manifest["status"] == "done"
     for entry in manifest["stages"]:
         assert entry["status"] == "done"
         assert is_done(folder / f"{entry['stage']}.ipynb", {"params_hash": params.digest()})
