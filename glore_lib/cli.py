@@ -217,14 +217,14 @@ def _settle_stale(root: Path, runs: dict[str, Params], recompute: bool, keep_sta
 
     Asks on a terminal; elsewhere raises ParamsError unless one of the two flags is given.
     """
-    from glore_lib.artifacts.upgrades import describe, find_stale
+    from glore_lib.artifacts.upgrades import describe, duration, find_stale
 
     if recompute and keep_stale:
         raise ParamsError("--recompute --keep-stale: give one of them")
     stale, total = find_stale(root, list(runs.values()))
     if stale and not (recompute or keep_stale):
         for artifact in stale:
-            typer.echo(f"  {artifact.id}: {artifact.reason} ({artifact.seconds / 3600:.1f} h)", err=True)
+            typer.echo(f"  {artifact.id}: {artifact.reason} ({duration(artifact.seconds)})", err=True)
         what = f"the library has changed since it computed {describe(stale, total)}"
         if not _is_interactive():
             remedy = "give --recompute to compute them again, or --keep-stale to use them as they are"

@@ -66,6 +66,11 @@ def _depth(id: str, keys: dict[str, dict[str, Any]]) -> int:
 
 def describe(stale: Sequence[Stale], total: int) -> str:
     """Return one line such as "3 of 14 artifacts, 57.1 h: `method/step_labels.py` changed"."""
-    hours = sum(artifact.seconds for artifact in stale) / 3600
+    cost = duration(sum(artifact.seconds for artifact in stale))
     reasons = dict.fromkeys(artifact.reason for artifact in stale if not artifact.reason.startswith("made from "))
-    return f"{len(stale)} of {total} artifacts, {hours:.1f} h: {'; '.join(reasons)}"
+    return f"{len(stale)} of {total} artifacts, {cost}: {'; '.join(reasons)}"
+
+
+def duration(seconds: float) -> str:
+    """Return seconds in hours or, below an hour, in minutes."""
+    return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"

@@ -104,6 +104,10 @@ def test_the_list_is_one_line_with_the_cost():
     assert describe(stale, 14) == "3 of 14 artifacts, 3.0 h: `method/step_labels.py` changed"
 
 
+def test_less_than_an_hour_is_given_in_minutes():
+    assert describe([Stale("scores-1", "`run.py` changed", 90.0)], 2) == "1 of 2 artifacts, 1.5 min: `run.py` changed"
+
+
 def test_stale_artifacts_are_made_again_and_the_old_ones_stay(run, edit, tiny_base, monkeypatch):
     before = made(run)
     edit("sampling/attention.py")
