@@ -28,7 +28,11 @@ FACADES = {"Run": "run", "Replication": "method.replication", "SplitEvaluation":
 ANY_OBJECT = "Run"  # its attributes are followed on every object, since it is passed around under many names
 # How results are stored and where the base model comes from: a key holds the model's files.
 NOT_FOLLOWED = {f"Run.{name}" for name in ("base", "base_key", "frame", "folder", "_key", "finish")}
-NOT_SHOWN = ("cli", "workflow", "cost", "reporting/explorer", "reporting/report", "reporting/quoted", "assets/report")
+# What no notebook shows, by the beginning of its path.
+NOT_SHOWN = (
+    *("cli", "workflow", "cost", "artifacts/locks", "artifacts/manifest", "artifacts/upgrades"),
+    *("reporting/explorer", "reporting/report", "reporting/quoted", "assets/report"),
+)
 SILENT = {"warn", "print"}  # calls whose arguments are messages
 
 
