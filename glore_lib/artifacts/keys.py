@@ -194,6 +194,11 @@ def _imports(body: list[ast.stmt], package: str, parents: list[str] | None = Non
 class _Normalised(ast.NodeTransformer):
     """Remove what cannot change a result."""
 
+    def visit_Module(self, node: ast.Module) -> ast.AST:
+        self.generic_visit(node)
+        node.body = _without_docstring(node.body)
+        return node
+
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
         self.generic_visit(node)
         node.body, node.returns, node.type_comment = _without_docstring(node.body) or [ast.Pass()], None, None
@@ -237,8 +242,12 @@ def _without_docstring(body: list[ast.stmt]) -> list[ast.stmt]:
 
 def fingerprint(node: ast.AST) -> str:
     """Return a hash of what a piece of code does."""
-    copy = ast.parse(ast.unparse(node))
-    return digest(ast.dump(_Normalised().visit(copy)))
+    return _hash(ast.parse(ast.unparse(node)))
+
+
+def _hash(tree: ast.AST) -> str:
+    """Return the hash of a tree, which is changed on the way."""
+    return digest(ast.dump(_Normalised().visit(tree)))
 
 
 @cache
@@ -280,7 +289,7 @@ def below_package(module: str) -> str:
 
 def code_hash() -> str:
     """Return a hash of all that can change what a notebook shows: the library's modules and assets."""
-    parts = {path: fingerprint(ast.parse(path.read_bytes())) for path in sorted(PACKAGE.rglob("*.py"))}
+    parts = {path: _hash(ast.parse(path.read_bytes())) for path in sorted(PACKAGE.rglob("*.py"))}
     assets = (path for path in sorted((PACKAGE / "assets").rglob("*")) if path.is_file())
     parts |= {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in assets}
     names = {path.relative_to(PACKAGE).as_posix(): part for path, part in parts.items()}

@@ -209,3 +209,26 @@ def test_a_parameter_that_computes_nothing_gives_the_same_run(name):
     changed = load_params(TINY, {name: NOT_COMPUTING[name]})
     assert changed != load_params(TINY)
     assert changed.digest() == load_params(TINY).digest()
+
+
+EDITS = [
+    ("reporting/analysis_figures.py", '"#0072B2"', '"#0072B3"', True),
+    ("method/step_labels.py", "cummax()", "cummin()", True),
+    ("assets/claims.csv", "c1,", "c1 ,", True),
+    ("reporting/style.py", '"""', '"""Reworded. ', False),
+    ("cli.py", "import", "import sys\nimport", False),
+    ("artifacts/upgrades.py", "3600", "3601", False),
+]
+
+
+def test_the_hash_of_rendered_notebooks_changes_with_what_they_show(monkeypatch, tmp_path):
+    package = tmp_path / "glore_lib"
+    shutil.copytree(keys.PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__", "mini-base", "diagrams"))
+    monkeypatch.setattr(keys, "PACKAGE", package)
+    before = keys.code_hash()
+    for file, text, replacement, changes in EDITS:
+        source = (package / file).read_text()
+        assert text in source
+        (package / file).write_text(source.replace(text, replacement, 1))
+        assert (keys.code_hash() != before) == changes, file
+        (package / file).write_text(source)

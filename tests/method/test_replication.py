@@ -203,7 +203,7 @@ def test_two_fresh_stores_hold_the_same_numbers_byte_for_byte(scripted, tiny_bas
 @pytest.mark.slow
 def test_no_draw_hangs_on_the_key_of_an_artifact(scripted, tiny_base, tmp_path, monkeypatch):
     """Of code that is written otherwise: every key is another one, and the numbers are the same."""
-    monkeypatch.setattr("glore_lib.run.code_digest", lambda *modules: "other code")
+    monkeypatch.setattr("glore_lib.artifacts.keys.code_of", lambda *_: {"modules": "other code"})
     store, numbers, _ = scripted
     run = open_tiny(tiny_base, tmp_path / "artifacts", **SETTINGS)
     script(run, monkeypatch)

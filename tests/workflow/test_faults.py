@@ -162,7 +162,7 @@ def test_a_second_run_on_a_folder_is_refused_and_an_interrupted_one_ends_clean(r
         "two runs on one folder", "the second is rejected and names the first's process and host; exit code 2", tried=2
     )
     processes = runs.until(process, lambda: True)
-    assert len(processes) > 2
+    assert len(processes) > 1  # the run and its kernel
     process.send_signal(signal.SIGINT)
     assert process.wait(PATIENCE) == 130
     assert not psutil.wait_procs(processes, timeout=60)[1]
