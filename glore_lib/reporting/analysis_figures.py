@@ -152,7 +152,7 @@ def reliability(rows: pd.DataFrame) -> Figure:
     """Draw the share of correct steps against the score, a row per task and a panel per step, without rare ones."""
     steps = [(task, _reached(of_task)) for task, of_task in _by_task(rows)]
     columns = max((len(counts) for _, counts in steps), default=1)
-    figure, panels = style.new_panels(columns * len(steps), 2.05, 2.4, columns, sharex=True, sharey=True)
+    figure, panels = style.new_panels(columns * len(steps), 1.65, 2.1, columns, sharex=True, sharey=True)
     for place, axes in enumerate(panels):
         task, counts = steps[place // columns]
         if place % columns >= len(counts):
