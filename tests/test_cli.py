@@ -264,7 +264,7 @@ def test_without_a_terminal_artifacts_of_older_code_need_a_flag(clone, stale, co
     out = ["--out", clone.results] if command == "run" else []
     refused = glore(command, clone.params, *out)
     *listed, error = refused.stderr.splitlines()
-    assert listed == ["  orm-0: `method/step_labels.py` changed (1.0 h)", "  scores-1: made from orm-0 (0.5 h)"]
+    assert listed == ["  orm-0: `method/step_labels.py` changed (1.0 h)", "  scores-1: made from orm-0 (30.0 min)"]
     assert refused.exit_code == 2
     assert all(part in error for part in ("error: ", *STALE, "--recompute", "--keep-stale"))
     assert not clone.results.exists() and not clone.log.exists()

@@ -438,7 +438,7 @@ def test_early_stop_changes_no_label(run, question, monkeypatch):
     right = question.reference_answer
     passed_on = []
 
-    @settings(deadline=None, max_examples=60)
+    @settings(deadline=None, max_examples=60, derandomize=True)  # the shares below hang on the draws
     @given(
         texts=st.lists(solutions(), min_size=1, max_size=4, unique=True),
         table=st.integers(0, 10**9),

@@ -152,7 +152,9 @@ def test_every_output_fits_a_screen(path: Path):
                 assert height <= INCHES * DPI and width <= 12 * DPI, cell.source
                 continue
             lines = output.get("text", data.get("text/plain", "")).splitlines()
-            assert len(lines) <= LINES, cell.source
+            page = data.get("text/html", "")  # shown instead of the plain text, which breaks wide tables apart
+            shown = len(re.findall(r"<(?:tr|br|li|p)\b", page)) if page else len(lines)
+            assert shown <= LINES, cell.source
             if output.output_type == "stream":
                 assert all(len(line) <= COLUMNS for line in lines), cell.source
 
