@@ -1,1 +1,1 @@
-"""artifacts."""
+"""Intermediate results on disk: store, keys, locks and manifests."""

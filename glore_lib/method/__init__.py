@@ -1,1 +1,1 @@
-"""method."""
+"""The method of the paper, from students to tables."""

@@ -1,1 +1,1 @@
-"""method/appendix."""
+"""The experiments of the appendix, one module per notebook."""
