@@ -1,6 +1,7 @@
 """Bad parameters are told in one line: the field, its value, and what would be right."""
 
 import re
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +186,28 @@ def test_the_run_is_named_after_its_file_unless_it_says_otherwise(write):
 def test_numbers_are_read_as_people_write_them(text, value):
     read = read_yaml(text)
     assert (read, type(read)) == (value, type(value))
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("010", 10), ("-010", -10), ("+08", 8), ("0o17", 15), ("0x1F", 31), ("0b11", "0b11"), ("1_000", "1_000"),
+        ("1:30", "1:30"), ("1:30.5", "1:30.5"), ("1_0.5", "1_0.5"), ("yes", "yes"), ("No", "No"), ("on", "on"),
+        ("off", "off"), ("TRUE", True), ("False", False), ("~", None), ("", None), ("Null", None),
+        ("2024-01-01", "2024-01-01"), ("-.INF", -inf), ("1.", 1.0), ("<<", "<<"), ("=", "="), ("'010'", "010"),
+    ],
+)  # fmt: skip
+def test_plain_values_follow_the_core_schema_of_yaml_1_2(text, value):
+    read, (listed,) = read_yaml(text), read_yaml(f"[{text or '~'}]")
+    assert (read, type(read)) == (listed, type(listed)) == (value, type(value))
+
+
+@pytest.mark.parametrize("value", ["1:30", "0b1", "1_000"])
+def test_numbers_of_yaml_1_1_are_refused_and_a_leading_zero_changes_nothing(write, value, reliability):
+    text = TINY.read_text()
+    assert refusal(write(re.sub("(?m)^seed: .*", f"seed: {value}", text))).startswith(f'seed = "{value}": must be')
+    assert load_params(write(re.sub("(?m)^seed: .*", "seed: 010", text))).seed == 10
+    reliability("params: numbers of YAML 1.1 (1:30, 0b1, 1_000)", "rejected in one line")
 
 
 def test_scientific_notation_in_a_file(write):
