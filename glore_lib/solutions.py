@@ -8,8 +8,9 @@ import re
 BAD = "[BAD]"
 ANSWER_MARK = "####"  # starts the line with the final answer, the last line of a solution
 _ANNOTATION = re.compile(r"<<[^<>]*>>")
-_RESULT = re.compile(r"=\s*\$?(-?\d[\d,]*(?:\.\d+)?)")
-_NUMBER = re.compile(r"(?:(?<![\w)%])-)?\d[\d,]*(?:\.\d+)?")  # the minus in 46-23 is not a sign
+_DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?"  # commas only between thousands: 1,5 is two numbers
+_RESULT = re.compile(rf"=\s*\$?(-?{_DIGITS})")
+_NUMBER = re.compile(rf"(?:(?<![\w)%])-)?{_DIGITS}")  # the minus in 46-23 is not a sign
 
 
 def split_steps(solution: str) -> list[str]:

@@ -6,6 +6,7 @@ No text takes more time than is reasonable for its length.
 import json
 import time
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from glore_lib.params import ParamsError, load_params
 from glore_lib.solutions import is_consistent, normalise, results, split_steps, strip_annotations
 from glore_lib.tasks import Task
 from glore_lib.tasks.arithmetic import Arithmetic
+from glore_lib.tasks.benchmarks import released_number
 from glore_lib.tasks.grading import canonical, parse_number
 from glore_lib.tasks.gsm8k import GSM8K
 from glore_lib.tasks.svamp import SVAMP
@@ -238,10 +240,11 @@ SPOILED: dict[str, tuple[bytes, str]] = {
     "other columns": (lines([{"q": "1?", "a": "1"}]), "GSM8K is not as released: KeyError: 'answer'"),
     "rows that are lists": (b'["question", "answer"]\n', "GSM8K is not as released: TypeError"),
     "an empty file": (b"", "task.train_questions = 1: must be at most 0, the size of the train split of GSM8K"),
-    "an empty question": (lines([gsm8k_row(0) | {"question": " "}]), "gsm8k-train-000000 is an empty question"),
+    "an empty question": (lines([gsm8k_row(0) | {"question": " "}]), "line 1: GSM8K is not as released: ValueError: "),
     "half a surrogate pair": (lines([gsm8k_row(0) | {"question": "\ud800"}]), "GSM8K is not as released: Unicode"),
-    "an answer that is not a number": (lines([gsm8k_row(0) | {"answer": "#### 1/0"}]), "ZeroDivisionError"),
-    "an answer of 100,000,000 digits": (lines([gsm8k_row(0) | {"answer": "#### 1e99999999"}]), "is no answer"),
+    "an answer that is not a number": (lines([gsm8k_row(0) | {"answer": "#### 1/0"}]), "' 1/0' is not a number"),
+    "an answer of 100,000,000 digits": (lines([gsm8k_row(0) | {"answer": "#### 1e99999999"}]), "is not a number"),
+    "two answers": (lines([gsm8k_row(0) | {"answer": "#### 1\n#### 2"}]), "is not a number"),
     "a thousand brackets": (b"[" * 100_000, "train.jsonl is not readable: "),
 }  # fmt: skip
 
@@ -253,9 +256,46 @@ def test_data_files_that_are_refused(data, reliability, what: str):
     reliability(f"data file: {what}", "rejected in one line")
 
 
+BAD_ROWS = {  # of each file the line on which the bad row stands, or ends
+    "gsm8k/train.jsonl": (lines(GOOD[:2]) + b"\n" + lines([gsm8k_row(2) | {"answer": "It is.\n#### 1,5"}]), 4),
+    "svamp/SVAMP.json": (json.dumps([svamp_row(1), svamp_row(2) | {"Answer": "1,5"}], indent=4).encode(), 8),
+    "svamp/mawps-asdiv-a_svamp.train.csv": (b'Question,Numbers,Answer\n"one\nmore ?",3,4.0\nnumber0 ?,3,"1,5"\n', 4),
+}
+
+
+@pytest.mark.parametrize("file", BAD_ROWS)
+def test_a_bad_row_is_named_by_its_file_and_line(data, reliability, file: str):
+    """The answer 1,5 is neither 15 nor 1.5: thousands commas alone are read, as in grading."""
+    content, line = BAD_ROWS[file]
+    gsm8k(data, lines(GOOD)), svamp(data, json.dumps([svamp_row(1)]).encode())
+    (data / file).write_bytes(content)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GLORE_DATA_DIR", str(data))
+        task = GSM8K() if "gsm8k" in file else SVAMP("mawps_asdiv_1000" if "csv" in file else "hub_700_300")
+    message = refusal(task)
+    assert f": {file}, line {line}: {task.name} is not as released: ValueError: " in message
+    assert "1,5' is not a number that grading reads" in message
+    reliability("data file: a decimal comma", "rejected in one line that names file and line")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1,500", 1500), (" 12 ", 12), ("-3.50", Fraction(-7, 2)), ("2/3", Fraction(2, 3)), ("145.0", 145),
+     ("0.16666666666666666", Fraction(1, 6)), ("1,5", None), ("0,500", None), ("1.5,0", None), ("15,00", None),
+     ("five", None), ("5 eggs", None), ("1e3", None), ("", None), ("1_000", None), ("nan", None), ("٣", None)],
+)  # fmt: skip
+def test_numbers_of_data_sets(text: str, value: Fraction | None):
+    if value is None:
+        with pytest.raises(ValueError, match="is not a number"):
+            released_number(text)
+    else:
+        assert released_number(text) == value
+
+
 def test_an_id_that_is_there_twice_is_refused(data, reliability):
-    rows = [svamp_row(i) for i in (1, 2, 2)]
-    assert "svamp-chal-2 occurs twice" in refusal(svamp(data, json.dumps(rows).encode()))
+    rows = [svamp_row(i) for i in (2, 1, 2)]
+    message = refusal(svamp(data, json.dumps(rows, indent=0).encode()))
+    assert "svamp/SVAMP.json, line 14: " in message and "svamp-chal-2 occurs twice" in message
     reliability("data file: a duplicate id", "rejected in one line")
 
 

@@ -62,6 +62,7 @@ def test_the_mark_is_in_front_of_one_step_and_changes_nothing_else(steps: list[s
         ("a 1+1=2\nb 2 + 2 = $4.50 each\n#### 5", ["2", "4.50"]),
         ("It costs 600*2=$1,200, which is 1,200/7=171.43.", ["1200", "171.43"]),
         ("11-20 = -9, so", ["-9"]),
+        ("x = 1,5 and y = 12,345,6", ["1", "12345"]),  # commas between thousands only
         ("3+4=7+2=9", ["7", "9"]),
         ("x = y, 18 pens", []),
         ("Natalia sold 48/2 = <<48/2=24>>24 clips", ["24"]),

@@ -11,6 +11,7 @@ POSTPROCESSING = {
     "monotone": (True, False),
     "consistent": (True, True),
 }  # (monotone, consistent)
+UNLABELLED = -100  # PyTorch's and TRL's losses ignore it
 
 
 def orm_labels(samples: pd.DataFrame) -> pd.DataFrame:
@@ -107,14 +108,22 @@ def first_errors(labels: pd.DataFrame) -> pd.Series:
 
 
 def stepwise_supervision(run: Run, samples: pd.DataFrame, labels: pd.DataFrame, split: str) -> pd.DataFrame:
-    """Return labels in TRL's stepwise format, one row per sample: ``prompt``, ``completions`` (steps), ``labels``."""
+    """Return labels in TRL's stepwise format, one row per labelled sample: ``prompt``, ``completions``, ``labels``.
+
+    ``completions`` are the steps, and ``labels`` has one per step: 1, 0, or :data:`UNLABELLED` for a step without a
+    row in ``labels``.
+    """
     questions = run.questions(split)
-    by_sample = labels.sort_values("step").groupby("sample_id")["label"].apply(lambda x: [bool(y) for y in x])
-    labelled = samples[samples["sample_id"].isin(by_sample.index)]
+    known = labels.set_index(["sample_id", "step"])["label"].to_dict()
+    labelled = samples[samples["sample_id"].isin(labels["sample_id"])]
+    completions = [split_steps(text) for text in labelled["text"]]
     return pd.DataFrame(
         {
             "prompt": [run.task.prompt(questions[q].question) for q in labelled["question_id"]],
-            "completions": [split_steps(text) for text in labelled["text"]],
-            "labels": [by_sample[s] for s in labelled["sample_id"]],
+            "completions": completions,
+            "labels": [
+                [known.get((s, i), UNLABELLED) for i in range(1, len(steps) + 1)]
+                for s, steps in zip(labelled["sample_id"], completions, strict=True)
+            ],
         }
     )

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from functools import cached_property
+from math import inf
 from typing import Any
 
 import pandas as pd
@@ -171,7 +172,7 @@ DRAFT_FILTERS: dict[str, Callable[[Outcomes], pd.Series]] = {
     "ORM wrong about the answer": lambda o: o.orm_says_right != o.right,
     "SORM wrong about the first error": lambda o: o.found_errors("sorm") != o.true_errors,
     "first error found by the SORM, not by the ORM": lambda o: (
-        (o.found_errors("sorm") == o.true_errors) & (o.found_errors("orm") != o.true_errors)
+        (o.true_errors > 0) & (o.found_errors("sorm") == o.true_errors) & (o.found_errors("orm") != o.true_errors)
     ),
 }
 
@@ -210,11 +211,11 @@ def example(
 
 
 def rollouts_of(lab: Replication, split: str, show: str) -> pd.DataFrame:
-    """Return the two most frequent rollouts after each step of the first selected draft, up to its first error."""
+    """Return the two most frequent rollouts after each step of the first selected draft, up to any first error."""
     outcomes = Outcomes(lab, split)
     chosen = outcomes.telling(show)[:1]
     rollouts = outcomes.evaluated.draft_set.rollouts.read()
-    last = max((outcomes.true_errors[sample_id] or 1 for sample_id in chosen), default=0)
+    last = max((outcomes.true_errors[sample_id] or inf for sample_id in chosen), default=0)
     rollouts = rollouts[rollouts["sample_id"].isin(chosen) & (rollouts["step"] <= last)]
     written = rollouts.assign(rollout=rollouts["text"].map(lambda text: " / ".join(split_steps(text))))
     times = written.groupby(["step", "rollout", "is_correct", "is_consistent"], sort=False).size().rename("times")

@@ -8,13 +8,15 @@ import hashlib
 import json
 import os
 import random
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from glore_lib.params import ParamsError
 from glore_lib.tasks import Question, grading
@@ -22,7 +24,8 @@ from glore_lib.tasks import Question, grading
 DATA_DIR = "GLORE_DATA_DIR"
 VALIDATION_PERCENT = 10  # of the train split, by hash of the question's text
 
-Rows = list[dict[str, Any]]
+Rows = list[tuple[str, Any]]  # each with its place: file and line
+_UNEXPECTED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)  # rows of another shape
 
 
 class Benchmark(ABC):
@@ -48,14 +51,10 @@ class Benchmark(ABC):
         Of equal texts the first one stays; a text that is also in test is dropped from train. Validation is a part of
         the released train split. Raises ParamsError if the data can't be read.
         """
-        try:
-            train, test = self._read()
-            _check(train + test)
-        except ParamsError:
-            raise
-        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:  # unexpected rows
-            reason = f"{self.name} is not as released: {type(error).__name__}: {error}"
-            raise ParamsError(f"{self._source()}: {' '.join(reason.split())}; {self._remedy()}") from None
+        train, test = self._read()
+        if both := {q.question_id for q in train} & {q.question_id for q in test}:
+            reason = f"{self.name} is not as released: {min(both)} is in train and in test"
+            raise ParamsError(f"{self._source()}: {reason}; {self._remedy()}")
         texts = {_key(q.question): q for q in reversed(test)}  # the first of equal texts stays
         test = [q for q in test if texts[_key(q.question)] is q]
         rest = {_key(q.question): q for q in reversed(train)}
@@ -111,16 +110,39 @@ class Benchmark(ABC):
         """Return None: the data sets have no step labels."""
         return None  # noqa: RET501
 
+    def _questions(self, split: str, rows: Rows, read: Callable[[str, int, Any], Question]) -> list[Question]:
+        """Convert rows with ``read(split, number, row)``; raise ParamsError that names the file and line of a bad row.
+
+        Bad are rows of another shape, an empty question, a repeated id, and text that is not valid Unicode.
+        """
+        found: dict[str, Question] = {}
+        for number, (place, row) in enumerate(rows):
+            with self._reading(place):
+                q = read(split, number, row)
+                if not q.question or q.question_id in found:
+                    raise ValueError("the question is empty" if not q.question else f"{q.question_id} occurs twice")
+                f"{q.question}{q.reference_solution}".encode()  # fails for half a surrogate pair
+                found[q.question_id] = q
+        return list(found.values())
+
+    @contextmanager
+    def _reading(self, place: str) -> Iterator[None]:
+        """Turn an error in a row into a ParamsError that names its place."""
+        try:
+            yield
+        except _UNEXPECTED as error:
+            reason = " ".join(f"{self.name} is not as released: {type(error).__name__}: {error}".split())
+            raise ParamsError(f"{self._source()}: {place}: {reason}; {self._remedy()}") from None
+
     def _local_rows(self, file: str) -> Rows:
         """Read the rows of a local JSON, JSON Lines or CSV file."""
         if not self.folder.is_dir():  # type: ignore[union-attr]
             raise ParamsError(f"{self._source()}: no such folder; {self._remedy()}")
+        read = {"csv": _csv_rows, "json": _json_rows}.get(file.rpartition(".")[2], _json_lines)
         try:
             # Spreadsheets and editors on Windows write a byte order mark.
             with (self.folder / file).open(encoding="utf-8-sig", newline="") as stream:  # type: ignore[operator]
-                if file.endswith(".csv"):
-                    return list(csv.DictReader(stream))
-                return json.load(stream) if file.endswith(".json") else list(_json_lines(stream))
+                return [(f"{file}, line {line}", row) for line, row in read(stream)]
         except OSError as error:
             raise ParamsError(f"{self._source()}: {file}: {error.strerror}; {self._remedy()}") from None
         except (RecursionError, ValueError, csv.Error) as error:
@@ -134,12 +156,13 @@ class Benchmark(ABC):
         import datasets
 
         try:
-            return datasets.load_dataset(self.hub_name, config, split=split).to_list()
+            rows = datasets.load_dataset(self.hub_name, config, split=split).to_list()
         except Exception as error:  # no network, unknown name, full disk: the hub's client raises many types
             reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
             raise ParamsError(
                 f"{self._source()} and {self.hub_name} can't be read from the hub ({reason}); {self._remedy()}"
             ) from None
+        return [(f"{self.hub_name}, {split} row {number}", row) for number, row in enumerate(rows)]
 
     def _source(self) -> str:
         return f"{DATA_DIR} is not set" if self.folder is None else f"{DATA_DIR} = {str(self.folder)!r}"
@@ -151,33 +174,42 @@ class Benchmark(ABC):
         return f"{remedy}, or {'go online' if self.folder is None else 'unset it'} to read {self.hub_name} from the hub"
 
 
-def _json_lines(stream: Iterable[str]) -> Iterator[dict[str, Any]]:
+def _csv_rows(stream: TextIO) -> Iterator[tuple[int, dict[str, Any]]]:
+    reader = csv.DictReader(stream)
+    for row in reader:
+        yield reader.line_num, row
+
+
+def _json_rows(stream: TextIO) -> Iterator[tuple[int, Any]]:
+    """Yield the elements of a JSON list, each with the line on which it begins."""
+    text, at, line = stream.read(), 0, 1
+    if not isinstance(rows := json.loads(text), list):
+        raise ValueError("it must be a list of records")
+    for row in rows:
+        begin = re.compile(r"[\s,]*\[?[\s,]*" if at == 0 else r"[\s,]*").match(text, at).end()  # type: ignore[union-attr]
+        line += text.count("\n", at, begin)
+        yield line, row
+        at = json.JSONDecoder().raw_decode(text, begin)[1]
+        line += text.count("\n", begin, at)
+
+
+def _json_lines(stream: TextIO) -> Iterator[tuple[int, Any]]:
     for number, line in enumerate(stream, start=1):
         try:
             if line.strip():
-                yield json.loads(line)
+                yield number, json.loads(line)
         except json.JSONDecodeError as error:
             raise ValueError(f"line {number}: {error.msg}") from None
 
 
-def _check(questions: list[Question]) -> None:
-    """Raise ValueError for a duplicate id, an empty question, or text that is not valid Unicode."""
-    seen = set()
-    for q in questions:
-        if q.question_id in seen or not q.question:
-            raise ValueError(f"{q.question_id} {'occurs twice' if q.question else 'is an empty question'}")
-        seen.add(q.question_id)
-        f"{q.question}{q.reference_solution}".encode()  # fails for half a surrogate pair
-
-
 def released_number(text: str) -> Fraction:
-    """Return the number in a data set's field; raise ValueError if there is none.
+    """Return the number in a data set's field; raise ValueError if :mod:`glore_lib.tasks.grading` would not read it.
 
     A decimal as long as 0.16666666666666666, which a program wrote for 1/6, is read as the fraction.
     """
-    if len(text) > 40 or "e" in text.lower():  # no answer to a word problem; 1e99999999 would exhaust the memory
-        raise ValueError(f"{text[:40]!r} is no answer")
-    value = Fraction(text.strip().replace(",", ""))
+    value = grading.parse_number(text) if re.fullmatch(r"\s*-?[0-9.,/]+\s*", text) else None
+    if value is None:
+        raise ValueError(f"{text[:40]!r} is not a number that grading reads, such as 1234.5, 1,234.5 or 1/2")
     return value.limit_denominator(1000) if len(text.partition(".")[2]) > 10 else value
 
 

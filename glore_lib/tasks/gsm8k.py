@@ -1,8 +1,10 @@
 """GSM8K (Cobbe et al. 2021): 7,473 train and 1,319 test word problems with solutions in steps."""
 
+from typing import Any
+
 from glore_lib import solutions
 from glore_lib.tasks import Question
-from glore_lib.tasks.benchmarks import Benchmark, Rows, released_number
+from glore_lib.tasks.benchmarks import Benchmark, released_number
 from glore_lib.tasks.grading import canonical
 
 
@@ -35,14 +37,11 @@ class GSM8K(Benchmark):
             train, test = (self._hub_rows(split, config="main") for split in ("train", "test"))
         else:
             train, test = map(self._local_rows, self.files)
-        return self._questions("train", train), self._questions("test", test)
+        return self._questions("train", train, self._question), self._questions("test", test, self._question)
 
-    def _questions(self, split: str, rows: Rows) -> list[Question]:
-        found = []
-        for i, row in enumerate(rows):
-            text, _, answer = row["answer"].rpartition(solutions.ANSWER_MARK)
-            reference = canonical(released_number(answer))
-            steps = [*solutions.split_steps(self.written(text)), f"{solutions.ANSWER_MARK} {reference}"]
-            question = row["question"].strip()
-            found.append(Question(f"gsm8k-{split}-{i:06d}", split, question, reference, solutions.join_steps(steps)))
-        return found
+    def _question(self, split: str, number: int, row: Any) -> Question:
+        text, _, answer = row["answer"].partition(solutions.ANSWER_MARK)
+        reference = canonical(released_number(answer))
+        steps = [*solutions.split_steps(self.written(text)), f"{solutions.ANSWER_MARK} {reference}"]
+        question_id, question = f"gsm8k-{split}-{number:06d}", row["question"].strip()
+        return Question(question_id, split, question, reference, solutions.join_steps(steps))

@@ -79,22 +79,22 @@ class MRGSM8K(GSM8K):
     def _judged(self) -> list[tuple[Question, Judged]]:
         rows = self._hub_rows("test") if self.folder is None else self._local_rows(self.files[0])
         ids: dict[str, str] = {}
-        found = []
-        for number, row in enumerate(rows, start=1):
-            record = _checked(number, row)
-            text = record.question.strip()
-            question_id = ids.setdefault(" ".join(text.lower().split()), f"mr-gsm8k-{len(ids):06d}")
-            steps = self._steps(number, record)
-            reference = canonical(released_number(str(record.reference_answer)))
-            question = Question(question_id, "test", text, reference, self.written(record.reference_solution))
-            sample_id = f"{question_id}/{record.uuid}"
-            judged = Judged(sample_id, question_id, solutions.join_steps(steps), record.first_error_step)
-            found.append((question, judged))
-        if len({judged.sample_id for _, judged in found}) < len(found):
-            raise ValueError("a uuid occurs twice")
-        return found[: self.count]
+        found: dict[str, tuple[Question, Judged]] = {}
+        for place, row in rows:
+            with self._reading(place):
+                record = _checked(row)
+                text = record.question.strip()
+                question_id = ids.setdefault(" ".join(text.lower().split()), f"mr-gsm8k-{len(ids):06d}")
+                sample_id = f"{question_id}/{record.uuid}"
+                if sample_id in found:
+                    raise ValueError("the uuid occurs twice")
+                reference = canonical(released_number(str(record.reference_answer)))
+                question = Question(question_id, "test", text, reference, self.written(record.reference_solution))
+                solution = solutions.join_steps(self._steps(record))
+                found[sample_id] = question, Judged(sample_id, question_id, solution, record.first_error_step)
+        return list(found.values())[: self.count]
 
-    def _steps(self, number: int, record: _Record) -> list[str]:
+    def _steps(self, record: _Record) -> list[str]:
         """Convert a record's steps to lines without "Step 3:", up to the one with the final answer; i stays i.
 
         Raises ValueError if a step is empty, or if the first error is not among the steps.
@@ -102,17 +102,16 @@ class MRGSM8K(GSM8K):
         steps = [" ".join(self.written(_NUMBERED.sub("", step, count=1)).split()) for step in record.steps]
         last = next((i for i, step in enumerate(steps, start=1) if solutions.ANSWER_MARK in step), len(steps))
         if "" in steps[:last]:
-            raise ValueError(f"record {number}: steps: step {steps.index('') + 1} is empty")
+            raise ValueError(f"steps: step {steps.index('') + 1} is empty")
         if record.first_error_step > last:
-            first = record.first_error_step
-            raise ValueError(f"record {number}: first_error_step = {first}: must be at most {last}, the answer's step")
+            raise ValueError(f"first_error_step = {record.first_error_step}: must be at most {last}, the answer's step")
         return steps[:last]
 
 
-def _checked(number: int, row: object) -> _Record:
+def _checked(row: object) -> _Record:
     try:
         return _Record.model_validate(row)
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(map(str, first["loc"])) or "it"
-        raise ValueError(f"record {number}: {name} = {str(first['input'])[:60]}: {first['msg']}") from None
+        raise ValueError(f"{name} = {str(first['input'])[:60]}: {first['msg']}") from None

@@ -6,9 +6,11 @@ on MAWPS and ASDiv-A, test on all 1,000.
 """
 
 import re
+from dataclasses import replace
+from typing import Any
 
 from glore_lib.tasks import Question
-from glore_lib.tasks.benchmarks import Benchmark, Rows, released_number
+from glore_lib.tasks.benchmarks import Benchmark, released_number
 from glore_lib.tasks.grading import canonical
 
 _CHALLENGE = "svamp/SVAMP.json"
@@ -38,31 +40,25 @@ class SVAMP(Benchmark):
 
     def _read(self) -> tuple[list[Question], list[Question]]:
         if self.folder is None:
-            train, test = self._hub_rows("train"), self._hub_rows("test")
-            return _challenge_questions("train", train), _challenge_questions("test", test)
-        challenge = sorted(self._local_rows(_CHALLENGE), key=lambda row: int(row["ID"].removeprefix("chal-")))
+            train, test = (self._questions(split, self._hub_rows(split), _challenge) for split in ("train", "test"))
+            return train, test
+        challenge = self._questions("test", self._local_rows(_CHALLENGE), _challenge)
+        challenge.sort(key=lambda q: int(q.question_id.removeprefix("svamp-chal-")))
         if self.companion:
-            return _companion_questions(self._local_rows(_COMPANION)), _challenge_questions("test", challenge)
-        train, test = challenge[:_TRAIN_SIZE], challenge[_TRAIN_SIZE:]
-        return _challenge_questions("train", train), _challenge_questions("test", test)
+            return self._questions("train", self._local_rows(_COMPANION), _companion), challenge
+        return [replace(q, split="train") for q in challenge[:_TRAIN_SIZE]], challenge[_TRAIN_SIZE:]
 
 
-def _challenge_questions(split: str, rows: Rows) -> list[Question]:
-    found = []
-    for row in rows:
-        body = row["Body"].strip()
-        if body[-1] not in ".?!,":  # "If he had 26 marbles" + "How many ...?"
-            body += ","
-        answer = canonical(released_number(str(row["Answer"])))
-        found.append(Question(f"svamp-{row['ID']}", split, f"{body} {row['Question'].strip()}", answer, ""))
-    return found
+def _challenge(split: str, number: int, row: Any) -> Question:
+    body = row["Body"].strip()
+    if body[-1] not in ".?!,":  # "If he had 26 marbles" + "How many ...?"
+        body += ","
+    question_id = f"svamp-chal-{int(row['ID'].removeprefix('chal-'))}"
+    answer = canonical(released_number(str(row["Answer"])))
+    return Question(question_id, split, f"{body} {row['Question'].strip()}", answer, "")
 
 
-def _companion_questions(rows: Rows) -> list[Question]:
-    found = []
-    for i, row in enumerate(rows):
-        numbers = [canonical(released_number(number)) for number in row["Numbers"].split()]
-        text = _PLACEHOLDER.sub(lambda match, numbers=numbers: numbers[int(match[1])], row["Question"].strip())  # type: ignore[misc]
-        answer = canonical(released_number(row["Answer"]))
-        found.append(Question(f"svamp-mawps-asdiv-{i:06d}", "train", text, answer, ""))
-    return found
+def _companion(split: str, number: int, row: Any) -> Question:
+    numbers = [canonical(released_number(text)) for text in row["Numbers"].split()]
+    question = _PLACEHOLDER.sub(lambda match: numbers[int(match[1])], row["Question"].strip())
+    return Question(f"svamp-mawps-asdiv-{number:06d}", split, question, canonical(released_number(row["Answer"])), "")

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,7 @@ from glore_lib.reporting import analysis_figures, appendix
 from glore_lib.reporting.findings import Values
 from glore_lib.run import Run
 from glore_lib.statistics import Estimate, row
-from tiny import Scripted, open_tiny, score_rows, solver
+from tiny import Scripted, label_rows, open_tiny, sample_rows, score_rows, solver
 
 SMALL = SETTINGS | {"reward_models__figure4": False, "task__validation_questions": 5}
 TS = [0.45, 0.5, 0.55]
@@ -103,6 +104,12 @@ def test_first_errors_by_hand(lab):
     assert value["sorm", "first_error_accuracy_x"] == 0.75
     assert value["sorm-orm", "first_error_accuracy_difference_x"] == 0.5
     assert value["sorm-orm", "first_error_accuracy_difference_x_p"] == 0.5  # 2 of 2 one way: 2 * (1/2)^2
+
+
+def test_true_errors_are_those_of_wrong_drafts_that_have_one():
+    drafts = sample_rows((Q, "a\nb", False), (Q, "a\nb", False), (Q, "a\nb", True))
+    labels = label_rows({(Q, "s0"): [1, 1], (Q, "s1"): [1, 0], (Q, "s2"): [0, 0]})
+    assert measures.true_errors(SimpleNamespace(read=lambda: drafts), labels).to_dict() == {"s1": 2}
 
 
 @pytest.mark.parametrize("run", ["llama2_base"], indirect=True)

@@ -532,5 +532,18 @@ def test_stepwise_supervision_is_trls_format(run, question):
     assert frame.to_dict("list") == {
         "prompt": [question.question + "\n"] * 2,
         "completions": [["a", "b", "#### 1"], ["c", "#### 2"]],
-        "labels": [[True, False, False], [True, True]],
+        "labels": [[1, 0, 0], [1, 1]],
     }
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_step_that_balancing_left_without_a_label_is_marked_in_the_stepwise_format(run, question, seed):
+    q = question.question_id
+    samples = sample_rows((q, "a\nb\n#### 1", False), (q, "c\nd\n#### 2", True))
+    labels = label_rows({(q, "s0"): [1, 0, 0], (q, "s1"): [1, 1, 1]})
+    kept = balance_steps(labels, seed)  # of step 1, which has no negative label, no label is kept
+    frame = stepwise_supervision(run, samples, kept, "train")
+    assert frame["completions"].tolist() == [["a", "b", "#### 1"], ["c", "d", "#### 2"]]
+    assert frame["labels"].tolist() == [[-100, 0, 0], [-100, 1, 1]]
+    second = stepwise_supervision(run, samples, kept.query("step == 2"), "train")
+    assert second["labels"].tolist() == [[-100, 0, -100], [-100, 1, -100]]

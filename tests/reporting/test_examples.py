@@ -1,5 +1,7 @@
 """Which drafts are selected, what is known of them, and how they are rendered."""
 
+from types import SimpleNamespace
+
 import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
@@ -76,6 +78,18 @@ def test_drafts_are_chosen_by_what_came_of_them(outcomes):
         assert (sample_id in outcomes.chosen("ORM wrong about the answer")) == (says_right != right[sample_id])
     every = [set(outcomes.chosen(show)) for show in ("fixed by local only", "fixed by global only", "wrong drafts")]
     assert not every[0] & every[1] and every[0] | every[1] <= every[2]
+
+
+def test_a_draft_without_an_error_has_none_to_find():
+    """By hand: SORM and ORM find errors, or none (0), in drafts with and without a true first error."""
+    true, sorm, orm = [0, 0, 0, 2, 2, 2, 2], [0, 0, 3, 2, 2, 0, 1], [0, 1, 0, 2, 0, 2, 1]
+    found = {"sorm": pd.Series(sorm), "orm": pd.Series(orm)}
+    drafts = SimpleNamespace(true_errors=pd.Series(true), found_errors=found.__getitem__)
+    chosen = {show: list(examples.DRAFT_FILTERS[show](drafts)) for show in examples.DRAFT_FILTERS if "first" in show}
+    assert chosen == {
+        "first error found by the SORM, not by the ORM": [False, False, False, False, True, False, False],
+        "SORM wrong about the first error": [False, False, True, False, False, True, True],
+    }
 
 
 def test_drafts_whose_first_step_is_wrong_come_last(outcomes):
@@ -185,3 +199,11 @@ def test_rollouts_are_those_up_to_the_first_error_two_a_step(outcomes):
     for step, rows in shown.groupby("step"):
         texts = rollouts.loc[rollouts["step"] == step, "text"].value_counts()
         assert list(rows["times"]) == sorted(texts, reverse=True)[:2]
+
+
+def test_rollouts_of_a_draft_without_an_error_are_those_of_all_steps(outcomes, monkeypatch):
+    whole = next(sample_id for sample_id, error in outcomes.true_errors.items() if not error)
+    monkeypatch.setitem(examples.DRAFT_FILTERS, "whole", lambda o: o.right.index == whole)
+    shown = examples.rollouts_of(outcomes.evaluated.replication, "test", "whole")
+    assert set(shown["step"]) == set(outcomes.evaluated.draft_set.rollouts.read().query("sample_id == @whole")["step"])
+    assert shown["step"].max() > 1

@@ -68,26 +68,39 @@ def test_samples_are_graded_and_of_one_question_each(folder: Path):
 @pytest.mark.parametrize(
     ("record", "parts"),
     [
-        (RECORD | {"first_error_step": 4}, ["record 1: first_error_step = 4: must be at most 3"]),
-        (RECORD | {"first_error_step": 0}, ["record 1: first_error_step = 0", "greater than or equal to 1"]),
+        (
+            RECORD | {"first_error_step": 4},
+            ["ValueError: first_error_step = 4: must be at most 3"],
+        ),
+        (
+            RECORD | {"first_error_step": 0},
+            ["ValueError: first_error_step = 0", "greater than or equal to 1"],
+        ),
         (RECORD | {"first_error_step": "2"}, ["first_error_step = 2", "valid integer"]),
-        (RECORD | {"steps": []}, ["record 1: steps = []", "at least 1 item"]),
-        (RECORD | {"steps": ["Step 1: ", "#### 6"]}, ["record 1: steps: step 1 is empty"]),
-        ({k: v for k, v in RECORD.items() if k != "uuid"}, ["record 1: uuid", "required"]),
+        (RECORD | {"steps": []}, ["ValueError: steps = []", "at least 1 item"]),
+        (
+            RECORD | {"steps": ["Step 1: ", "#### 6"]},
+            ["ValueError: steps: step 1 is empty"],
+        ),
+        (
+            {k: v for k, v in RECORD.items() if k != "uuid"},
+            ["ValueError: uuid", "required"],
+        ),
         (RECORD | {"reference_answer": "many"}, ["many"]),
-        (["no", "record"], ["record 1: it = ", "dictionary"]),
+        (RECORD | {"reference_answer": "1,5"}, ["line 1: ", "'1,5' is not a number"]),
+        (["no", "record"], ["ValueError: it = ", "dictionary"]),
     ],
 )
 def test_records_of_another_shape(folder: Path, record: object, parts: list[str]):
     with pytest.raises(ParamsError) as error:
         load(folder, record).judged()
-    for part in (f"GLORE_DATA_DIR = '{folder}'", "MR-GSM8K", "mr_gsm8k/human_first_error.jsonl", *parts):
+    for part in (f"GLORE_DATA_DIR = '{folder}'", "MR-GSM8K", "mr_gsm8k/human_first_error.jsonl, line 1: ", *parts):
         assert part in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_a_solution_that_is_there_twice(folder: Path):
-    with pytest.raises(ParamsError, match="uuid occurs twice"):
+    with pytest.raises(ParamsError, match=r"line 2: .* the uuid occurs twice"):
         load(folder, RECORD, RECORD).check_data({})
 
 

@@ -221,6 +221,13 @@ def test_the_hubs_split_is_taken_as_it_is(monkeypatch: pytest.MonkeyPatch):
     assert task.caption == "SVAMP, the hub's 700/300 split"
 
 
+def test_an_id_in_train_and_in_test(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("GLORE_DATA_DIR", raising=False)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: datasets.Dataset.from_list([challenge(3)]))
+    with pytest.raises(ParamsError, match="svamp-chal-3 is in train and in test"):
+        SVAMP("hub_700_300").check_data({})
+
+
 def test_the_companion_needs_a_folder(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("GLORE_DATA_DIR", raising=False)
     with pytest.raises(ParamsError) as error:
