@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -348,9 +348,6 @@ class _Loader(yaml.SafeLoader):
     Nested aliases can expand to more than fits in memory.
     """
 
-    # PyYAML follows YAML 1.1: 010 is 8, 1:30 is 90, no is false, 2024-01-01 a date, and 1e-3 a text.
-    yaml_implicit_resolvers: ClassVar[dict] = {}
-
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             event = self.peek_event()
@@ -372,6 +369,8 @@ class _Loader(yaml.SafeLoader):
         return float(re.sub(r"\.(?=inf|nan)", "", node.value.lower()))
 
 
+# PyYAML follows YAML 1.1: 010 is 8, 1:30 is 90, no is false, 2024-01-01 a date, and 1e-3 a text.
+_Loader.yaml_implicit_resolvers = {}
 for _name, _values, _first in (
     ("null", "~|null|Null|NULL|", ["~", "n", "N", ""]),
     ("bool", "true|True|TRUE|false|False|FALSE", list("tTfF")),
