@@ -23,6 +23,7 @@ from glore_lib.sampling.resumable import ResumableSampler
 from glore_lib.sampling.transformers import TransformersSampler
 from glore_lib.sampling.vllm import VLLMSampler
 from glore_lib.tasks import Question, Task, checked_task
+from glore_lib.threads import cores
 
 
 @dataclass
@@ -198,10 +199,6 @@ def open_run(params_file: str, overrides: dict[str, Any], artifacts: str) -> Run
     params = load_params(params_file, overrides)
     task = checked_task(params)
     launch.quiet()
-    torch.set_num_threads(_cores())
+    if not os.environ.keys() & {"OMP_NUM_THREADS", "MKL_NUM_THREADS"}:  # torch follows these
+        torch.set_num_threads(cores())
     return Run(params, Store(Path(artifacts)), task)
-
-
-def _cores() -> int:
-    """Return the number of cores that this process may use, which containers limit."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

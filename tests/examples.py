@@ -58,10 +58,8 @@ def apply(page: str, root: Path) -> None:
 
 def main(pages: list[Path]) -> None:
     """Execute each page in its own namespace and with its own environment variables."""
-    from glore_lib import run  # takes seconds, which readers of pages need not wait for
-
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # so small a model is slower on more
     environment = dict(os.environ)
-    run._cores = lambda: 1  # so small a model is slower on more
     wrong = {}
     for path in pages:
         names: dict = {}

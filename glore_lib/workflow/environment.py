@@ -1,6 +1,5 @@
 """Describe what a run was made with: the commit, package versions and hardware."""
 
-import os
 import platform
 import re
 import shutil
@@ -14,6 +13,7 @@ import psutil
 from packaging.requirements import Requirement
 
 import glore_lib
+from glore_lib.threads import cores
 
 ROOT = Path(glore_lib.__file__).resolve().parents[1]
 
@@ -50,7 +50,7 @@ def hardware() -> dict[str, Any]:
     model = re.search(r"^model name\s*: (.*)$", info.read_text(), re.MULTILINE) if info.exists() else None
     return {
         "cpu": model[1].strip() if model else platform.processor() or platform.machine(),
-        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cpus": cores(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "gpus": gpus,
         "system": f"{platform.system()} {platform.machine()}",
