@@ -138,7 +138,8 @@ def multiplied(rows: int, inner: int, columns: int, dtype: torch.dtype, device: 
 def machine() -> dict[str, Any]:
     """Describe this machine."""
     cpuinfo = Path("/proc/cpuinfo")
-    names = [x for x in cpuinfo.read_text().splitlines() if x.startswith("model name")] if cpuinfo.exists() else []
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
+    names = [line for line in lines if line.startswith("model name")]
     return {
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "cpu": names[0].split(": ")[1] if names else platform.machine(),
@@ -151,4 +152,4 @@ def write_record(path: Path | None, record: dict[str, Any]) -> None:
     record = {"machine": machine()} | record
     print("\n" + ", ".join(f"{name}: {value}" for name, value in record["machine"].items()))
     if path:
-        path.write_text(json.dumps(record, indent=1) + "\n")
+        path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

@@ -65,12 +65,12 @@ def measure(params_file: Path, overrides: dict[str, Any]) -> tuple[list[dict[str
         subprocess.run([*command, f"--out={out}", f"--artifacts={artifacts}", *settings], check=True)
         wall = time.perf_counter() - started
         memory.done.set()
-        manifests = [json.loads(path.read_text()) for path in sorted(out.glob("*/manifest.json"))]
+        manifests = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(out.glob("*/manifest.json"))]
         rows, counted = [], set()
         for stage in (stage for manifest in manifests for stage in manifest["stages"]):
             used: dict[str, Any] = {}
             for path in artifacts.glob(f"stages/*/{stage['stage']}.json"):
-                used |= json.loads(path.read_text())["artifacts"]
+                used |= json.loads(path.read_text(encoding="utf-8"))["artifacts"]
             library = sum(record["seconds"] for name, record in used.items() if name not in counted)
             counted |= set(used)
             rows.append({"stage": stage["stage"], "wall": stage["seconds"], "library": library})
@@ -101,7 +101,8 @@ def main(
     print("peak memory, GiB:", ", ".join(f"{factor}x {gib:.2f}" for factor, gib in memory.items()))
     if report:
         sized = {str(factor): frame.reset_index().to_dict("records") for factor, frame in made.items()}
-        report.write_text(json.dumps({"questions": questions, "stages": sized, "peak_memory_gib": memory}, indent=1))
+        record = {"questions": questions, "stages": sized, "peak_memory_gib": memory}
+        report.write_text(json.dumps(record, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

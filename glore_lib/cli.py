@@ -1,7 +1,8 @@
-"""The command ``glore``. Exit codes: 0 done, 1 a stage failed, 2 bad input, 130 interrupted."""
+"""The command ``glore``. Exit codes: 0 done, 1 a stage failed, 2 bad input, 130 or 143 interrupted."""
 
 import errno
 import os
+import signal
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
@@ -27,19 +28,34 @@ class Commands(TyperGroup):
     """Commands that print expected errors as one line, and exit with the code that stands for them."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command; exit with 2 for bad input, 1 for a failed notebook or a full disk, 130 for Ctrl-C."""
+        """Run the command; exit with 2 for bad input, 1 for a failed notebook or a full disk, 128 + n for a signal n.
+
+        Batch systems and ``docker stop`` send SIGTERM, and closed terminals SIGHUP: both end a run as Ctrl-C does.
+        """
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) == signal.SIG_DFL:  # nohup ignores SIGHUP
+                signal.signal(number, _interrupt)
+        sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal may know few characters
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:
-            code, line = 130, "interrupted: finished work is kept, and the same command continues from there"
+        except KeyboardInterrupt as signalled:
+            code = 128 + (signalled.args or (signal.SIGINT,))[0]
+            line = "interrupted: finished work is kept, and the same command continues from there"
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+                code, line = 2, f"error: {error}"
+            elif error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                code, line = 1, f"error: {error}; finished work is kept: free disk space and run again"
+            else:
                 raise
-            code, line = 1, f"error: {error}; finished work is kept: free disk space and run again"
         except (ParamsError, StageError) as error:
             code, line = 2 if isinstance(error, ParamsError) else 1, f"error: {' '.join(str(error).split())}"
         typer.echo(line, err=True)
         raise typer.Exit(code)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt(number)
 
 
 app = typer.Typer(
@@ -48,7 +64,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Replicate GLoRe (arXiv 2402.10963): reward models, refinements, and the paper's tables and figures. "
-    "Exit codes: 0 done, 1 a notebook failed or numbers differ, 2 bad input, 130 interrupted.",
+    "Exit codes: 0 done, 1 a notebook failed or numbers differ, 2 bad input, 130 or 143 interrupted.",
 )
 console = Console(soft_wrap=True, highlight=False)
 

@@ -2,16 +2,21 @@
 
 import os
 import pty
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 from test_replication import SETTINGS, artifacts, forbid_work, script
 from typer.testing import CliRunner, Result
 
 from clone import TABLES, TINY, WORK, Clone, write_stage
+from glore_lib.artifacts.locks import LOCK
 from glore_lib.cli import app
 from glore_lib.method.replication import Replication
 from glore_lib.params import load_params, read_yaml
@@ -333,6 +338,51 @@ def test_a_failing_cell(clone):
     shown = glore("status", clone.out)
     assert message in shown.stdout
     assert shown.stdout.splitlines()[-1] == "failed, 0:00:00 of work"
+
+
+PROGRAM = """import signal, sys
+from pathlib import Path
+signal.signal(signal.SIGTERM, signal.SIG_DFL), signal.signal(signal.SIGHUP, signal.SIG_DFL)
+from glore_lib import cli
+from glore_lib.workflow import environment, pipeline
+environment.ROOT = pipeline.ROOT = Path(sys.argv[1])
+pipeline.STAGES = {"01_expert_iteration": 0.9, "06_figures": 0.1}
+pipeline.SAVES_TABLES, pipeline.APPENDIX, pipeline.code_hash = "01_expert_iteration", {}, lambda: "c0de"
+cli.app(sys.argv[2:])"""
+
+
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_end_interrupts_a_run(clone, ending, reliability):
+    work = "import os, time\nprint(os.getpid(), file=open('../reached', 'w'), flush=True)\ntime.sleep(600)"
+    write_stage(clone.notebooks, "01_expert_iteration", work)
+    command = [sys.executable, "-c", PROGRAM, clone.root, "run", clone.params, "--out", clone.results]
+    reached = clone.root / "reached"
+    with subprocess.Popen(command, stderr=subprocess.PIPE, encoding="utf-8") as process:
+        try:
+            wait_until(lambda: reached.exists() and reached.read_text(encoding="utf-8"))
+            assert len(list(clone.root.rglob(LOCK))) == 3  # of the run, the comparison and the artifacts
+            process.send_signal(ending)
+            assert process.wait(60) == 128 + ending
+        finally:
+            process.kill()
+        *_, line = process.stderr.read().splitlines()
+    assert line == "interrupted: finished work is kept, and the same command continues from there"
+    assert list(clone.root.rglob(LOCK)) == []
+    assert clone.manifest["status"] == "interrupted"
+    kernel = int(reached.read_text(encoding="utf-8"))
+    wait_until(lambda: not psutil.pid_exists(kernel) or psutil.Process(kernel).status() == psutil.STATUS_ZOMBIE)
+    reliability(
+        f"{ending.name}, as batch systems and `docker stop` send",
+        f"as Ctrl-C: one line that says how to resume; no lock and no process left; exit code {128 + ending}",
+        "the shard in progress",
+    )
+
+
+def wait_until(reached: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 60
+    while not reached():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_status_of_a_folder_without_a_run(tmp_path):

@@ -50,6 +50,6 @@ def stage_records(root: Path, params: Params) -> dict[str, Any]:
 def stage_record(path: Path) -> dict[str, Any] | None:
     """Return the artifacts in a stage record by their ids; None where it is missing or damaged."""
     try:
-        return dict(json.loads(path.read_text())["artifacts"])
+        return dict(json.loads(path.read_text(encoding="utf-8"))["artifacts"])
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -77,7 +77,7 @@ def write_record(folder: Path, record: dict[str, Any]) -> None:
 def verify_record(folder: Path) -> dict[str, Any]:
     """Return the record of a folder; raise StoreError if it, or a file that it names, is missing or was modified."""
     try:
-        record = json.loads((folder / RECORD).read_text())
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         if record.pop("checksum") != digest(record):
             raise ValueError
     except FileNotFoundError:

@@ -52,7 +52,7 @@ class Artifact:
     @cached_property
     def record(self) -> dict[str, Any]:
         """Its key, the seconds it took, and the info that its maker returned."""
-        return json.loads((self.folder / RECORD).read_text())
+        return json.loads((self.folder / RECORD).read_text(encoding="utf-8"))
 
     @cached_property
     def _frame(self) -> pd.DataFrame:

@@ -33,7 +33,7 @@ def find_stale(root: Path, runs: Sequence[Params]) -> tuple[list[Stale], int]:
     for params in runs:
         for id in stage_records(root, params):
             with suppress(OSError, ValueError, KeyError):  # removed since, or damaged
-                keys[id] = json.loads((root / id / RECORD).read_text())
+                keys[id] = json.loads((root / id / RECORD).read_text(encoding="utf-8"))
     reasons: dict[str, str] = {}
     for id in sorted(keys, key=lambda id: _depth(id, keys)):
         key = keys[id]["key"]

@@ -117,13 +117,13 @@ def _launch(job: Job, tokenizer: PreTrainedTokenizerBase, examples: Examples, fo
     log = exchange / "launcher.txt"
     environment = os.environ | {"PYTHONPATH": path}
     with (
-        log.open("w") as output,
+        log.open("w", encoding="utf-8") as output,
         subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=output, stderr=output) as launcher,
     ):
         launcher.wait()
     if launcher.returncode:
-        raise _failure(job.finetuning.processes, exchange / "logs", log.read_text())
-    info = json.loads((exchange / "info.json").read_text())
+        raise _failure(job.finetuning.processes, exchange / "logs", log.read_text(encoding="utf-8", errors="replace"))
+    info = json.loads((exchange / "info.json").read_text(encoding="utf-8"))
     shutil.rmtree(exchange)
     return info
 
@@ -132,7 +132,7 @@ def _failure(processes: int, logs: Path, launcher: str) -> Exception:
     """Build the error of the first process that failed, or of the launcher if that process was killed."""
     errors = sorted(logs.rglob("error.json"), key=lambda path: path.stat().st_mtime_ns)
     if errors:
-        message = json.loads(errors[0].read_text())["message"]
+        message = json.loads(errors[0].read_text(encoding="utf-8"))["message"]
         kind, _, text = message["message"].partition(": ")
         if kind == ParamsError.__name__:
             return ParamsError(text)
@@ -162,7 +162,7 @@ def main() -> None:
     first = os.environ["RANK"] == "0"
     info = _fit(job, AutoTokenizer.from_pretrained(exchange / "tokenizer"), examples, folder, saves=first)
     if first:
-        (exchange / "info.json").write_text(json.dumps(info))
+        (exchange / "info.json").write_text(json.dumps(info), encoding="utf-8")
     if distributed.is_initialized():
         distributed.destroy_process_group()
 

@@ -114,7 +114,7 @@ def _note(source: str) -> dict[str, Any] | None:
     path = Path(source) / START_FILE
     if not path.exists():
         return None
-    note = json.loads(path.read_text())
+    note = json.loads(path.read_text(encoding="utf-8"))
     local = Path(source) / note["start"]
     return note | {"start": str(local.resolve())} if local.is_dir() else note
 
@@ -252,4 +252,4 @@ def save_model(
         relative = os.path.relpath(Path(start).resolve(), folder.resolve()) if Path(start).is_dir() else start
         states = [p.quant_state for p in model.parameters() if hasattr(p, "quant_state")]
         note = {"double_quantisation": states[0].nested} if states else {}
-        (folder / START_FILE).write_text(json.dumps({"start": relative} | note))
+        (folder / START_FILE).write_text(json.dumps({"start": relative} | note), encoding="utf-8")

@@ -178,9 +178,9 @@ def pretrain(
     answers, stream = out / f"own-answers-{process}.json", f"{seed}/{process}"
     if not answers.exists():
         model = LlamaForCausalLM.from_pretrained(first, dtype=torch.float32)
-        answers.write_text(json.dumps(own_answers(model, tokenizer, 2 * own_steps, stream)))
+        answers.write_text(json.dumps(own_answers(model, tokenizer, 2 * own_steps, stream)), encoding="utf-8")
     own: dict[bool, list[tuple[task.Problem, str]]] = {True: [], False: []}
-    for i, text in json.loads(answers.read_text()):
+    for i, text in json.loads(answers.read_text(encoding="utf-8")):
         problem = corpus.own_problem(stream, i)
         own[corpus.is_right(problem, text)].append((problem, text))
     model = LlamaForCausalLM.from_pretrained(first, dtype=torch.float32)
@@ -221,7 +221,7 @@ def _train(
         tokenizer.save_pretrained(out)
         card["fact_accuracy"] = fact_accuracy(model.float(), tokenizer)
         card["sha256"] = checksum(out / "model.safetensors")
-        (out / "card.json").write_text(json.dumps(card, indent=1) + "\n")
+        (out / "card.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
     trainer.accelerator.wait_for_everyone()
     return card
 

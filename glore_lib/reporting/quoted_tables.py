@@ -70,10 +70,10 @@ def tables(page: str, results: Path) -> dict[str, str]:
 
 def fill(path: Path, results: Path) -> None:
     """Put the tables of a results folder between their marks in a page."""
-    page = path.read_text()
+    page = path.read_text(encoding="utf-8")
     for name, table in tables(page, results).items():
         page = filled(page, name, table)
-    path.write_text(page)
+    path.write_text(page, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ this package and the models' folders under the same paths, so the machines of a 
 import logging
 import os
 import platform
+import signal
 import socket
 from collections import Counter, deque
 from collections.abc import Callable
@@ -156,7 +157,10 @@ def _connect() -> None:
     try:
         if port.isdigit():  # checked first: ray.init would retry for minutes
             socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+        handler = signal.getsignal(signal.SIGTERM)
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+        if callable(handler):  # of the command glore; Ray's would end it without a word
+            signal.signal(signal.SIGTERM, handler)
     except (OSError, ValueError, RuntimeError) as error:
         raise ParamsError(
             f"RAY_ADDRESS = {address!r}: no Ray there ({str(error).splitlines()[0]}); give the address that ray start "

@@ -148,7 +148,7 @@ class VLLMSampler:
         from vllm.lora.request import LoRARequest
 
         path = Path(adapters[0]) if len(adapters) == 1 else join_adapters(adapters, folder / "adapter")
-        rank, known = json.loads((path / _CONFIG).read_text())["r"], sorted(get_args(MaxLoRARanks))
+        rank, known = json.loads((path / _CONFIG).read_text(encoding="utf-8"))["r"], sorted(get_args(MaxLoRARanks))
         if rank > known[-1]:
             raise ParamsError(
                 f"finetuning.lora_rank: the adapters of {self.source} have a total rank of {rank}, and vLLM supports "
@@ -172,7 +172,7 @@ class VLLMSampler:
 
     def _explain(self, error: Exception) -> ParamsError:
         """Explain an error by the first one that a process of the engine reported, which caused the others."""
-        log = self._log.read_text(errors="replace")  # type: ignore[union-attr]
+        log = self._log.read_text(encoding="utf-8", errors="replace")  # type: ignore[union-attr]
         found = _ERROR.search(log)
         if isinstance(error, ValidationError):
             cause = error.errors()[0]["msg"]
@@ -260,7 +260,7 @@ def join_adapters(adapters: list[str], folder: Path) -> Path:
 
     Their updates of a matrix add up, B1 A1 + B2 A2 = [B1 B2] [A1; A2], and so do the ranks.
     """
-    configs = [json.loads((Path(adapter) / _CONFIG).read_text()) for adapter in adapters]
+    configs = [json.loads((Path(adapter) / _CONFIG).read_text(encoding="utf-8")) for adapter in adapters]
     rank, start = sum(config["r"] for config in configs), 0
     joined: dict[str, torch.Tensor] = {}  # zero where an adapter does not change what another does
     for adapter, config in zip(adapters, configs, strict=True):
@@ -275,7 +275,8 @@ def join_adapters(adapters: list[str], folder: Path) -> Path:
     targets = sorted({target for config in configs for target in config["target_modules"]})
     folder.mkdir()
     save_file(joined, folder / _WEIGHTS)
-    (folder / _CONFIG).write_text(json.dumps(configs[-1] | {"r": rank, "lora_alpha": rank, "target_modules": targets}))
+    config = configs[-1] | {"r": rank, "lora_alpha": rank, "target_modules": targets}
+    (folder / _CONFIG).write_text(json.dumps(config), encoding="utf-8")
     return folder
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import isclose
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -72,8 +72,12 @@ class ReadOnlyStore(Store):
 def check(out: Path, artifacts: Path) -> tuple[int, list[Difference]]:
     """Return how many numbers of the folder ``out`` were compared, and those that differ when recomputed.
 
-    Raises :class:`ParamsError` where the results, their manifest or what they are recomputed from is missing.
+    Raises :class:`ParamsError` where the results, their manifest or what they are recomputed from is missing, or no temporary folder can be used.
     """
+    try:
+        gettempdir()
+    except FileNotFoundError as error:
+        raise ParamsError(f"TMPDIR: must be a folder that can be written: {error.strerror}") from None
     with TemporaryDirectory() as scratch:
         again = Path(scratch) / "out"
         if "runs" in (manifest := read_manifest(out)):
@@ -104,7 +108,7 @@ def _cells(name: str, stored: Path, recomputed: Path) -> Iterator[tuple[str, str
         yield name, "", "a file" if stored.exists() else ABSENT, "a file" if recomputed.exists() else ABSENT
         return
     if name.endswith(".md"):
-        lines = [path.read_text().splitlines() for path in (stored, recomputed)]
+        lines = [path.read_text(encoding="utf-8").splitlines() for path in (stored, recomputed)]
         before, after = ({f"line {i}": line for i, line in enumerate(of, start=1)} for of in lines)
     else:
         before, after = _by_row(stored), _by_row(recomputed)

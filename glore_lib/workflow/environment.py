@@ -22,7 +22,8 @@ def git() -> dict[str, Any]:
     """Return the commit, and whether files that results depend on differ from it; empty without git."""
 
     def ask(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+        command = ["git", *arguments]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", check=True).stdout.strip()
 
     try:
         changes = ask("status", "--porcelain", "--", "glore_lib", "notebooks", "params", "requirements.lock")
@@ -45,9 +46,10 @@ def hardware() -> dict[str, Any]:
     gpus: list[str] = []
     if shutil.which("nvidia-smi"):
         query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
-        gpus = subprocess.run(query, capture_output=True, text=True, check=False).stdout.splitlines()
+        gpus = subprocess.run(query, capture_output=True, encoding="utf-8", check=False).stdout.splitlines()
     info = Path("/proc/cpuinfo")
-    model = re.search(r"^model name\s*: (.*)$", info.read_text(), re.MULTILINE) if info.exists() else None
+    text = info.read_text(encoding="utf-8") if info.exists() else ""
+    model = re.search(r"^model name\s*: (.*)$", text, re.MULTILINE)
     return {
         "cpu": model[1].strip() if model else platform.processor() or platform.machine(),
         "cpus": cores(),

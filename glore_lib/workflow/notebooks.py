@@ -1,7 +1,8 @@
 """Execute one notebook with papermill: fresh kernel, progress by cell, outputs without traces of this machine."""
 
 import ast
-import json
+import os
+import re
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -70,8 +71,13 @@ def finish(notebook: nbformat.NotebookNode, target: Path, made: dict[str, Any]) 
         notebook.metadata.papermill.pop(name, None)
     for cell in notebook.cells:
         if cell.cell_type == "code":
-            outputs = json.dumps([output for output in cell.outputs if not _is_progress_bar(output)])
-            cell.outputs = nbformat.from_dict(json.loads(_without_paths(outputs)))
+            cell.outputs = [output for output in cell.outputs if not _is_progress_bar(output)]
+            for output in cell.outputs:
+                texts = [kind for kind in output.get("data", {}) if kind.startswith("text/")]
+                for owner, names in ((output, ("text", "evalue")), (output.get("data", {}), texts)):
+                    owner.update({name: _without_paths(owner[name]) for name in names if name in owner})
+                if "traceback" in output:
+                    output.traceback = [_without_paths(line) for line in output.traceback]
     nbformat.write(notebook, target)
 
 
@@ -133,7 +139,11 @@ def _is_progress_bar(output: nbformat.NotebookNode) -> bool:
 
 
 def _without_paths(text: str) -> str:
-    """Return a text, such as a warning, without the folders of this machine."""
-    for folder, short in ((sys.prefix, ""), (sys.base_prefix, ""), (ROOT, ""), (Path.home(), "~/")):
-        text = text.replace(f"{folder}/", short)
+    """Return a text, such as a warning, without the folders of this machine; data URLs, such as images, are kept."""
+    home = os.path.expanduser("~")  # noqa: PTH111  # Path.home() raises where there is none
+    folders = {sys.prefix: "", sys.base_prefix: "", str(ROOT): "", home: "~/"}
+    for folder, short in folders.items():
+        if len(folder) > 3:  # the home of a container's user may be "/"
+            path = rf"(data:\w+/[\w.+-]+[;,][^\s\"'<>)]*)|(\x1b\[[\d;]*m|(?<![\w./~-])){re.escape(folder)}/"
+            text = re.sub(path, lambda match, short=short: match[1] or match[2] + short, text)
     return text

@@ -12,7 +12,6 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from glore_lib.artifacts.keys import code_hash
-from glore_lib.artifacts.locks import only_run
+from glore_lib.artifacts.locks import check_writable, only_run
 from glore_lib.artifacts.manifest import MANIFEST, REPORT, read_manifest, stage_record, stage_record_path, stage_records
 from glore_lib.artifacts.records import UNFINISHED, checksum, write
 from glore_lib.params import Params, ParamsError, digest, load_params
@@ -140,10 +139,10 @@ class Results:
         return {"runs": runs}
 
     def _read_earlier(self) -> dict[str, Any]:
-        """Return the manifest in ``out``, empty if there is none; raise ParamsError if ``out`` cannot be used."""
-        folder = next(path for path in (self.out, *self.out.absolute().parents) if path.exists())
-        if not folder.is_dir() or not os.access(folder, os.W_OK):
-            raise ParamsError(f"output folder {self.out}: must be a folder that can be written, and {folder} is not")
+        """Return the manifest in ``out``, empty if there is none; raise ParamsError if a folder cannot be used."""
+        check_writable("output folder", self.out)
+        if self.artifacts:
+            check_writable("artifacts", self.artifacts)
         if not (self.out / MANIFEST).exists():
             return {}
         try:
@@ -342,9 +341,7 @@ def render(results: Sequence[Results], progress: Progress = lambda job, share: N
     os.environ["TQDM_DISABLE"] = "1"  # bars would fill the rendered notebooks; this process shows one
     due = [made for made in results if not made.done]  # the manifest of the others stays as it is
     used = [folder for made in results if due for folder in (made.out, made.artifacts) if folder]
-    with ExitStack() as held:
-        for folder in sorted({folder.resolve() for folder in used}):
-            held.enter_context(only_run(folder))
+    with only_run(*used):
         for made in due:
             if made.fresh:
                 made.remove()

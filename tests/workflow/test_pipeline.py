@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from base64 import b64encode
 from pathlib import Path
 
 import nbformat
@@ -223,6 +224,35 @@ def test_outputs_lose_paths_and_progress_bars(clone):
     assert str(pipeline.ROOT) not in text
     assert sys.prefix not in text
     assert "100%" not in text
+
+
+@pytest.mark.parametrize("home", ["/", "/me", "/home/me", None])
+def test_only_texts_lose_paths(monkeypatch, tmp_path, reliability, home):
+    if home:
+        monkeypatch.setenv("HOME", home)
+    else:
+        monkeypatch.delenv("HOME")
+        monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)  # a user without a name, as in containers
+    image = b64encode(bytes.fromhex("ffffff") * 10).decode() + f"/home/me/+{pipeline.ROOT}/{sys.prefix}/"
+    svg = f"<svg><text>{pipeline.ROOT}/x</text></svg>"
+    url = f'<img src="data:image/png;base64,{image}"> <a href="https://a.org/home/me/b//c">'
+    place = f"File \x1b[32m{pipeline.ROOT}/a.py\x1b[0m in {sys.prefix}/b.py, 2//3"
+    data = {"image/png": image, "image/svg+xml": svg, "text/html": url + place, "text/plain": place}
+    outputs = [
+        nbformat.v4.new_output("display_data", data),
+        nbformat.v4.new_output("stream", text=f"{place} /home/me/x"),
+        nbformat.v4.new_output("error", ename="E", evalue=place, traceback=[place, place]),
+    ]
+    cell = nbformat.v4.new_code_cell("1", outputs=outputs)
+    notebook = nbformat.v4.new_notebook(cells=[cell], metadata={"papermill": {}})
+    notebooks.finish(notebook, tmp_path / "rendered.ipynb", {})
+    shown, stream, error = nbformat.read(tmp_path / "rendered.ipynb", as_version=4).cells[0].outputs
+    short = "File \x1b[32ma.py\x1b[0m in b.py, 2//3"
+    expected = {"image/png": image, "image/svg+xml": svg, "text/html": url + short, "text/plain": short}
+    assert dict(shown.data) == expected
+    assert stream.text == f"{short} {'~/' if home == '/home/me' else '/home/me/'}x"
+    assert (error.evalue, error.traceback) == (short, [short, short])
+    reliability("a home that is `/`, or none", "paths are shortened in texts only; images are kept")
 
 
 def test_kernel_is_the_running_python_whatever_is_registered(clone, monkeypatch, tmp_path):
@@ -528,11 +558,23 @@ def test_an_unreadable_manifest_is_refused(clone, content):
     assert clone.pipeline(fresh=True).jobs[0].due
 
 
-def test_output_folder_that_is_a_file(clone):
-    clone.out.parent.mkdir(parents=True)
-    clone.out.write_text("")
-    with pytest.raises(ParamsError, match="must be a folder"):
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [("output folder", "results/tiny"), ("output folder", "results"), ("output folder", "results/tiny-figures"),
+     ("artifacts", "artifacts")],
+)  # fmt: skip
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_is(clone, reliability, name, folder):
+    (clone.root / folder).parent.mkdir(parents=True, exist_ok=True)
+    (clone.root / folder).write_text("", encoding="utf-8")
+    before = sorted(clone.root.rglob("*"))
+    with pytest.raises(ParamsError) as refusal:
         clone.pipeline()
+    assert str(refusal.value).startswith(f"{name} {clone.root / folder}")
+    assert str(refusal.value).endswith(f"and {clone.root / folder} is not: Not a directory")
+    with pytest.raises(ParamsError, match="must be a folder that can be written, and /proc is not: "):
+        Results(Path("/proc/results"), clone.notebooks)
+    assert sorted(clone.root.rglob("*")) == before
+    reliability("a folder of results or artifacts that cannot be written", "rejected in one line; exit code 2")
 
 
 def test_two_params_files_of_one_name(clone):
