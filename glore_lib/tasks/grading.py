@@ -62,7 +62,7 @@ _AFTER = re.compile(  # not "5!", "5x", "5/x", "5-x", "5k", "5th"
 )
 _UNIT_POWER = re.compile(r"\b([cdkm]?m|in|ft|feet|yd|mi)(?:[²³]|\^?[23])(?![\w^.,/])")  # "m²", "m^2"
 _DOUBT = re.compile(
-    r"\b(?:n?or|not|than|least|most|between|minus|negative|plus|pi|π|squared|cubed|root|half|halves|double|twice|triple|"
+    r"n't\b|\b(?:n?or|not?|than|least|most|between|minus|negative|plus|pi|π|squared|cubed|root|half|halves|double|twice|triple|"
     r"quarters?|thirds?|(?:four|fif|six|seven|eigh|nin|ten|hundred|thousand)ths?|zero|one|two|three|four|five|six|"
     r"seven|eight|nine|ten|eleven|twelve|(?:thir|four|fif|six|seven|eigh|nine)teen|(?:twen|thir|for|fif|six|seven|"
     r"eigh|nine)ty|dozens?|hundreds?|thousands?|(?:m|b|tr)illions?)\b|\b(?:x|over|under|above|below|up to)\s+\Z",

@@ -56,7 +56,7 @@ READ = {
     "words": {
         "The answer is 18": "18", "The answer is: 18 apples.": "18", "the answer is 5": "5", "Answer: 5": "5",
         "She pays $5 in total.": "5", "It costs 5 dollars!": "5", "(18)": "18", "\"18\"": "18",
-        "pre-tax price: 5": "5", "5 more apples": "5", "5 left over": "5", "No. 5": "5", "5 each": "5", "5 m": "5",
+        "pre-tax price: 5": "5", "5 more apples": "5", "5 left over": "5", "5 each": "5", "5 m": "5",
     },
     "signs": {
         "-5": "-5", "−5": "-5", "–5": "-5", "- 5": "-5", "+5": "5", "minus 5": "-5", "negative 5": "-5",
@@ -119,7 +119,8 @@ UNREAD = {
         "**5**6", "3*4*5", "~~5~~ 6", "# 18", "~~5~~",
     ],
     "words": [
-        "It costs 5!", "5 apples and 3 pears", "more than 5", "at least 5", "5 or more", "not 5", "over 5",
+        "It costs 5!", "5 apples and 3 pears", "more than 5", "at least 5", "5 or more", "not 5", "isn’t 5",
+        "no 5", "No. 5", "over 5",
         "5 for each of the 3", "A5", "x5", "5x", "5 x", "5k", "$5K", "5M", "2 million", "5 hundred", "twice 5", "5!",
         "√4", "2π", "5 squared", "|5|", "5?", "5;6", "5\u202e1", "5\u200b",
     ],
@@ -189,6 +190,15 @@ def test_the_answer_lines_are_many_and_each_is_there_once(reliability):
 )  # fmt: skip
 def test_the_first_line_with_the_mark_counts_as_in_sampling(solution: str, answer: str):
     assert final_answer(solution) == answer
+
+
+@given(st.lists(st.sampled_from(["####", "#", " 1", "23", "\n", "\r", "a step"])).map("".join))
+@example("#### 1\n#### 2")
+@example("a step\n####\n#### 2")
+def test_what_follows_the_line_that_ends_a_sample_changes_no_answer(text: str):
+    """A sampler ends with the first line that holds the mark."""
+    before, mark, after = text.partition("####")
+    assert final_answer(before + mark + after.partition("\n")[0]) == final_answer(text)
 
 
 @pytest.mark.parametrize(
