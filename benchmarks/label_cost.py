@@ -60,12 +60,12 @@ def labelled(
     """Return the rollouts and their cost."""
     work = Work()
 
-    def build(model: Any, tokenizer: Any, rows: int) -> TransformersSampler:
+    def build(model: Any, tokenizer: Any, rows: int, _: bool) -> TransformersSampler:
         work.watch(model)
         return Alone(model, tokenizer, rows, False) if alone else TransformersSampler(model, tokenizer, rows)
 
     patched = patch.object(rollouts, "_prefixes", prefixes_apart) if apart else nullcontext()
-    with patched, patch.object(glore_lib.run, "TransformersSampler", build):
+    with patched, patch.object(glore_lib.run.transformers, "build", build):
         start = time.perf_counter()
         made = rollouts.rollouts(run, student, drafts, "train", purpose, inputs)
         seconds = time.perf_counter() - start

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria
 
-import glore_lib.sampling.transformers as backend
 from glore_lib.sampling import Completion, Request, newline_tokens
+from glore_lib.sampling.rows import Row
+from glore_lib.sampling.transformers import TransformersSampler
 from glore_lib.solutions import ANSWER_MARK
 
 Sample = Callable[[list[Request], int], int]  # requests, new tokens at most; returns the tokens of the texts
@@ -93,7 +93,7 @@ class _Unshared(Request):
         return _Own(self.prompt[: self.shared])
 
 
-class Alone(backend.TransformersSampler):
+class Alone(TransformersSampler):
     """The transformers backend with a separate row for every completion.
 
     Unless ``share_questions``, the question is read separately too. Completions are the same up to rounding.
@@ -105,15 +105,12 @@ class Alone(backend.TransformersSampler):
 
     def sample(self, requests: list[Request], *args: Any) -> list[list[Completion]]:
         apart = [self._kind(r.prompt, 1, r.seed, j, r.common) for r in requests for j in range(r.first, r.first + r.n)]
-        with patch.object(backend, "_rows", _rows_apart):
-            found = iter(super().sample(apart, *args))
+        found = iter(super().sample(apart, *args))
         return [[next(found)[0] for _ in range(r.n)] for r in requests]
 
-
-def _rows_apart(requests: list[Request]) -> list[backend._Row]:
-    """Return the rows of ``backend._rows`` in its order, with one completion per row."""
-    order = sorted(range(len(requests)), key=lambda i: (-requests[i].shared, requests[i].prompt))
-    return [backend._Row(requests[i], [(i, requests[i].first)]) for i in order]
+    def _waiting(self, requests: list[Request], temperature: float) -> list[Row]:
+        order = sorted(range(len(requests)), key=lambda i: (-requests[i].shared, requests[i].prompt))
+        return [Row(requests[i], [(i, requests[i].first)]) for i in order]
 
 
 def multiplied(rows: int, inner: int, columns: int, dtype: torch.dtype, device: torch.device) -> float:

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from glore_lib.artifacts import keys
 from glore_lib.artifacts.manifest import stage_record_path
-from glore_lib.artifacts.records import write
+from glore_lib.artifacts.records import warn, write
 from glore_lib.artifacts.store import Artifact, Info, Store
 from glore_lib.models import launch, loading, tokens
 from glore_lib.params import Params, Section, Training, digest, load_params
-from glore_lib.sampling import Sampler, resumable
+from glore_lib.sampling import Sampler, probe, resumable, transformers
 from glore_lib.sampling.resumable import ResumableSampler
-from glore_lib.sampling.transformers import TransformersSampler
 from glore_lib.sampling.vllm import VLLMSampler
 from glore_lib.tasks import Question, Task, checked_task
 from glore_lib.threads import cores
@@ -101,7 +100,25 @@ class Run:
     def base_key(self) -> dict[str, Any]:
         """What identifies the base model in an artifact's key: its files or commit, and the chat template in use."""
         model = self.params.base_model.computing() | {"model": loading.fingerprint(self.base)}
-        return model | {"template": self.tokenizer.chat_template}
+        return model | {"template": self.tokenizer.chat_template, "support": asdict(self.support)}
+
+    @cached_property
+    def support(self) -> probe.Support:
+        """What the base model's architecture allows; tried once, before anything is made with it."""
+        dtype = self.params.base_model.dtype
+
+        def make(_: Path) -> Info:
+            model = loading.load_model(self.base, dtype)
+            return {"support": asdict(probe.probe(model, self.tokenizer, self.params.base_model.source))}
+
+        code = keys.code_of(keys.start_of(probe.probe), backend="sampling.transformers")
+        key = {"code": code, "model": loading.fingerprint(self.base), "dtype": dtype}
+        support = probe.Support(**self.store.folder("support", key, make).record["info"]["support"])
+        if cost := support.cost(self.params.sampling.backend == "vllm"):
+            line = f"base_model.source = {self.params.base_model.source!r}: {cost}"
+            print(line)  # in the notebook
+            warn(line)  # in the terminal
+        return support
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -148,7 +165,7 @@ class Run:
     def backend(self, source: Artifact | None) -> Sampler:
         """Return what :meth:`sampler` samples with."""
         model, sampling = self.path(source), self.params.sampling
-        build = partial(build_sampler, tokenizer=self.tokenizer, params=self.params)
+        build = partial(build_sampler, tokenizer=self.tokenizer, params=self.params, support=self.support)
         if sampling.ray:
             from glore_lib.sampling.ray import RaySampler
 
@@ -184,11 +201,12 @@ class Run:
         return pd.DataFrame(rows).convert_dtypes()
 
 
-def build_sampler(model: str, tokenizer: PreTrainedTokenizerBase, params: Params) -> Sampler:
+def build_sampler(model: str, tokenizer: PreTrainedTokenizerBase, params: Params, support: probe.Support) -> Sampler:
     """Build a sampler of the model in a folder or on the hub, in the process that calls this."""
     if params.sampling.backend == "vllm":
         return VLLMSampler(model, tokenizer, params.base_model.dtype, params.sampling)
-    return TransformersSampler(loading.load_model(model, params.base_model.dtype), tokenizer, params.sampling.rows)
+    loaded = loading.load_model(model, params.base_model.dtype)
+    return transformers.build(loaded, tokenizer, params.sampling.rows, support.shared_prefix)
 
 
 def open_run(params_file: str, overrides: dict[str, Any], artifacts: str) -> Run:

@@ -26,8 +26,8 @@ NOT_COMPUTING = ("artifacts", "params", "workflow", "reporting", "cost", "cli")
 ALTERNATIVES = ("sampling.transformers", "sampling.vllm", "sampling.ray", "tasks.")
 FACADES = {"Run": "run", "Replication": "method.replication", "SplitEvaluation": "method.replication"}
 ANY_OBJECT = "Run"  # its attributes are followed on every object, since it is passed around under many names
-# How results are stored and where the base model comes from: a key holds the model's files.
-NOT_FOLLOWED = {f"Run.{name}" for name in ("base", "base_key", "frame", "folder", "_key", "finish")}
+# How results are stored, where the base model comes from and what it supports: a key holds the model's files and that.
+NOT_FOLLOWED = {f"Run.{name}" for name in ("base", "base_key", "support", "frame", "folder", "_key", "finish")}
 # What no notebook shows, by the beginning of its path.
 NOT_SHOWN = (
     *("cli", "workflow", "cost", "artifacts/locks", "artifacts/manifest", "artifacts/upgrades"),

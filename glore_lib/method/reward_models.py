@@ -21,7 +21,7 @@ from glore_lib.solutions import split_steps
 from glore_lib.tasks import Question
 
 SCORING_TOKENS = 4096  # padded tokens per forward pass: enough for a GPU, few enough for the caches of a CPU
-SCORED = ("input_ids", "position_ids", "visible", "label_at")
+SCORED = ("input_ids", "visible", "label_at")
 
 
 @dataclass
@@ -77,6 +77,16 @@ def labelled_solution(run: Run, question: Question, text: str, labels: dict[int,
     return Labelled(encoded.ids, encoded.prompt_length, at_tokens)
 
 
+def packed(run: Run, solutions: list[list[Labelled]], together: int) -> list[Row]:
+    """Pack the solutions of each question, at most ``together`` a row, or one where the base model needs that."""
+    support, limit = run.support, run.params.finetuning.max_length
+    if support.packs(max((len(s.ids) for of_question in solutions for s in of_question), default=0)):
+        limit = min(limit, support.window or limit)
+    else:
+        together = 1
+    return [row for of_question in solutions for row in pack(of_question, together, limit)]
+
+
 def train_reward_model(
     run: Run, kind: str, student: Student, data: RewardModelData, training_params: Training
 ) -> Artifact:
@@ -94,13 +104,14 @@ def train_reward_model(
 
     def make(folder: Path) -> Info:
         questions, texts = run.questions("train"), data.samples.read().set_index("sample_id")["text"]
-        examples = []
-        for question_id, rows in labelled.read().groupby("question_id", sort=False):
-            by_sample = {
-                s: dict(zip(r["step"], r["label"], strict=True)) for s, r in rows.groupby("sample_id", sort=False)
-            }
-            solutions = [labelled_solution(run, questions[question_id], texts[s], y) for s, y in by_sample.items()]  # type: ignore[index]
-            examples += pack(solutions, p.solutions_per_row, run.params.finetuning.max_length)
+        solutions = [
+            [
+                labelled_solution(run, questions[question_id], texts[s], dict(zip(r["step"], r["label"], strict=True)))  # type: ignore[index]
+                for s, r in rows.groupby("sample_id", sort=False)
+            ]
+            for question_id, rows in labelled.read().groupby("question_id", sort=False)
+        ]
+        examples = packed(run, solutions, p.solutions_per_row)
         info = run.fit(start, name, examples, training_params, folder, p.language_model_loss)
         return info | {"positive_labels": float(labelled.read()["label"].mean())}
 
@@ -123,26 +134,29 @@ def score_steps(
         run.free()
         model = load_reward_model(str(reward_model.folder), run.params.base_model.dtype).eval()
         questions = run.questions(split)
-        rows_of = []
+        steps_of, solutions = [], []
         for question_id, texts in samples.groupby("question_id", sort=False)["text"]:
             steps = {text: len(split_steps(text)) for text in texts}
-            every = [
-                labelled_solution(run, questions[question_id], text, dict.fromkeys(range(1, count + 1), 1))  # type: ignore[index]
-                for text, count in steps.items()
-            ]
-            rows_of.append((question_id, steps, pack(every, len(every), run.params.finetuning.max_length)))
+            steps_of.append((question_id, steps))
+            solutions.append(
+                [
+                    labelled_solution(run, questions[question_id], text, dict.fromkeys(range(1, count + 1), 1))  # type: ignore[index]
+                    for text, count in steps.items()
+                ]
+            )
+        rows = packed(run, solutions, len(samples))
         # The same precision as in training.
         with torch.autocast(device().type, torch.bfloat16, enabled=run.params.finetuning.mixed_precision):
-            scored = iter(_score(model, [row for *_, rows in rows_of for row in rows], run.tokenizer.pad_token_id))
+            scored = iter(_score(model, rows, run.tokenizer.pad_token_id))
         scores = {
-            (q, text): [next(scored) for _ in range(count)] for q, steps, _ in rows_of for text, count in steps.items()
+            (q, text): [next(scored) for _ in range(count)] for q, steps in steps_of for text, count in steps.items()
         }
-        rows = [
+        scored_rows = [
             {"question_id": s.question_id, "sample_id": s.sample_id, "step": i, "model": method, "score": score}
             for s in samples.itertuples()
             for i, score in enumerate(scores[s.question_id, s.text], start=1)
         ]  # fmt: skip
-        return pd.DataFrame(rows, columns=["question_id", "sample_id", "step", "model", "score"])
+        return pd.DataFrame(scored_rows, columns=["question_id", "sample_id", "step", "model", "score"])
 
     rows = int(pd.util.hash_pandas_object(samples[["sample_id", "text"]], index=False).sum())
     return run.frame(f"scores-{method}", "step_scores", make, {"rows": rows, "split": split}, [reward_model, source])

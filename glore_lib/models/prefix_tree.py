@@ -1,7 +1,8 @@
 """Pack solutions of one question into one row of a reward model's batch, so that shared prefixes are computed once.
 
 A row is a tree of tokens. Each token attends only to its ancestors, so hidden states, losses, gradients and scores
-equal those of each solution on its own, up to rounding.
+equal those of each solution on its own, up to rounding. Not every architecture allows that
+(:mod:`glore_lib.sampling.probe`); solutions in rows of their own need nothing but a causal language model.
 """
 
 from collections.abc import Iterable
@@ -83,18 +84,20 @@ def pack(solutions: Iterable[Labelled], together: int, max_length: int) -> list[
 def collate(rows: list[Row], pad: int) -> dict[str, torch.Tensor]:
     """Build a batch for :class:`glore_lib.models.reward_head.RewardModel`.
 
-    ``input_ids`` and ``position_ids`` are [rows, longest], labels [rows, most]; ``visible`` [rows, longest, longest] is
-    true where the first token attends to the second.
+    ``input_ids`` are [rows, longest], labels [rows, most]. ``visible`` [rows, longest, longest] is true where the first
+    token attends to the second. If no row branches, it is [rows, longest], true where there is a token.
     """
     width = max(len(row["input_ids"]) for row in rows)
-    visible = np.zeros((len(rows), width, width), dtype=bool)
-    visible[:] = np.eye(width, dtype=bool)  # padding attends to itself
-    for attended, row in zip(visible, rows, strict=True):
-        for i, parent in enumerate(row["parents"]):
-            if parent >= 0:
-                attended[i] |= attended[parent]
+    if all(parent == i for row in rows for i, parent in enumerate(row["parents"][1:])):
+        visible = np.array([[i < len(row["input_ids"]) for i in range(width)] for row in rows])
+    else:
+        visible = np.zeros((len(rows), width, width), dtype=bool)
+        visible[:] = np.eye(width, dtype=bool)  # padding attends to itself
+        for attended, row in zip(visible, rows, strict=True):
+            for i, parent in enumerate(row["parents"]):
+                if parent >= 0:
+                    attended[i] |= attended[parent]
     batch = {"input_ids": _filled(rows, "input_ids", pad), "visible": torch.from_numpy(visible)}
-    batch["position_ids"] = batch["visible"].sum(2) - 1
     return batch | {name: _filled(rows, name, IGNORE) for name in ("label_at", "labels", "lm_at", "lm_labels")}
 
 

@@ -32,12 +32,13 @@ class RewardModel(nn.Module):
         language_model = model.get_base_model() if isinstance(model, PeftModel) else model
         self.backbone = [language_model.base_model]  # a list, so that the weights are not registered twice
         self.lm_head = [language_model.get_output_embeddings()]  # type: ignore[operator]
-        self.head = ScalarHead(language_model.config.hidden_size, 1, dtype=torch.float32, device=language_model.device)  # type: ignore[arg-type, union-attr]
+        width = self.lm_head[0].weight.shape[1]  # some configurations have no or another hidden_size
+        self.head = ScalarHead(width, 1, dtype=torch.float32, device=language_model.device)  # type: ignore[arg-type]
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
     def forward(
-        self, input_ids: torch.Tensor, position_ids: torch.Tensor, visible: torch.Tensor, label_at: torch.Tensor,
+        self, input_ids: torch.Tensor, visible: torch.Tensor, label_at: torch.Tensor,
         labels: torch.Tensor | None = None, lm_at: torch.Tensor | None = None, lm_labels: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:  # fmt: skip
@@ -46,9 +47,7 @@ class RewardModel(nn.Module):
         With ``labels`` (0, 1, or -100 for none) also return the mean binary cross-entropy; for a micro-batch, its share
         of the mean over all ``num_items_in_batch`` labels.
         """
-        hidden = self.backbone[0](  # type: ignore[operator]
-            input_ids=input_ids, position_ids=position_ids, attention_mask=self._mask(visible), use_cache=False
-        ).last_hidden_state  # fmt: skip
+        hidden = self.hidden(input_ids, visible)
         logits = self.head(_at(hidden, label_at).float())[..., 0]
         if labels is None:
             return {"logits": logits}
@@ -66,6 +65,14 @@ class RewardModel(nn.Module):
         if num_items_in_batch is not None:
             loss = loss * known.sum() / num_items_in_batch
         return {"loss": loss, "logits": logits}
+
+    def hidden(self, input_ids: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
+        """Return the last hidden states [batch, length, width]."""
+        if visible.ndim == 3:
+            inputs = {"attention_mask": self._mask(visible), "position_ids": visible.sum(2) - 1}
+        else:
+            inputs = {"attention_mask": visible.long()}
+        return self.backbone[0](input_ids=input_ids, use_cache=False, **inputs).last_hidden_state  # type: ignore[operator]
 
     def _mask(self, visible: torch.Tensor) -> torch.Tensor:
         """Return the mask [batch, 1, length, length]: booleans, or for other attention than SDPA, an additive mask."""

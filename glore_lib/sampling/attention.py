@@ -13,11 +13,19 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AttentionInterface, Cache
+from transformers import AttentionInterface, Cache, DynamicCache, PretrainedConfig
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
 NAME = "shared_prefix"
+# Arguments that change nothing in inference, or not within the window that TransformersSampler minds.
+KNOWN = {"scaling", "dropout", "is_causal", "sliding_window", "position_ids", "use_cache"}
+
+
+def window(config: PretrainedConfig) -> int | None:
+    """Return the number of tokens that the narrowest attention window of a model sees, None if all see every token."""
+    layers = DynamicCache(config=config).layers
+    return min((layer.sliding_window for layer in layers if layer.is_sliding), default=None)
 
 
 @dataclass
@@ -68,8 +76,11 @@ def shared_prefix_attention(
     """Compute the attention of queries [rows, heads, n, d] to their shared prefix and to their own keys and values.
 
     ``attention_mask`` [rows, 1, n, own length] is additive, as from ``eager_mask``. Without ``shared`` this is
-    ordinary attention. Returns [rows, n, heads, d].
+    ordinary attention. Returns [rows, n, heads, d]. Raises TypeError for attention of other kinds, such as with capped
+    scores or sinks.
     """
+    if unknown := {name for name, given in kwargs.items() if given is not None and given is not False} - KNOWN:
+        raise TypeError(f"attention with {', '.join(sorted(unknown))}")
     if shared is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     rows, heads, n, d = query.shape
@@ -84,7 +95,7 @@ def shared_prefix_attention(
     length = layer.keys.shape[2]
     output = shared.ungroup(shared.group(weights[..., :length]) @ layer.values, query.shape[2])  # type: ignore[operator]
     output = output + weights[..., length:] @ value
-    return output.reshape(rows, heads, n, d).transpose(1, 2), None
+    return output.reshape(rows, heads, n, d).transpose(1, 2).contiguous(), None
 
 
 AttentionInterface.register(NAME, shared_prefix_attention)

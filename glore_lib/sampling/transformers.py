@@ -3,49 +3,29 @@
 The prefix that requests share (the question of samples and of rollouts) is read and stored once (see
 :mod:`.attention`). Completions of one prompt are decoded as one row while they are equal, and fork when they draw
 different tokens: most tokens of eight samples of a question are common to several. Finished rows leave the batch.
-Random numbers belong to the completion, so that up to rounding results do not depend on the batch.
 """
 
 # transformers declares the tensors of a cache layer as optional.
 # mypy: disable-error-code="union-attr, index"
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 from transformers import Cache, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicLayer
 
-from glore_lib.models.loading import raise_on_oom
-from glore_lib.params import ParamsError
-from glore_lib.sampling import Answers, Completion, Request, attention, newline_tokens
+from glore_lib.sampling import Answers, Request, attention
 from glore_lib.sampling.attention import SharedPrefix
-from glore_lib.solutions import ANSWER_MARK
+from glore_lib.sampling.plain import PlainSampler
+from glore_lib.sampling.rows import Row, RowSampler
 
 ROOM = 32  # tokens that a cache grows by
 DROP_AT = 0.2  # remove finished rows at this share of the batch: each removal copies the whole cache
 READ_TOKENS = 2048  # tokens of prefixes read at a time
 SPREAD = 4  # completions per row of a batch: most share a row
-
-
-@dataclass
-class _Row:
-    """Completions that are equal so far, each as (index of its request, its number)."""
-
-    request: Request  # of the first completion; the others have the same prompt
-    completions: list[tuple[int, int]]
-    tokens: list[int] = field(default_factory=list)
-    line: int = 0  # where the last line starts in ``tokens``
-    finished: bool = False
-
-    @property
-    def text(self) -> tuple[int, ...]:
-        return (*self.request.prompt, *self.tokens)
-
-    def ended(self, limit: int) -> bool:
-        return self.finished or len(self.tokens) == limit
 
 
 class PreallocatedLayer(DynamicLayer):
@@ -91,13 +71,13 @@ def _grown(states: torch.Tensor, rows: int, length: int) -> torch.Tensor:
 class _Batch:
     """Rows that are decoded together, with their caches. A place without a row is free."""
 
-    places: list[_Row | None]
+    places: list[Row | None]
     shared: SharedPrefix
     cache: Cache
     mask: torch.Tensor  # [places, own length], 1 where there is a token
     position: torch.Tensor  # [places], position of the next token
 
-    def take(self, forks: list[tuple[int, _Row]], limit: int) -> list[_Row]:
+    def take(self, forks: list[tuple[int, Row]], limit: int) -> list[Row]:
         """Copy each fork's source to a free place, of at most ``limit``; return the forks that found none."""
         free = [place for place, row in enumerate(self.places) if not row]
         free += range(len(self.places), limit)
@@ -126,60 +106,57 @@ class _Batch:
         self.shared, self.mask, self.position = self.shared.keep(rows), self.mask[rows], self.position[rows]
 
 
-class TransformersSampler:
-    """A :class:`glore_lib.sampling.Sampler` that decodes at most ``rows`` different texts at a time."""
+def build(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: int, shared_prefix: bool
+) -> "TransformersSampler | PlainSampler":
+    """Build a sampler, a plain one where the model's attention cannot share prefixes."""
+    return (TransformersSampler if shared_prefix else PlainSampler)(model, tokenizer, rows)
+
+
+class TransformersSampler(RowSampler):
+    """A :class:`glore_lib.sampling.Sampler` that decodes at most ``rows`` different texts at a time.
+
+    Texts longer than an attention window of the model are decoded by :class:`.plain.PlainSampler`.
+    """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: int):
-        self.model, self.tokenizer, self.rows = model.eval(), tokenizer, rows
-        self.model.set_attn_implementation(attention.NAME)
-        self._newlines = newline_tokens(tokenizer)
+        super().__init__(model, tokenizer, rows)
+        self._window = attention.window(model.config)
+
+    @cached_property
+    def _plain(self) -> PlainSampler:
+        self.model.set_attn_implementation(self.attention)
+        return PlainSampler(self.model, self.tokenizer, self.rows)
 
     def sample(self, requests: list[Request], temperature: float, max_new_tokens: int, progress: str) -> Answers:
-        """Raise ParamsError for unsupported attention or out of memory; see :class:`glore_lib.sampling.Sampler`."""
-        self._check(max((len(r.prompt) for r in requests), default=0) + max_new_tokens)
-        found: dict[tuple[int, int], Completion] = {}
-        memory = raise_on_oom("sampling.rows", self.rows, "lower it")
-        with memory, tqdm(total=sum(r.n for r in requests), desc=progress, unit="sample", leave=False) as bar:
-            waiting = _rows(requests)
-            while waiting:
-                size = self._batch_size(waiting, temperature)
-                ended, left = self._decode(requests, waiting[:size], temperature, max_new_tokens)
-                waiting = waiting[size:] + left
-                texts = self.tokenizer.batch_decode([row.tokens for row in ended], skip_special_tokens=True)
-                for row, text in zip(ended, texts, strict=True):
-                    completion = Completion(text, row.finished, tuple(row.tokens))
-                    found |= dict.fromkeys(row.completions, completion)
-                    bar.update(len(row.completions))
-        return [[found[i, j] for j in range(r.first, r.first + r.n)] for i, r in enumerate(requests)]
+        """See :meth:`RowSampler.sample`."""
+        longest = max((len(r.prompt) for r in requests), default=0) + max_new_tokens
+        if self._window and longest > self._window:
+            return self._plain.sample(requests, temperature, max_new_tokens, progress)
+        self.model.set_attn_implementation(attention.NAME)
+        return super().sample(requests, temperature, max_new_tokens, progress)
 
-    def _check(self, length: int) -> None:
-        """Raise ParamsError for models whose attention does not allow shared prefixes."""
-        config = self.model.config.get_text_config()
-        window = getattr(config, "sliding_window", None)
-        if getattr(config, "attn_logit_softcapping", None) or (window and length > window):
-            raise ParamsError(
-                f"base_model.source: {config.model_type} caps its attention scores, or its window of {window} tokens "
-                f"is shorter than a prompt and its answer ({length}); set sampling.backend to vllm or change the model"
-            )
+    def _decode_some(
+        self, requests: list[Request], waiting: list[Row], temperature: float, limit: int
+    ) -> tuple[list[Row], list[Row]]:
+        size = self._batch_size(waiting, temperature)
+        ended, left = self._decode(requests, waiting[:size], temperature, limit)
+        return ended, waiting[size:] + left
 
-    def _batch_size(self, waiting: list[_Row], temperature: float) -> int:
+    def _batch_size(self, waiting: list[Row], temperature: float) -> int:
         """Return how many of the waiting rows to decode together. Greedy rows never fork."""
         completions = np.cumsum([len(row.completions) if temperature else 1 for row in waiting[: self.rows]])
         return max(1, int((completions <= (SPREAD if temperature else 1) * self.rows).sum()))
 
     @torch.inference_mode()
     def _decode(
-        self, requests: list[Request], rows: list[_Row], temperature: float, limit: int
-    ) -> tuple[list[_Row], list[_Row]]:
+        self, requests: list[Request], rows: list[Row], temperature: float, limit: int
+    ) -> tuple[list[Row], list[Row]]:
         """Decode rows to their ends; return the finished rows, and the forks that did not fit the batch."""
-        uniforms = {
-            (i, j): np.random.default_rng([requests[i].seed, j]).random(row.request.start + limit, dtype=np.float32)
-            for row in rows
-            for i, j in row.completions
-        }
+        uniforms = self._uniforms(requests, rows, limit)
         batch = self._read(rows)
-        ended: list[_Row] = []
-        left: list[_Row] = []
+        ended: list[Row] = []
+        left: list[Row] = []
         while any(batch.places):
             last = [row.text[-1] if row else self.tokenizer.pad_token_id for row in batch.places]
             ids = torch.tensor(last, device=self.model.device)[:, None]
@@ -200,7 +177,7 @@ class TransformersSampler:
                 batch.drop_free()
         return ended, left
 
-    def _read(self, rows: list[_Row]) -> _Batch:
+    def _read(self, rows: list[Row]) -> _Batch:
         """Compute the caches of all rows, without their last tokens.
 
         Each distinct prefix is read once. A text that begins another (P_1, P_2, ... of a solution) is read with it.
@@ -258,43 +235,8 @@ class TransformersSampler:
         )  # fmt: skip
         return output.logits[:, -1].float()
 
-    def _choose(
-        self, logits: torch.Tensor, rows: list[_Row], uniforms: dict[tuple[int, int], np.ndarray], temperature: float
-    ) -> list[list[int]]:
-        """Choose a token for each completion of each row; with a temperature, by inverse transform sampling."""
-        if not temperature:
-            return [[token] * len(row.completions) for token, row in zip(logits.argmax(-1).tolist(), rows, strict=True)]
-        drawn = [[uniforms[c][row.request.start + len(row.tokens)] for c in row.completions] for row in rows]
-        width = max(map(len, drawn))
-        u = torch.tensor([[*numbers, *[0.0] * (width - len(numbers))] for numbers in drawn], device=logits.device)
-        cumulative = torch.softmax(logits / temperature, -1).cumsum(-1)
-        tokens = torch.searchsorted(cumulative, u * cumulative[:, -1:], right=True).clamp(max=logits.shape[-1] - 1)
-        return [row[: len(numbers)] for row, numbers in zip(tokens.tolist(), drawn, strict=True)]
 
-    def _note_ends(self, rows: list[_Row]) -> None:
-        """Note which rows end with their last token, and where lines begin."""
-        with_newline = []
-        for row in rows:
-            row.finished = row.tokens[-1] == self.tokenizer.eos_token_id
-            if self._newlines[row.tokens[-1]]:
-                with_newline.append(row)
-        lines = self.tokenizer.batch_decode([row.tokens[row.line :] for row in with_newline]) if with_newline else []
-        for row, line in zip(with_newline, lines, strict=True):
-            row.line = len(row.tokens)
-            row.finished |= ANSWER_MARK in line
-
-
-def _rows(requests: list[Request]) -> list[_Row]:
-    """Make a row for each distinct prompt, longest prefixes first; equal prefixes and beginnings are adjacent."""
-    rows: dict[tuple, _Row] = {}
-    for i in sorted(range(len(requests)), key=lambda i: (-requests[i].shared, requests[i].prompt)):
-        request = requests[i]
-        row = rows.setdefault((request.prompt, request.common), _Row(request, []))
-        row.completions += [(i, j) for j in range(request.first, request.first + request.n)]
-    return list(rows.values())
-
-
-def _append(rows: list[_Row], tokens: list[list[int]]) -> list[tuple[int, _Row]]:
+def _append(rows: list[Row], tokens: list[list[int]]) -> list[tuple[int, Row]]:
     """Append to each row its first completion's token; return forks for other tokens, with the index of their row."""
     forks = []
     for k, (row, drawn) in enumerate(zip(rows, tokens, strict=True)):
@@ -302,7 +244,7 @@ def _append(rows: list[_Row], tokens: list[list[int]]) -> list[tuple[int, _Row]]
         for completion, token in zip(row.completions, drawn, strict=True):
             by_token.setdefault(token, []).append(completion)
         (first, row.completions), *others = by_token.items()
-        forks += [(k, _Row(row.request, c, [*row.tokens, token], row.line)) for token, c in others]
+        forks += [(k, Row(row.request, c, [*row.tokens, token], row.line)) for token, c in others]
         row.tokens.append(first)
     return forks
 

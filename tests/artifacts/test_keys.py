@@ -27,12 +27,13 @@ COMPUTES = [
     (STUDENT, "models/training.py", "encoded.step_ends[learn_from - 2] + 1", "encoded.step_ends[learn_from - 2]"),
     (STUDENT, "models/tokens.py", 'step + "\\n"', "step"),
     (STUDENT, "tasks/arithmetic.py", "solution :", "answer :"),
-    (SAMPLES, "sampling/transformers.py", "logits / temperature", "logits"),
+    (SAMPLES, "sampling/rows.py", "logits / temperature", "logits"),
+    (SAMPLES, "sampling/plain.py", "GenerationConfig()", "GenerationConfig(top_k=3)"),
     (SAMPLES, "sampling/attention.py", 'query * kwargs["scaling"]', "query"),
     (SAMPLES, "run.py", "2**31", "2**30"),
     (ROLLOUTS, "solutions.py", "all(last[", "any(last["),
     (REWARD_MODEL, "method/step_labels.py", "min(axis=1)", "max(axis=1)"),
-    (SCORES, "models/prefix_tree.py", "sum(2) - 1", "sum(2)"),
+    (SCORES, "models/reward_head.py", "sum(2) - 1", "sum(2)"),
     (REFINED, "solutions.py", "{BAD} {steps", "{BAD}{steps"),
     (NUMBERS, "method/evaluation.py", "scores.argmax(axis=1)", "scores.argmin(axis=1)"),
 ]
@@ -42,7 +43,7 @@ DOES_NOT = [
     (STUDENT, "params.py", "no such file", "the file does not exist"),
     (STUDENT, "models/training.py", "the loss is", "the training loss is"),  # an error message
     (STUDENT, "models/training.py", '"""', '"""Reworded. ', 1),
-    (STUDENT, "sampling/transformers.py", "logits / temperature", "logits"),  # a training does not sample
+    (STUDENT, "sampling/rows.py", "logits / temperature", "logits"),  # a training does not sample
     (STUDENT, "method/rollouts.py", "WAVE = 512", "WAVE = 256"),
     (STUDENT, "method/expert_iteration.py", "< cap", "<= cap"),  # in the key of the data, not of the training on it
     (SAMPLES, "models/training.py", "steps // 20", "steps // 10"),

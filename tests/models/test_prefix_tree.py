@@ -32,13 +32,15 @@ def test_a_batch_by_hand():
         for name, tensor in collate([*pack([FIRST, SECOND], 2, 10), *pack([FIRST], 1, 9)], 0).items()
     }
     assert batch["input_ids"] == [[1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 0, 0]]
-    assert [positions[:n] for positions, n in zip(batch["position_ids"], (6, 4), strict=True)] == [
-        [0, 1, 2, 3, 3, 4], [0, 1, 2, 3]
-    ]  # fmt: skip
     seen = [[j for j, sees in enumerate(row) if sees] for row in batch["visible"][0]]
     assert seen == [[0], [0, 1], [0, 1, 2], [0, 1, 2, 3], [0, 1, 2, 4], [0, 1, 2, 4, 5]]
     assert batch["visible"][1][4] == [False] * 4 + [True, False]
     assert batch["labels"] == [[1, 0, 0, 1], [1, 0, IGNORE, IGNORE]]
+
+
+def test_rows_that_do_not_branch_need_a_plain_mask_only():
+    batch = collate([*pack([FIRST, FIRST], 2, 10), *pack([SECOND], 1, 9)], 0)
+    assert batch["visible"].tolist() == [[True] * 4 + [False], [True] * 5]
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import chisquare
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from glore_lib.models.tokens import encode
 from glore_lib.params import ParamsError
-from glore_lib.sampling import Completion, Request
+from glore_lib.sampling import Completion, Request, attention
+from glore_lib.sampling.plain import PlainSampler
 from glore_lib.sampling.transformers import SPREAD, TransformersSampler
 from glore_lib.tasks.arithmetic import Arithmetic
 
@@ -200,14 +201,56 @@ def test_the_seed_makes_the_sample(model, tokenizer, prompts):
     assert of(1) != of(2)
 
 
-@pytest.mark.parametrize("setting", [{"sliding_window": 8}, {"attn_logit_softcapping": 30.0}])
-def test_unsupported_attention_is_refused(tokenizer, prompts, setting):
-    model = build(tokenizer, 2, 2, "sdpa")
-    for name, value in setting.items():
-        setattr(model.config, name, value)
-    message = r"^base_model\.source: llama .* set sampling\.backend to vllm or change the model$"
-    with pytest.raises(ParamsError, match=message):
-        sample(model, tokenizer, continued(prompts))
+@pytest.mark.parametrize("rows", [3, 64])
+def test_plain_decoding_draws_the_same_completions(model, tokenizer, prompts, rows):
+    requests = [*continued(prompts), Request(prompts[2], 5, seed=7, first=2)]
+    for temperature in (0.0, 1.0):
+        plain = PlainSampler(model, tokenizer, rows).sample(requests, temperature, 12, "test")
+        assert plain == sample(model, tokenizer, requests, rows, temperature)
+    assert len({c.ids for completions in plain for c in completions}) > 12
+    assert len({c.tokens for completions in plain for c in completions if c.finished}) > 3
+
+
+def test_plain_decoding_has_no_more_rows_than_the_cap_and_no_padding(model, tokenizer, prompts):
+    with widths_of(model) as widths:
+        PlainSampler(model, tokenizer, 4).sample([Request(p, 5, seed=1) for p in prompts], 1.0, 3, "test")
+    assert widths == [width for _ in prompts for width in (4, 4, 4, 1, 1, 1)]
+
+
+def test_settings_of_the_model_change_no_plain_completion(tokenizer, prompts):
+    model, requests = build(tokenizer, 4, 2, "sdpa"), [Request(prompts[3], 3, seed=2)]
+    expected = PlainSampler(model, tokenizer, 8).sample(requests, 0.9, 12, "test")
+    model = build(tokenizer, 4, 2, "sdpa")
+    model.generation_config.repetition_penalty, model.generation_config.suppress_tokens = 5.0, [expected[0][0].ids[0]]
+    assert PlainSampler(model, tokenizer, 8).sample(requests, 0.9, 12, "test") == expected
+
+
+@pytest.mark.parametrize("limit", [5, 20])
+def test_texts_beyond_a_window_are_decoded_with_it(tokenizer, prompts, limit, reliability):
+    """Prompts of 9 and 14 tokens and a window of 19: 5 more are within it, 20 more are not."""
+
+    def windowed(window: int) -> MistralForCausalLM:
+        torch.manual_seed(1)
+        config = MistralConfig(
+            vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+            num_attention_heads=2, num_key_value_heads=2, initializer_range=0.3, sliding_window=window,
+            pad_token_id=tokenizer.pad_token_id, eos_token_id=None, bos_token_id=None,
+        )  # fmt: skip
+        return MistralForCausalLM(config).eval()
+
+    model, requests = windowed(19), [Request(prompt, 1, 0) for prompt in prompts[1:3]]
+    found = [c.ids for (c,) in sample(model, tokenizer, requests, 8, 0.0, limit)]
+    assert (model.config._attn_implementation == attention.NAME) == (limit == 5)
+
+    def written(window: int) -> list[tuple[int, ...]]:
+        reference = windowed(window)
+        ids = [torch.tensor([r.prompt]) for r in requests]
+        texts = [reference.generate(i, attention_mask=torch.ones_like(i), max_new_tokens=limit) for i in ids]
+        return [tuple(text[0, len(r.prompt) :].tolist()) for text, r in zip(texts, requests, strict=True)]
+
+    assert found == [ids[: len(f)] for ids, f in zip(written(19), found, strict=True)]
+    assert (found == [ids[: len(f)] for ids, f in zip(written(100), found, strict=True)]) == (limit == 5)
+    reliability("base model: an attention window shorter than a prompt and its answer", "decoded as by `generate`")
 
 
 def test_nothing_asked_nothing_given(model, tokenizer):
