@@ -72,7 +72,8 @@ class ReadOnlyStore(Store):
 def check(out: Path, artifacts: Path) -> tuple[int, list[Difference]]:
     """Return how many numbers of the folder ``out`` were compared, and those that differ when recomputed.
 
-    Raises :class:`ParamsError` where the results, their manifest or what they are recomputed from is missing, or no temporary folder can be used.
+    Raises :class:`ParamsError` where the results, their manifest or what they are recomputed from is missing,
+    or no temporary folder can be used.
     """
     try:
         gettempdir()
