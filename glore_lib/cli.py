@@ -37,6 +37,7 @@ class Commands(TyperGroup):
                 signal.signal(number, _interrupt)
         sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal may know few characters
         try:
+            environment.provide_home()
             return super().invoke(ctx)
         except KeyboardInterrupt as signalled:
             code = 128 + (signalled.args or (signal.SIGINT,))[0]

