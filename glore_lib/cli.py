@@ -4,8 +4,10 @@ import errno
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -61,7 +63,6 @@ def _interrupt(number: int, frame: object) -> None:
 
 app = typer.Typer(
     cls=Commands,
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Replicate GLoRe (arXiv 2402.10963): reward models, refinements, and the paper's tables and figures. "
@@ -91,7 +92,33 @@ Accuracy = Annotated[float, typer.Option(help="Share of samples that are assumed
 # fmt: on
 
 
-@app.command()
+def _examples(*lines: str) -> str:
+    """Return the end of a command's help."""
+    return "\n".join(["Examples:", *lines])
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        commit = environment.git()
+        made = f", commit {commit['commit'][:12]}{' with changes' if commit['dirty'] else ''}" if commit else ""
+        typer.echo(f"glore {version('glore_lib')}{made}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[bool, typer.Option(
+        "--version", callback=_show_version, is_eager=True, help="Show the version and the commit, and exit.")] = False,
+) -> None:  # fmt: skip
+    """Parse the options that come before a command."""
+
+
+@app.command(
+    epilog=_examples(
+        "glore run params/mini-hard.yaml params/mini-easy.yaml --name mini",
+        "glore run params/mini-hard.yaml --set run=mine --set student.rounds=3",
+    )
+)
 def run(
     params: ParamsFiles, settings: Settings, artifacts: Artifacts, out: Root = Path("results"), name: Name = None,
     start: Start = None, fresh: Fresh = False, appendix: Appendix = False, recompute: Recompute = False,
@@ -106,7 +133,7 @@ def run(
     _render(pipeline.results)
 
 
-@app.command()
+@app.command(epilog=_examples("glore compute params/llama2-7b-gsm8k.yaml"))
 def compute(
     params: ParamsFiles, settings: Settings, artifacts: Artifacts, recompute: Recompute = False,
     keep_stale: KeepStale = False,
@@ -125,20 +152,22 @@ def compute(
     typer.echo(f"done: {artifacts}")
 
 
-@app.command()
+@app.command(epilog=_examples("glore compare results/mini-hard results/mini-easy --out results/mini"))
 def compare(
     folders: Annotated[list[Path], typer.Argument(metavar="RUN_FOLDER...", help="Folders of runs.")],
-    out: Annotated[Path, typer.Option(help="Folder of the comparison.")],
+    out: Annotated[Path | None, typer.Option(
+        help="Folder of the comparison; by default named as by glore run, beside the first run.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Replace the comparison in OUT.")] = False,
-) -> None:
+) -> None:  # fmt: skip
     """Build a comparison (notebook 06, tables, figures, report) from existing run folders, without artifacts."""
-    from glore_lib.workflow.pipeline import Results, comparison_hashes
+    from glore_lib.workflow.pipeline import Results, comparison_hashes, comparison_name
 
     comparison_hashes(folders)  # raises if one is no run folder
-    _render([Results(out, fresh=fresh, compared=folders)])
+    default = folders[0].resolve().parent / comparison_name([folder.resolve().name for folder in folders])
+    _render([Results(out or default, fresh=fresh, compared=folders)])
 
 
-@app.command()
+@app.command(epilog=_examples("glore figures results"))
 def figures(
     root: Annotated[Path, typer.Argument(metavar="[ROOT]", help="Folder of results.")] = Path("results"),
 ) -> None:
@@ -155,7 +184,7 @@ def figures(
         report(folder)
 
 
-@app.command()
+@app.command(epilog=_examples("glore status results/mini-hard"))
 def status(out: Folder, artifacts: Artifacts) -> None:
     """Show which stages are done, running or failed, what they took, and the state of unfinished artifacts."""
     from glore_lib.artifacts.locks import is_used
@@ -179,7 +208,7 @@ def status(out: Folder, artifacts: Artifacts) -> None:
     console.print("\n".join(lines), markup=False)
 
 
-@app.command()
+@app.command(epilog=_examples("glore report results/mini"))
 def report(out: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a comparison.")]) -> None:
     """Write DIR/report.html, a self-contained page of all results. `glore run` writes it too."""
     from glore_lib.reporting.report import write_report
@@ -187,7 +216,7 @@ def report(out: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a 
     typer.echo(f"done: {write_report(out)}")
 
 
-@app.command()
+@app.command(epilog=_examples("glore check results/mini-hard", "glore check results/mini"))
 def check(out: Folder, artifacts: Artifacts) -> None:
     """Recompute every number: of a run from its stored samples, labels and scores; of a comparison from its runs."""
     from glore_lib.workflow.check import check
@@ -200,9 +229,15 @@ def check(out: Folder, artifacts: Artifacts) -> None:
     typer.echo(f"{out}: all {compared:,} numbers agree")
 
 
-@app.command()
+@app.command(
+    epilog=_examples(
+        "glore plan params/mini-hard.yaml",
+        "glore plan params/llama2-7b-gsm8k.yaml --hardware a100-80gb",
+    )
+)
 def plan(params: ParamsFiles, settings: Settings, hardware: Hardware = "cpu", accuracy: Accuracy = 0.6) -> None:
     """Show what a run will take, by stage and without the appendix, and what that is estimated from."""
+    from glore_lib.artifacts.manifest import duration
     from glore_lib.cost.plan import plan
 
     def count(number: float) -> str:
@@ -211,10 +246,10 @@ def plan(params: ParamsFiles, settings: Settings, hardware: Hardware = "cpu", ac
     for made in [plan(load_params(path, _parse(settings)), accuracy, hardware) for path in params]:
         rows = []
         for row in made.stages:
-            sizes = (row.memory / 2**30, row.disk / 2**30, row.seconds / 3600)
             counts = map(count, (row.samples, row.generated, row.trained, row.steps))
-            rows.append((row.stage, *counts, *(f"{size:,.2f}" for size in sizes)))
-        amounts = ("samples", "tokens\ngenerated", "tokens\ntrained", "steps", "memory\nGiB", "disk\nGiB", "hours")
+            sizes = (f"{size / 2**30:,.2f}" for size in (row.memory, row.disk))
+            rows.append((row.stage, *counts, *sizes, duration(row.seconds)))
+        amounts = ("samples", "tokens\ngenerated", "tokens\ntrained", "steps", "memory\nGiB", "disk\nGiB", "time")
         _print_table(("stage", *amounts), rows, left=1, title=made.run)
         console.print("\n".join(f"{name}: {source}" for name, source in made.sources.items()), markup=False)
 
@@ -234,7 +269,8 @@ def _settle_stale(root: Path, runs: dict[str, Params], recompute: bool, keep_sta
 
     Asks on a terminal; elsewhere raises ParamsError unless one of the two flags is given.
     """
-    from glore_lib.artifacts.upgrades import describe, duration, find_stale
+    from glore_lib.artifacts.manifest import duration
+    from glore_lib.artifacts.upgrades import describe, find_stale
 
     if recompute and keep_stale:
         raise ParamsError("--recompute --keep-stale: give one of them")
@@ -278,19 +314,23 @@ def _parse(settings: Sequence[str]) -> dict[str, Any]:
 
 def _render(results: Sequence["Results"]) -> None:
     """Render results folders with a progress bar, and the report of the last, a comparison, where it may be new."""
-    from glore_lib.artifacts.manifest import REPORT
-    from glore_lib.workflow.pipeline import render
+    from glore_lib.artifacts.manifest import REPORT, duration, read_manifest
+    from glore_lib.workflow.pipeline import FIGURES, render
 
+    started = time.perf_counter()
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f} %"))
     times = (TimeElapsedColumn(), TimeRemainingColumn())  # at the average pace so far: cells take minutes
     bar = Progress(*columns, *times, console=Console(stderr=True), speed_estimate_period=1e9)
     due = [job for made in results for job in made.jobs if job.due]
     task, done = bar.add_task("starting", total=sum(job.share for job in due)), 0.0
+    finished = [name for made in results for name in made.finished]
 
     def progress(job: "Job", share: float) -> None:
         nonlocal done
+        if finished and not bar.live.is_started:
+            bar.console.print(f"found finished: {', '.join(finished)}", highlight=False)
         bar.start()  # a refused run shows its error alone
-        bar.update(task, description=job.label, completed=done + share * job.share)
+        bar.update(task, description=f"{job.place}{job.label}", completed=done + share * job.share)
         if share == 1.0:
             done += job.share
             bar.console.print(f"{job.label} rendered", highlight=False)
@@ -301,8 +341,13 @@ def _render(results: Sequence["Results"]) -> None:
     finally:
         if bar.live.is_started:
             bar.stop()
-    if due or not (out / REPORT).exists():
-        from glore_lib.reporting.report import write_report  # imports what takes seconds
+    if not due:
+        typer.echo(f"found finished: {', '.join(finished)}", err=True)
+    from glore_lib.reporting.report import count_verdicts, write_report  # imports what takes seconds
 
+    if due or not (out / REPORT).exists():
         write_report(out)
-    typer.echo(f"done: {out}")
+    for run, counts in count_verdicts(out, list(read_manifest(out)["runs"])).items():
+        typer.echo(f"{run}: {', '.join(f'{count} {verdict}' for verdict, count in counts.items())}")
+    typer.echo(f"see {out / FIGURES}.ipynb or {out / REPORT}")
+    typer.echo(f"done: {out} ({duration(time.perf_counter() - started)})")

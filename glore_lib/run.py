@@ -17,6 +17,7 @@ from glore_lib.artifacts.manifest import stage_record_path
 from glore_lib.artifacts.records import warn, write
 from glore_lib.artifacts.store import Artifact, Info, Store
 from glore_lib.models import launch, loading, tokens
+from glore_lib.models.sources import MINI_BASE
 from glore_lib.params import Params, Section, Training, digest, load_params
 from glore_lib.sampling import Sampler, probe, resumable, transformers
 from glore_lib.sampling.resumable import ResumableSampler
@@ -83,7 +84,7 @@ class Run:
         """The base model: a folder, or a hub name pinned to a commit. It is made first where necessary."""
         source = self.params.base_model.source
         if source == "mini-base":
-            return str(loading.MINI_BASE)
+            return str(MINI_BASE)
         # Their keys hold neither task nor seed, which do not affect them.
         if source == "smollm2-135m":
             key = {"code": keys.code_of(keys.start_of(loading.unpack_smollm2))}

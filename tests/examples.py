@@ -9,6 +9,7 @@ traceback, empty if all blocks ran.
 import json
 import os
 import re
+import subprocess
 import sys
 import traceback
 from dataclasses import dataclass
@@ -36,24 +37,14 @@ def blocks(page: str, language: str = "") -> list[Block]:
 
 
 def apply(page: str, root: Path) -> None:
-    """Write the files of a page under ``root``, then apply its changes.
-
-    The removed and unchanged lines of a change must occur in the file exactly once; otherwise ValueError is raised.
-    """
+    """Write the files of a page under ``root``, then apply its changes with git; raise ValueError if one does not."""
     for block in blocks(page):
         if block.file:
             (root / block.file).write_text(block.text)
     for block in blocks(page, "diff"):
-        for _, file, changes in re.findall(r"^--- (\S+)\n\+\+\+ (\S+)\n((?:(?!---).*\n)+)", block.text, re.MULTILINE):
-            text = (root / file).read_text()
-            for change in changes.split("@@\n"):
-                before, after = (
-                    "".join(line[1:] + "\n" for line in change.splitlines() if line[:1] != sign) for sign in "+-"
-                )
-                if text.count(before) != 1:
-                    raise ValueError(f"{file} has {text.count(before)} times:\n{before}")
-                text = text.replace(before, after)
-            (root / file).write_text(text)
+        done = subprocess.run(["git", "apply", "-"], cwd=root, input=block.text, capture_output=True, text=True)
+        if done.returncode:
+            raise ValueError(done.stderr)
 
 
 def main(pages: list[Path]) -> None:

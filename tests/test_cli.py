@@ -2,28 +2,32 @@
 
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
 import psutil
 import pytest
+import typer
 from test_replication import SETTINGS, artifacts, forbid_work, script
 from typer.testing import CliRunner, Result
 
 from clone import TABLES, TINY, WORK, Clone, write_stage
 from glore_lib.artifacts.locks import LOCK
-from glore_lib.cli import app
+from glore_lib.cli import _parse, app
 from glore_lib.method.replication import Replication
 from glore_lib.params import load_params, read_yaml
 from glore_lib.reporting import findings
 from glore_lib.reporting.results import save_run
 from glore_lib.reporting.tables import stepwise, student_comparison
 from glore_lib.workflow import environment, pipeline
+from glore_lib.workflow.pipeline import comparison_name
 from tiny import open_tiny
 
 ALL_STAGES = tuple(pipeline.STAGES)
@@ -137,7 +141,7 @@ def test_plan_shows_every_stage_and_what_it_rests_on():
     assert [line.split()[0] for line in lines[: len(stages) + 1]] == [*stages, "total"]
     assert lines[0].split()[1] == "22"  # 4 questions x 2 samples in each of two rounds, 3 x 2 greedy drafts
     assert lines[len(stages) + 1].startswith("accuracy: 0.4 ")
-    assert lines[-1].startswith("hours: rtx-4090: ")
+    assert lines[-1].startswith("time: rtx-4090: ")
 
 
 @pytest.mark.parametrize(
@@ -153,6 +157,51 @@ def test_what_cannot_be_planned(arguments, parts):
     assert_refused(glore("plan", TINY, *arguments), *parts)
 
 
+def test_the_version_is_shown_with_the_commit(monkeypatch):
+    for commit, shown in (
+        ({"commit": "0123456789abcdef", "dirty": False}, ", commit 0123456789ab"),
+        ({"commit": "0123456789abcdef", "dirty": True}, ", commit 0123456789ab with changes"),
+        ({}, ""),
+    ):
+        monkeypatch.setattr(environment, "git", lambda commit=commit: commit)
+        result = glore("--version")
+        assert (result.exit_code, result.stdout) == (0, f"glore {version('glore_lib')}{shown}\n")
+
+
+def test_the_help_of_every_command_ends_with_examples_that_can_be_called():
+    commands = typer.main.get_command(app).commands
+    for name, command in commands.items():
+        heading, *lines = command.epilog.splitlines()
+        assert heading == "Examples:" and lines
+        for line in lines:
+            program, called, *arguments = line.split()
+            assert (program, called) == ("glore", name)
+            given = command.make_context(name, arguments).params
+            for path in given.get("params", []):
+                load_params(environment.ROOT / path, _parse(given["settings"]))
+        shown = glore(name, "--help").stdout
+        assert all(line in " ".join(shown.split()) for line in lines)
+
+
+def test_help_answers_without_importing_what_takes_seconds():
+    program = "import sys, glore_lib.cli; print(*sys.modules)"
+    modules = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    assert "typer" in modules
+    assert not {"torch", "transformers", "pandas", "numpy", "matplotlib", "papermill"} & set(modules)
+
+
+def test_the_shell_completes_commands_and_options(tmp_path):
+    command = Path(sys.executable).with_name("glore")
+    for words, expected in (("glore pl", "plan"), ("glore plan --acc", "--accuracy")):
+        asked = os.environ | {
+            "_GLORE_COMPLETE": "complete_bash",
+            "COMP_WORDS": words,
+            "COMP_CWORD": str(words.count(" ")),
+        }
+        shown = subprocess.run([command], env=asked, capture_output=True, text=True)
+        assert shown.stdout.split() == [expected]
+
+
 @pytest.mark.parametrize(
     "arguments",
     [["run"], ["run", "x.yaml", "--out", "x", "--nonsense"], ["go"], ["plan"], ["compute"], ["compare", "x"]],
@@ -164,7 +213,13 @@ def test_usage_errors(arguments):
 def test_run_again_other_parameters_and_status(clone):
     write_stage(clone.notebooks, "01_expert_iteration")
     first = glore("run", clone.params, "--out", clone.results, "--set", "student.rounds=3", "--set", "seed=7")
-    assert (first.exit_code, first.stdout) == (0, f"done: {clone.comparison}\n")
+    assert first.exit_code == 0
+    *lines, done = first.stdout.splitlines()
+    assert lines == [
+        "tiny: 1 replicated, 0 not replicated, 0 inconclusive, 0 not tested here",
+        f"see {clone.comparison / '06_figures.ipynb'} or {clone.comparison / 'report.html'}",
+    ]
+    assert re.fullmatch(rf"done: {re.escape(str(clone.comparison))} \(\d+ s\)", done)
     # The bar's last state and no more: no notices of kernels, no other bars.
     assert first.stderr.splitlines()[:2] == ["tiny 01_expert_iteration rendered", "06_figures rendered"]
     assert len(first.stderr.splitlines()) == 3
@@ -173,7 +228,8 @@ def test_run_again_other_parameters_and_status(clone):
 
     second = glore("run", clone.params, "--out", clone.results, "--set", "student.rounds=3", "--set", "seed=7")
     assert second.exit_code == 0
-    assert "rendered" not in second.stderr
+    assert second.stderr == "found finished: tiny 01, tiny-figures 06\n"
+    assert second.stdout.splitlines()[:-1] == lines
 
     before = clone.files()
     refused = glore("run", clone.params, "--out", clone.results)
@@ -207,12 +263,38 @@ def test_compare_builds_a_comparison_from_run_folders_alone(clone, tmp_path):
     assert glore("run", clone.params, "--out", clone.results).exit_code == 0
     clone.log.unlink()
     shown = glore("compare", clone.out, "--out", tmp_path / "one")
-    assert (shown.exit_code, shown.stdout) == (0, f"done: {tmp_path / 'one'}\n")
+    assert shown.exit_code == 0
+    assert shown.stdout.splitlines()[-1].startswith(f"done: {tmp_path / 'one'} (")
     assert clone.log.read_text() == "1 06_figures\n"
     assert (tmp_path / "one" / "report.html").exists()
     assert_refused(glore("compare", clone.root, "--out", tmp_path / "two"), "manifest.json", "glore run writes one")
     assert_refused(glore("compare", clone.comparison, "--out", tmp_path / "two"), "holds a comparison")
     assert not (tmp_path / "two").exists()
+
+
+def test_compare_writes_beside_its_runs_by_default_and_finds_the_comparison_of_glore_run(clone):
+    assert glore("run", clone.params, "--out", clone.results).exit_code == 0
+    shown = glore("compare", clone.out)
+    assert shown.exit_code == 0
+    assert shown.stdout.splitlines()[-1].startswith(f"done: {clone.comparison} (")
+    assert comparison_name(["a", "b"]) == "comparison"  # of several runs, as glore run names it
+
+
+def test_progress_says_which_run_and_stage_it_is_and_what_was_found_finished(clone, tmp_path):
+    other = tmp_path / "other.yaml"
+    other.write_text(clone.params.read_text().replace("run: tiny", "run: other"))
+    assert glore("run", clone.params, "--out", clone.results).exit_code == 0
+    pipeline = clone.pipeline(clone.params, other)
+    places = [(job.place, job.label, job.due) for job in pipeline.jobs]
+    assert places == [
+        ("run 1 of 2, stage 1 of 2: ", "tiny 01_expert_iteration", False),
+        ("run 2 of 2, stage 1 of 2: ", "other 01_expert_iteration", True),
+        ("stage 2 of 2: ", "06_figures", True),
+    ]
+    shown = glore("run", clone.params, other, "--out", clone.results)
+    assert shown.exit_code == 0
+    assert shown.stderr.splitlines()[0] == "found finished: tiny 01"
+    assert shown.stderr.splitlines()[-1].startswith("stage 2 of 2: 06_figures ")
 
 
 def test_figures_redraws_every_comparison_from_its_run_folders(clone, monkeypatch):
@@ -318,7 +400,7 @@ def test_a_failed_import_is_an_error_of_its_own(clone, monkeypatch):
 
 def test_the_appendix_is_run_where_it_is_asked_for(clone):
     shown = glore("run", clone.params, "--out", clone.results, "--appendix")
-    assert (shown.exit_code, shown.stdout) == (0, f"done: {clone.comparison}\n")
+    assert shown.exit_code == 0
     assert "tiny appendix/j_value rendered" in shown.stderr.splitlines()
     assert (clone.out / "appendix" / "j_value.ipynb").exists()
 

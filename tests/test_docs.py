@@ -19,13 +19,15 @@ from examples import apply, blocks
 from glore_lib.cli import _parse, app
 from glore_lib.params import _names, load_params
 from glore_lib.reporting.scoreboard import CLAIMS
-from glore_lib.workflow.pipeline import ROOT
+from glore_lib.workflow.pipeline import ROOT, comparison_name
 
 DOCS = sorted((ROOT / "docs").rglob("*.md"))
 PAGES = [*(ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "results/README.md")), *DOCS]
 INDEX = ROOT / "docs" / "paper_index.md"
 WITH_EXAMPLES = [page for page in DOCS if blocks(page.read_text(), "python")]
-COMMANDS = typer.main.get_command(app).commands
+GROUP = typer.main.get_command(app)
+COMMANDS, OPTIONS = GROUP.commands, {option for parameter in GROUP.params for option in parameter.opts}
+TARGETS = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1].split()
 TESTS = {
     node.name
     for path in (ROOT / "tests").rglob("test_*.py")
@@ -74,10 +76,15 @@ def _defined(body: list[ast.stmt], prefix: str = "") -> Iterator[str]:
         yield from (prefix + target.id for target in targets if isinstance(target, ast.Name))
 
 
+def _shell(page: Path) -> str:
+    """Return the page's shell blocks, without the breaks of long lines."""
+    return "".join(block.text for block in blocks(page.read_text(), "bash")).replace("\\\n", " ")
+
+
 def _calls(page: Path) -> list[list[str]]:
     """Return the words of each ``glore ...`` line in the page's shell blocks, without variables set before it."""
-    text = "".join(block.text for block in blocks(page.read_text(), "bash")).replace("\\\n", " ")
-    lines = [shlex.split(line, comments=True) for line in text.splitlines() if re.match(r"(\w+=\S+ )*glore ", line)]
+    shell = _shell(page).splitlines()
+    lines = [shlex.split(line, comments=True) for line in shell if re.match(r"(\w+=\S+ )*glore ", line)]
     return [line[line.index("glore") + 1 :] for line in lines]
 
 
@@ -154,13 +161,25 @@ def test_every_page_is_in_the_index():
 
 @pytest.mark.parametrize("page", PAGES, ids=_name)
 def test_commands_can_be_called_as_they_are_shown(page: Path):
+    made: set[Path] = set()  # the folders of results that the commands before make
     for command, *arguments in _calls(page):
         if any("$" in argument for argument in arguments):
             continue  # in a script
-        context = COMMANDS[command].make_context(command, list(arguments))  # rejects unknown options
-        settings = _parse(context.params.get("settings") or [])
-        for path in context.params.get("params", []):
-            assert load_params(ROOT / path, settings)
+        if command.startswith("--"):
+            assert command in OPTIONS
+            continue
+        given = COMMANDS[command].make_context(command, list(arguments)).params  # rejects unknown options
+        settings = _parse(given.get("settings") or [])
+        runs = [load_params(ROOT / path, settings).run for path in given.get("params", [])]
+        if command == "run":
+            made |= {given["out"] / name for name in [*runs, given["name"] or comparison_name(runs)]}
+        read = {"compare": given.get("folders", []), "figures": [given.get("root")]}.get(command, [given.get("out")])
+        for folder in read if command in ("status", "check", "report", "compare", "figures") else []:
+            assert folder in made or any((ROOT / folder).glob("**/manifest.json")), f"glore {command} {folder}"
+        if command == "compare":
+            made.add(given["out"])
+    for target in re.findall(r"^make ([\w-]+)", _shell(page), re.MULTILINE):
+        assert target in TARGETS, f"make {target}"
     for command, rest in re.findall(r"`glore (\w+)([^`]*)`", _prose(page)):
         known = {option for parameter in COMMANDS[command].params for option in parameter.opts}
         assert set(re.findall(r"--[\w-]+", rest)) <= known, f"glore {command}{rest}"
@@ -194,10 +213,18 @@ def test_examples_do_what_they_claim(page: Path, errors: dict[str, str]):
     assert errors[str(page)] == ""
 
 
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page.read_text(), "diff")], ids=_name)
+def test_changes_apply_to_the_library_with_git(page: Path):
+    for block in blocks(page.read_text(), "diff"):
+        command = ["git", "apply", "--check", "-"]
+        done = subprocess.run(command, cwd=ROOT, input=block.text, capture_output=True, text=True)
+        assert done.returncode == 0, f"line {block.line}: {done.stderr}"
+
+
 def test_a_change_that_fits_nowhere_is_an_error(tmp_path: Path):
     (tmp_path / "a.py").write_text("one\ntwo\n")
-    page = "```diff\n--- a.py\n+++ a.py\n one\n-{}\n+three\n```\n"
-    with pytest.raises(ValueError, match=r"a\.py has 0 times"):
+    page = "```diff\n--- a/a.py\n+++ b/a.py\n@@ -1,2 +1,2 @@\n one\n-{}\n+three\n```\n"
+    with pytest.raises(ValueError, match=r"patch failed: a\.py:1"):
         apply(page.format("four"), tmp_path)
     apply(page.format("two"), tmp_path)
     assert (tmp_path / "a.py").read_text() == "one\nthree\n"

@@ -53,3 +53,9 @@ def stage_record(path: Path) -> dict[str, Any] | None:
         return dict(json.loads(path.read_text(encoding="utf-8"))["artifacts"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def duration(seconds: float) -> str:
+    """Return seconds in the largest fitting unit: "45 s", "13.4 min", "57.1 h" or, from three days on, "4.2 days"."""
+    units = ((72 * 3600, 24 * 3600, "days"), (3600, 3600, "h"), (60, 60, "min"))
+    return next((f"{seconds / unit:.1f} {name}" for least, unit, name in units if seconds >= least), f"{seconds:.0f} s")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from glore_lib.artifacts.keys import code_key
-from glore_lib.artifacts.manifest import stage_records
+from glore_lib.artifacts.manifest import duration, stage_records
 from glore_lib.artifacts.records import RECORD
 from glore_lib.artifacts.store import changed_code
 from glore_lib.params import Params
@@ -69,8 +69,3 @@ def describe(stale: Sequence[Stale], total: int) -> str:
     cost = duration(sum(artifact.seconds for artifact in stale))
     reasons = dict.fromkeys(artifact.reason for artifact in stale if not artifact.reason.startswith("made from "))
     return f"{len(stale)} of {total} artifacts, {cost}: {'; '.join(reasons)}"
-
-
-def duration(seconds: float) -> str:
-    """Return seconds in hours or, below an hour, in minutes."""
-    return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"

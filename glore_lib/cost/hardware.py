@@ -1,17 +1,23 @@
 """What machines and models are like: speed and memory, parameters, widths and tokenizers."""
 
+import json
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PretrainedConfig, PreTrainedModel
+from huggingface_hub import try_to_load_from_cache
+from tokenizers import Tokenizer
 
-from glore_lib.models.loading import MINI_BASE, adapt, locate, smollm2_gguf
+from glore_lib.models.sources import MINI_BASE, locate
 from glore_lib.params import Finetuning, ParamsError
+
+if TYPE_CHECKING:  # torch and transformers take seconds to import: only models that need them wait for them
+    from transformers import PretrainedConfig
 
 CHARACTERS_PER_TOKEN = 3.0  # SmolLM2's tokenizer on GSM8K: 3.9 in questions, 2.7 in solutions
 
@@ -54,60 +60,130 @@ HARDWARE = {
 }  # fmt: skip
 
 
+@dataclass(frozen=True)
 class ModelSize:
-    """The size of a model with this configuration. No weights are loaded: layers are created on the meta device."""
+    """The size of a model. ``keys`` is the width of a token's keys in one layer, all heads together.
 
-    def __init__(self, config: PretrainedConfig):
-        self.config = config
-        self.layers, self.hidden, self.vocabulary = config.num_hidden_layers, config.hidden_size, config.vocab_size
-        heads = config.num_attention_heads
-        head = getattr(config, "head_dim", None) or self.hidden // heads
-        self.keys = head * (getattr(config, "num_key_value_heads", None) or heads)  # all heads together
-        self.feed_forward = getattr(config, "intermediate_size", None) or 4 * self.hidden
-        self.parameters = self._on_meta().num_parameters()
+    ``linear`` holds the sum of the inputs and outputs of each layer that LoRA can adapt, by the layer's name.
+    """
 
-    def _on_meta(self) -> PreTrainedModel:
-        with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(self.config)
+    layers: int
+    hidden: int
+    vocabulary: int
+    keys: int
+    feed_forward: int
+    parameters: int
+    linear: dict[str, int]
 
     def trained(self, finetuning: Finetuning) -> int:
-        """Return how many parameters are trained: all, or those of the adapters."""
-        method = "full" if finetuning.method == "full" else "lora"
-        with torch.device("meta"), torch.random.fork_rng(devices=[]):
-            model = adapt(self._on_meta(), finetuning.model_copy(update={"method": method}), 0)
-        return sum(p.numel() for p in model.parameters() if p.requires_grad)
+        """Return how many parameters are trained: all, or those of the adapters.
+
+        Raises :class:`ParamsError` if no layer has a name in ``finetuning.lora_targets``.
+        """
+        if finetuning.method == "full":
+            return self.parameters
+        ends = tuple(f".{target}" for target in finetuning.lora_targets)
+        if adapted := [size for name, size in self.linear.items() if f".{name}".endswith(ends)]:
+            return finetuning.lora_rank * sum(adapted)
+        names = ", ".join(sorted({name.rpartition(".")[2] for name in self.linear}))
+        raise ParamsError(f"finetuning.lora_targets = {finetuning.lora_targets}: no such layers; the model has {names}")
+
+
+def llama_size(config: dict[str, Any]) -> ModelSize:
+    """Return the size of a Llama without biases from its configuration, without importing torch."""
+    layers, hidden, heads = (config[name] for name in ("num_hidden_layers", "hidden_size", "num_attention_heads"))
+    width, vocabulary = config["intermediate_size"], config["vocab_size"]
+    head = config.get("head_dim") or hidden // heads
+    queries, keys = heads * head, (config.get("num_key_value_heads") or heads) * head
+    shapes = {f"self_attn.{name}_proj": (hidden, out) for name, out in (("q", queries), ("k", keys), ("v", keys))}
+    shapes["self_attn.o_proj"] = queries, hidden
+    shapes |= {f"mlp.{name}_proj": (hidden, width) for name in ("gate", "up", "down")}
+    linear = {f"model.layers.{i}.{name}": sum(shape) for i in range(layers) for name, shape in shapes.items()}
+    outer = dict.fromkeys(("model.embed_tokens", "lm_head"), hidden + vocabulary)
+    embeddings = hidden * vocabulary * (1 if config.get("tie_word_embeddings") else 2)
+    norms = hidden * (2 * layers + 1)
+    parameters = layers * sum(math.prod(shape) for shape in shapes.values()) + embeddings + norms
+    return ModelSize(layers, hidden, vocabulary, keys, width, parameters, linear | outer)
+
+
+def measured_size(config: "PretrainedConfig") -> ModelSize:
+    """Return the size of a model with any configuration. Layers are created on the meta device, without weights."""
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.pytorch_utils import Conv1D
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    kinds = (torch.nn.Linear, torch.nn.Embedding, Conv1D)
+    linear = {name: sum(layer.weight.shape) for name, layer in model.named_modules() if isinstance(layer, kinds)}
+    heads, hidden = config.num_attention_heads, config.hidden_size
+    head = getattr(config, "head_dim", None) or hidden // heads
+    return ModelSize(
+        config.num_hidden_layers, hidden, config.vocab_size,
+        head * (getattr(config, "num_key_value_heads", None) or heads),
+        getattr(config, "intermediate_size", None) or 4 * hidden, model.num_parameters(), linear,
+    )  # fmt: skip
 
 
 # Published shapes: these models are gated on the hub, so their configurations often cannot be read.
 LLAMA_2 = {
-    "7b": LlamaConfig(),
-    "13b": LlamaConfig(hidden_size=5120, intermediate_size=13824, num_hidden_layers=40, num_attention_heads=40),
-}
+    size: {
+        "hidden_size": hidden, "intermediate_size": width, "num_hidden_layers": layers, "num_attention_heads": heads,
+        "vocab_size": 32000,
+    }
+    for size, hidden, width, layers, heads in (("7b", 4096, 11008, 32, 32), ("13b", 5120, 13824, 40, 40))
+}  # fmt: skip
 
 
 def _location(source: str) -> tuple[str, dict[str, Any]]:
     """Return the name of a base model and the options to open its configuration and tokenizer."""
     if source == "smollm2-135m":
+        from glore_lib.models.loading import smollm2_gguf
+
         folder, file = smollm2_gguf()
         return folder, {"gguf_file": file}
     name, revision = locate(source)
     return str(MINI_BASE) if source in ("mini-base", "scratch") else name, {"local_files_only": True, **revision}
 
 
+def _local_file(source: str, file: str) -> Path | None:
+    """Return a file of a model in a folder or in the hub's cache; None if this machine does not have it."""
+    name, options = _location(source)
+    if Path(name).is_dir():
+        return Path(name, file) if Path(name, file).is_file() else None
+    try:
+        found = try_to_load_from_cache(name, file, revision=options.get("revision"))
+    except ValueError:  # no name that the hub could have
+        return None
+    return Path(found) if isinstance(found, str) else None
+
+
+def _is_local(source: str) -> bool:
+    return source == "smollm2-135m" or _local_file(source, "config.json") is not None
+
+
 @cache
 def model_size(source: str) -> tuple[ModelSize, str]:
     """Return a base model's size and where it is from; raise ParamsError if it is not known on this machine."""
-    name, options = _location(source)
-    try:
-        return ModelSize(AutoConfig.from_pretrained(name, **options).get_text_config()), "from its configuration"
-    except (OSError, ValueError):
-        for size, config in LLAMA_2.items():
-            if f"llama-2-{size}" in source.lower():
-                return ModelSize(config), "from Llama 2's published shape"
-        raise ParamsError(
-            f"base_model.source = {source!r}: its size is not known; name a folder, a model in this machine's hub "
-            "cache, or a Llama 2"
-        ) from None
+    path = _local_file(source, "config.json")
+    config = json.loads(path.read_text(encoding="utf-8")) if path else {}
+    if config.get("model_type") == "llama" and not (config.get("attention_bias") or config.get("mlp_bias")):
+        with suppress(KeyError):  # it leaves values to transformers
+            return llama_size(config), "from its configuration"
+    if _is_local(source):
+        from transformers import AutoConfig
+
+        name, options = _location(source)
+        with suppress(OSError, ValueError):
+            config = AutoConfig.from_pretrained(name, **options).get_text_config()
+            return measured_size(config), "from its configuration"
+    for size, shape in LLAMA_2.items():
+        if f"llama-2-{size}" in source.lower():
+            return llama_size(shape), "from Llama 2's published shape"
+    raise ParamsError(
+        f"base_model.source = {source!r}: its size is not known; name a folder, a model in this machine's hub cache, "
+        "or a Llama 2"
+    )
 
 
 Counter = Callable[[list[str], bool], np.ndarray]  # the tokens of each text, with or without special tokens
@@ -115,16 +191,26 @@ Counter = Callable[[list[str], bool], np.ndarray]  # the tokens of each text, wi
 
 def token_counter(source: str) -> tuple[Counter, str]:
     """Return a function that counts tokens, and a description of how it counts."""
-    name, options = _location(source)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name, **options)
-    except (OSError, ValueError):
+    encode: Callable[..., Any] | None = None
+    if path := _local_file(source, "tokenizer.json"):
+        tokenizer = Tokenizer.from_file(str(path))
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        encode = tokenizer.encode_batch_fast
+    elif _is_local(source):
+        from transformers import AutoTokenizer
+
+        name, options = _location(source)
+        with suppress(OSError, ValueError):
+            loaded = AutoTokenizer.from_pretrained(name, **options)
+            encode = lambda texts, **special: loaded(texts, **special).input_ids  # noqa: E731
+    if encode is None:
         return (
             lambda texts, special: np.array([len(text) for text in texts]) / CHARACTERS_PER_TOKEN,
             f"{CHARACTERS_PER_TOKEN:g} characters a token, because the tokenizer is not on this machine",
         )
 
     def count(texts: list[str], special: bool) -> np.ndarray:
-        return np.array([len(ids) for ids in tokenizer(texts, add_special_tokens=special).input_ids])
+        return np.array([*map(len, encode(texts, add_special_tokens=special))])
 
     return count, "the model's tokenizer"

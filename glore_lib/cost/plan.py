@@ -1,4 +1,4 @@
-"""Estimate what a run needs before it is started: samples, tokens, training steps, memory, disk and hours per stage.
+"""Estimate what a run needs before it is started: samples, tokens, training steps, memory, disk and time per stage.
 
 What the parameters fix is counted exactly. The rest (rollouts with early stop, distinct solutions, pairs, and so
 training steps) comes from a simple model of students that all have the same ``accuracy``: each question has its own
@@ -13,7 +13,7 @@ from itertools import groupby
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy.special import betaincinv
 
 from glore_lib import params
 from glore_lib.cost.hardware import (
@@ -24,11 +24,8 @@ from glore_lib.cost.hardware import (
     model_size,
     token_counter,
 )  # fmt: skip
-from glore_lib.method import rollouts
-from glore_lib.method.replication import KINDS
-from glore_lib.method.reward_models import SCORING_TOKENS
+from glore_lib.method.schedule import KINDS, SCORING_TOKENS, waves
 from glore_lib.params import Params, ParamsError
-from glore_lib.pretraining.corpus import TOKENS_PER_BATCH
 from glore_lib.solutions import mark_bad, split_steps
 from glore_lib.tasks import Question, Task, checked_task
 
@@ -148,10 +145,10 @@ def plan(p: Params, accuracy: float = 0.6, hardware: str = "cpu", helped: bool =
         "tokens": f"{'reference solutions' if planner.solved else 'the one-shot example'}, {planner.counted_by}",
         "model": f"{planner.size.parameters / 1e6:,.1f} million parameters, {planner.sized_by}",
         "memory": "weights, gradients, Adam's states, activations, keys and values",
-        "hours": f"{hardware}: {HARDWARE[hardware].source}",
+        "time": f"{hardware}: {HARDWARE[hardware].source}",
     }
     if p.finetuning.processes > 1:
-        made.sources["hours"] += f"; training by {p.finetuning.processes} processes, without their communication"
+        made.sources["time"] += f"; training by {p.finetuning.processes} processes, without their communication"
         made.sources["memory"] += ", of one process"
     if too_large:
         made.sources["memory"] += f"; more than {hardware} has: {', '.join(too_large)}"
@@ -186,7 +183,7 @@ class _Planner:
             # Every quantile once, so that the mean is right for few questions too; in random order, because difficulty
             # does not depend on length here.
             quantiles = self.rng.permutation((np.arange(n) + 0.5) / n)
-            self.chance[split] = stats.beta.ppf(quantiles, SPREAD * accuracy, SPREAD * (1 - accuracy))
+            self.chance[split] = betaincinv(SPREAD * accuracy, SPREAD * (1 - accuracy), quantiles)
             self.greedy_right[split] = (quantiles > 1 - accuracy).astype(float)
             if split == "train":
                 self.solved = bool(questions[0].reference_solution)
@@ -196,6 +193,8 @@ class _Planner:
         p, train = self.p.student, self.lengths["train"]
         self.stage = "01_expert_iteration"
         if self.p.base_model.source == "scratch":
+            from glore_lib.pretraining.corpus import TOKENS_PER_BATCH  # imports torch, which takes seconds
+
             steps = self.p.base_model.pretrain_steps
             seconds = 6 * self.size.parameters * steps * TOKENS_PER_BATCH / self._flops("training")
             self._add("pre-training", trained=steps * TOKENS_PER_BATCH, steps=steps, seconds=seconds)
@@ -361,12 +360,12 @@ class _Planner:
         With early stop a prefix has none that a shorter prefix's rollouts replace, and no more once one verified it.
         """
         p, lengths = self.p.reward_models, self.lengths[split]
-        waves = rollouts.waves(p)
+        parts = waves(p)
         chance, good = self._step_chance(split), wrong[:, None] * self._right_start(split)
         first = np.arange(lengths.steps.shape[1]) == 0
         leaves = np.where(first, 1.0, self.text.leaves if p.early_stop else 1.0)
-        passed = (1 - leaves) * waves[0][1]
-        needed = leaves * sum(count * (1 - chance) ** (start + passed) for start, count in waves)
+        passed = (1 - leaves) * parts[0][1]
+        needed = leaves * sum(count * (1 - chance) ** (start + passed) for start, count in parts)
         if not p.early_stop:
             needed = np.full_like(chance, p.rollouts_per_step)
         count = lengths.count[:, None]
@@ -378,7 +377,7 @@ class _Planner:
         rest = lengths.solution[:, None] - lengths.steps.cumsum(axis=1)
         wrong_rest = rest + (lengths.wrong - lengths.solution)[:, None]
         # A wave reads the prompt and each prefix of its drafts once.
-        read = (lengths.prompt + lengths.solution) * (right + wrong * len(waves))
+        read = (lengths.prompt + lengths.solution) * (right + wrong * len(parts))
         samples = hopeful + hopeless
         length = (hopeful * rest + hopeless * wrong_rest) / np.maximum(samples, 1e-9)
         self._generate(f"rollouts ({split})", samples, length, 0, read.sum())

@@ -14,10 +14,9 @@ from glore_lib.method import expert_iteration, refinement, reward_models, step_l
 from glore_lib.method.evaluation import DraftSet, Tables, draft_set, written_tokens
 from glore_lib.method.refinement import RefinementSpec
 from glore_lib.method.reward_models import RewardModelData, score_steps
+from glore_lib.method.schedule import KINDS
 from glore_lib.method.students import Student, sample_solutions
 from glore_lib.run import Run
-
-KINDS = ("orm", "balanced_orm", "sorm", "sorm_raw")
 
 
 class LazyMapping(Mapping[str, Artifact]):

@@ -10,6 +10,7 @@ import torch
 
 from glore_lib.artifacts.store import Artifact, Info
 from glore_lib.method import rollouts, step_labels
+from glore_lib.method.schedule import SCORING_TOKENS
 from glore_lib.method.students import Student, sample_solutions
 from glore_lib.models.loading import device
 from glore_lib.models.prefix_tree import Labelled, Row, collate, pack
@@ -20,7 +21,6 @@ from glore_lib.run import Run
 from glore_lib.solutions import split_steps
 from glore_lib.tasks import Question
 
-SCORING_TOKENS = 4096  # padded tokens per forward pass: enough for a GPU, few enough for the caches of a CPU
 SCORED = ("input_ids", "visible", "label_at")
 
 

@@ -8,9 +8,10 @@ import pandas as pd
 
 from glore_lib.artifacts.records import SCHEMAS
 from glore_lib.artifacts.store import Artifact, Info
+from glore_lib.method.schedule import waves
 from glore_lib.method.students import Student
 from glore_lib.models.tokens import Encoded, encode
-from glore_lib.params import RewardModels, digest
+from glore_lib.params import digest
 from glore_lib.run import Run
 from glore_lib.sampling import Request
 from glore_lib.solutions import is_consistent, join_steps, split_steps
@@ -135,12 +136,6 @@ def _roll_out(run: Run, student: Student, purpose: str, prefixes: list[Prefix]) 
                 ):  # a rollout cut at the token limit continues further from there
                     _pass_on(run, prefix, j, completion.ids)
     return {"rollouts_made": made, "tokens_generated": tokens}
-
-
-def waves(p: RewardModels) -> list[tuple[int, int]]:
-    """Return (first number, count) of each wave in which the K rollouts of a prefix are requested."""
-    k, first = p.rollouts_per_step, p.rollouts_at_first
-    return [(0, first), (first, k - first)] if p.early_stop and first < k else [(0, k)]
 
 
 def _next_wave(

@@ -18,7 +18,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 import transformers
 from pydantic import TypeAdapter
@@ -172,7 +171,6 @@ def quiet() -> None:
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     logging.getLogger("accelerate").setLevel(logging.ERROR)
-    pd.set_option("display.html.use_mathjax", False)  # "$5 for 2 and $9 for 4" is no formula
     warnings.filterwarnings("ignore", category=UserWarning, module="torch|accelerate|transformers")
 
 

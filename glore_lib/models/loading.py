@@ -19,9 +19,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.utils.hub import cached_file, extract_commit_hash
 
 from glore_lib.artifacts.records import RECORD, checksum
+from glore_lib.models.sources import locate
 from glore_lib.params import Finetuning, ParamsError
 
-MINI_BASE = Path(__file__).parents[1] / "assets" / "mini-base"
 START_FILE = "start.json"  # beside an adapter: the model it was trained on, and how that was quantised
 GGUF_LIMIT = 2**30  # bytes; SmolLM2-135M has a tenth of it, and its weights take eight times as much in memory
 # The files in a model's folder that the model or its tokenizer may read.
@@ -55,12 +55,6 @@ def pin(source: str) -> str:
     with _explained(source):
         config = cached_file(name, "config.json", **options)
     return f"{name}@{extract_commit_hash(config, None)}"
-
-
-def locate(source: str) -> tuple[str, dict[str, str]]:
-    """Split ``name@commit`` into the arguments that transformers and vLLM take: a name and ``revision``."""
-    name, _, commit = source.partition("@")
-    return (source, {}) if Path(source).is_dir() or not commit else (name, {"revision": commit})
 
 
 def fingerprint(source: str) -> dict[str, Any]:

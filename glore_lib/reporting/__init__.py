@@ -7,6 +7,9 @@ from jinja2 import Environment, Template
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
 
+# Frames in notebooks show every column and the whole text, and "$5 for 2 and $9 for 4" is no formula.
+pd.set_option("display.max_columns", None, "display.max_colwidth", None, "display.html.use_mathjax", False)
+
 
 def read_asset(name: str) -> pd.DataFrame:
     """Read a CSV file of :data:`ASSETS`; empty fields are empty texts."""

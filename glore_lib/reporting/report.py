@@ -78,12 +78,18 @@ def _summary(c: Comparison, out: Path, manifests: dict[str, dict[str, Any]]) -> 
         for run in c.runs if (m := manifests[run["run"]])
     }  # fmt: skip
     html = pd.DataFrame(about).to_html(border=0)
-    if (path := out / "scoreboard.csv").exists():
-        scores = read_table(path, scoreboard.COLUMNS)
-        counts = pd.crosstab(scores["verdict"].array, scores["task"].array)
-        counts = counts.reindex(index=scoreboard.VERDICTS, columns=list(about), fill_value=0).rename_axis(None)
-        html += f"<h2>Claims by verdict</h2>{counts.rename_axis(columns=None).to_html(border=0)}"
-    return html
+    counts = count_verdicts(out, list(about))
+    return html if counts.empty else f"{html}<h2>Claims by verdict</h2>{counts.to_html(border=0)}"
+
+
+def count_verdicts(out: Path, runs: list[str]) -> pd.DataFrame:
+    """Return how many claims have each verdict, a column per run; empty if the folder has no scoreboard."""
+    if not (path := out / "scoreboard.csv").exists():
+        return pd.DataFrame()
+    scores = read_table(path, scoreboard.COLUMNS)
+    counts = pd.crosstab(scores["verdict"].array, scores["task"].array)
+    counts = counts.reindex(index=scoreboard.VERDICTS, columns=runs, fill_value=0)
+    return counts.rename_axis(index=None, columns=None)
 
 
 def _with_figures(notebook: nbformat.NotebookNode, folder: Path) -> nbformat.NotebookNode:

@@ -22,10 +22,9 @@ SHOWN_COSTS = 12  # artifacts with a row of their own
 
 
 def parameters(run: Run, *sections: str) -> pd.DataFrame:
-    """Return the parameters of some sections, one per row."""
+    """Return the parameters of some sections, one per row, named as in ``--set``."""
     values = {section: getattr(run.params, section).model_dump() for section in sections}
-    named = {f"{section}.{name}": str(value) for section, of in values.items() for name, value in of.items()}
-    return pd.DataFrame({"value": named})
+    return pd.json_normalize(values).T.astype(str).set_axis(["value"], axis=1)
 
 
 def training(*models: Artifact) -> pd.DataFrame:

@@ -31,9 +31,8 @@ class Table:
 
     def _repr_html_(self) -> str:
         shown = self.frame.map(lambda value: html.escape(_cell(value)).replace("\n", "<br>"))
-        with pd.option_context("display.max_colwidth", None):
-            table = shown.to_html(escape=False, border=0, justify="left", index=shown.index.nlevels > 1)
-            return NONE if shown.empty else table
+        table = shown.to_html(escape=False, border=0, justify="left", index=shown.index.nlevels > 1)
+        return NONE if shown.empty else table
 
     def __repr__(self) -> str:
         shown = self.frame.map(lambda value: _cell(value).replace("\n", " / "))

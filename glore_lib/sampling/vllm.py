@@ -29,7 +29,8 @@ from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from glore_lib.models.loading import base_and_adapters, locate
+from glore_lib.models.loading import base_and_adapters
+from glore_lib.models.sources import locate
 from glore_lib.params import ParamsError, Sampling
 from glore_lib.sampling import Answers, Completion, Request, newline_tokens
 from glore_lib.solutions import ANSWER_MARK

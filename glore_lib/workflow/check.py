@@ -121,11 +121,11 @@ def _by_row(path: Path) -> dict[str, Any]:
     """Return the numbers of a CSV by the text columns that name their row, and their own column."""
     frame = pd.read_csv(path, keep_default_na=False, na_values=[""])
     names = [column for column in frame if column not in MEASURED]
-    labels = frame[names].fillna("").astype("str").agg(" ".join, axis=1)
+    labels = map(" ".join, frame[names].fillna("").astype("str").itertuples(index=False))
     return {
         f"{label}: {column}": value
-        for column in frame.columns.drop(names)
-        for label, value in zip(labels, frame[column], strict=True)
+        for label, row in zip(labels, frame.drop(columns=names).to_dict("records"), strict=True)
+        for column, value in row.items()
     }
 
 

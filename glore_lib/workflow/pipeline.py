@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +53,11 @@ class Job:
     target: Path
     parameters: dict[str, Any]
     due: bool = True  # to be executed, because it is not done or was asked for
+    place: str = ""  # among the jobs of a pipeline, before the label in the progress bar
 
     def __post_init__(self) -> None:
         self.share = (STAGES | APPENDIX)[self.stage]  # of the time that a run takes
+        self.number = self.stage if self.stage in APPENDIX else self.stage.partition("_")[0]
         self.partial = self.target.with_suffix(".partial.ipynb")  # while it is executed, and after a failure
 
 
@@ -88,6 +91,12 @@ class Results:
     def done(self) -> bool:
         """Whether there is nothing to do."""
         return not any(job.due for job in self.jobs) and self.earlier.get("status") == "done"
+
+    @property
+    def finished(self) -> list[str]:
+        """The notebooks that need no work, such as "mini-hard 01-03" and "mini-hard 05"."""
+        spans = [[*part] for due, part in groupby(self.jobs, lambda job: job.due) if not due]
+        return [f"{self.out.name} {'-'.join(dict.fromkeys(job.number for job in (s[0], s[-1])))}" for s in spans]
 
     def plan(self, file: Path, overrides: dict[str, Any], stages: Iterable[str]) -> None:
         """Add the notebooks of some stages of a run."""
@@ -283,6 +292,11 @@ def comparison_hashes(folders: Sequence[Path]) -> dict[str, str]:
     return {"params_hash": digest([made["params_hash"] for made in manifests]), "tables_hash": digest(tables)}
 
 
+def comparison_name(runs: Sequence[str]) -> str:
+    """Return the default name of the folder that compares some runs."""
+    return "comparison" if len(runs) > 1 else f"{runs[0]}-figures"
+
+
 @dataclass
 class Pipeline:
     """A checked request to render the runs of ``params_files`` below ``root``, and their comparison ``name``.
@@ -310,20 +324,21 @@ class Pipeline:
         stages = [stage for stage in STAGES if stage != FIGURES] + (list(APPENDIX) if self.appendix else [])
         again = _from(self.start, [*stages, FIGURES]) if self.start else []
         self.runs = read_runs(self.params_files, self.overrides, self.appendix)
-        default = "comparison" if len(self.runs) > 1 else f"{next(iter(self.runs))}-figures"
-        name = default if self.name is None else self.name
+        name = comparison_name([*self.runs]) if self.name is None else self.name
         if name in self.runs or not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
             raise ParamsError(f"--name {name}: must be the name of a folder, other than that of a run")
         for path, (run, params) in zip(self.params_files, self.runs.items(), strict=True):
             made = Results(self.root / run, self.notebooks, self.fresh, self.artifacts, params)
             made.plan(path, self.overrides, stages)
-            for job in made.jobs:
+            for i, job in enumerate(made.jobs, start=1):
                 job.due |= job.stage in again or (self.recompute and made.is_stale(job))
+                job.place = f"run {len(self.results) + 1} of {len(self.runs)}, stage {i} of {len(made.jobs) + 1}: "
             self.results.append(made)
         folders = [made.out for made in self.results]
         comparison = Results(self.root / name, self.notebooks, self.fresh, compared=folders)
         new_tables = any(job.due for job in self.jobs if job.stage == SAVES_TABLES)
         comparison.jobs[0].due |= bool(again) or new_tables
+        comparison.jobs[0].place = f"stage {len(stages) + 1} of {len(stages) + 1}: "
         self.results.append(comparison)
 
     @property

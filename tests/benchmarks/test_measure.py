@@ -5,7 +5,8 @@ import importlib.util
 import pytest
 import torch
 
-from glore_lib.models.loading import MINI_BASE, load_model
+from glore_lib.models.loading import load_model
+from glore_lib.models.sources import MINI_BASE
 from glore_lib.models.tokens import encode, load_tokenizer
 from glore_lib.sampling import Request
 from glore_lib.sampling.transformers import TransformersSampler

@@ -1,18 +1,27 @@
 """Check the plan: counts that the parameters fix are exact, others within a quarter of the committed runs'."""
 
+import ast
 import itertools
+import json
 import math
 import runpy
+import subprocess
+import sys
 
 import numpy as np
 import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors import safe_open
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, LlamaConfig
 
 from clone import TINY
-from glore_lib.cost.hardware import HARDWARE, LLAMA_2, ModelSize, model_size
+from glore_lib.cost.hardware import HARDWARE, LLAMA_2, llama_size, measured_size, model_size, token_counter
 from glore_lib.cost.plan import Plan, Work, plan
 from glore_lib.method.replication import Replication
-from glore_lib.models.loading import MINI_BASE
+from glore_lib.models.loading import adapt
+from glore_lib.models.sources import MINI_BASE
 from glore_lib.params import Params, ParamsError, load_params
 from glore_lib.reporting import tables
 from glore_lib.run import Run
@@ -33,8 +42,8 @@ SETTINGS = {
 FEW = {"task.train_questions": 80, "task.validation_questions": 20, "task.test_questions": 60}
 
 
-def planned(settings: dict | None = None, accuracy: float = 0.6, hardware: str = "cpu") -> Plan:
-    return plan(load_params(HARD, FEW | (settings or {})), accuracy, hardware)
+def planned(given: dict | None = None, accuracy: float = 0.6, hardware: str = "cpu") -> Plan:
+    return plan(load_params(HARD, FEW | (given or {})), accuracy, hardware)
 
 
 def part(made: Plan, name: str) -> Work:
@@ -114,12 +123,87 @@ def test_model_sizes():
         shapes = [weights.get_slice(name).get_shape() for name in weights.keys()]  # noqa: SIM118
     assert model_size("mini-base")[0].parameters == sum(map(math.prod, shapes))
     # As printed by transformers and by peft (rank 16 on all projections).
-    assert ModelSize(LLAMA_2["13b"]).parameters == 13_015_864_320
-    llama = ModelSize(LLAMA_2["7b"])
+    assert llama_size(LLAMA_2["13b"]).parameters == 13_015_864_320
+    llama = llama_size(LLAMA_2["7b"])
     assert llama.parameters == 6_738_415_616
     full = load_params(HARD).finetuning
     assert llama.trained(full) == llama.parameters
     assert llama.trained(full.model_copy(update={"method": "lora"})) == 39_976_960
+
+
+LINEAR = [f"{name}_proj" for name in ("q", "k", "v", "o", "gate", "up", "down")] + ["lm_head", "embed_tokens"]
+
+
+@given(
+    st.integers(1, 3), st.integers(1, 4), st.integers(1, 4), st.integers(1, 64), st.integers(8, 99), st.booleans(),
+    st.sampled_from([None, 2, 6]), st.lists(st.sampled_from([*LINEAR, "layers.0.mlp.up_proj"]), min_size=1),
+)  # fmt: skip
+@settings(max_examples=25)
+def test_llamas_sizes_are_those_of_the_model_on_the_meta_device_and_of_peft(
+    layers, groups, keys, width, vocabulary, tied, head, targets
+):
+    """For any shape: ``keys`` key heads that ``groups`` query heads share, and any LoRA targets."""
+    config = LlamaConfig(
+        num_hidden_layers=layers, hidden_size=4 * groups * keys, intermediate_size=width, vocab_size=vocabulary,
+        num_attention_heads=groups * keys, num_key_value_heads=keys, head_dim=head, tie_word_embeddings=tied,
+    )  # fmt: skip
+    size = llama_size(json.loads(config.to_json_string()))
+    assert size == measured_size(config)
+    finetuning = load_params(HARD).finetuning.model_copy(update={"method": "lora", "lora_targets": targets})
+    with torch.device("meta"):
+        adapted = adapt(AutoModelForCausalLM.from_config(config), finetuning, 0)
+    assert size.trained(finetuning) == sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize(
+    ("config", "targets"),
+    [
+        (GPT2Config(n_layer=2, n_embd=8, n_head=2, vocab_size=50), ["c_attn", "wte"]),
+        (LlamaConfig(
+            num_hidden_layers=2, hidden_size=8, intermediate_size=6, vocab_size=20, num_attention_heads=2,
+            attention_bias=True, mlp_bias=True,
+        ), ["q_proj"]),
+    ],
+    ids=["GPT-2", "a Llama with biases"],
+)  # fmt: skip
+def test_other_models_are_measured(config, targets, tmp_path):
+    config.save_pretrained(tmp_path)
+    size, _ = model_size(str(tmp_path))
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    finetuning = load_params(HARD).finetuning.model_copy(update={"method": "lora", "lora_targets": targets})
+    assert size.trained(finetuning.model_copy(update={"method": "full"})) == size.parameters == model.num_parameters()
+    with torch.device("meta"):
+        adapted = adapt(model, finetuning, 0)
+    assert size.trained(finetuning) == sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+    with pytest.raises(ParamsError, match=r"finetuning.lora_targets = \['query'\]: no such layers; the model has .*c"):
+        size.trained(finetuning.model_copy(update={"lora_targets": ["query"]}))
+
+
+@pytest.mark.parametrize("base", ["tiny_base", "llama2_base"])
+def test_tokens_are_counted_as_the_models_tokenizer_counts_them(base, request):
+    source = str(request.getfixturevalue(base))
+    count, by = token_counter(source)
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    texts = ["tom has 3 apples .\n", "", "#### 12\n"]
+    assert by == "the model's tokenizer"
+    for special in (True, False):
+        assert count(texts, special).tolist() == [
+            len(ids) for ids in tokenizer(texts, add_special_tokens=special).input_ids
+        ]
+
+
+@pytest.mark.parametrize("arguments", [
+    [HARD], [ROOT / "params" / "llama2-7b-gsm8k.yaml", "--hardware", "a100-80gb", "--set", "task.name=arithmetic"],
+])  # fmt: skip
+def test_a_plan_imports_neither_torch_nor_pandas(arguments):
+    """They take seconds, and the plan is to answer within 3."""
+    program = "import sys; from glore_lib.cli import app; app(standalone_mode=False); print(sorted(sys.modules))"
+    command = [sys.executable, "-c", program, "plan", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    modules = ast.literal_eval(done.stdout.splitlines()[-1])
+    assert "numpy" in modules
+    assert not {"torch", "transformers", "pandas", "scipy.stats"} & set(modules)
 
 
 def test_memory_and_hours_follow_the_method_and_the_hardware():
@@ -152,7 +236,7 @@ def test_processes_share_the_time_and_by_fsdp_the_memory_of_training():
     size = model_size("mini-base")[0].parameters
     assert memory[0] == memory[1] == pytest.approx(memory[2] + 0.75 * 4 * 4 * size)
     assert part(one, "greedy (test)").seconds == part(fsdp, "greedy (test)").seconds
-    assert "4 processes" in fsdp.sources["hours"] and "processes" not in one.sources["hours"]
+    assert "4 processes" in fsdp.sources["time"] and "processes" not in one.sources["time"]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ import pytest
 
 from glore_lib.artifacts.records import check_schema
 from glore_lib.method.evaluation import written_tokens
-from glore_lib.method.replication import KINDS, Replication
+from glore_lib.method.replication import Replication
+from glore_lib.method.schedule import KINDS
 from glore_lib.models import training
 from glore_lib.reporting import analysis_figures, examples, findings, tables
 from glore_lib.reporting.tables import wide

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from glore_lib.artifacts.records import check_schema
 from glore_lib.artifacts.store import Artifact
-from glore_lib.method.rollouts import rollouts, waves
+from glore_lib.method.rollouts import rollouts
+from glore_lib.method.schedule import waves
 from glore_lib.method.step_labels import (
     POSTPROCESSING,
     balance_samples,

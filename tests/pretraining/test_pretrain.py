@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from glore_lib.artifacts.records import checksum
-from glore_lib.models.loading import MINI_BASE, load_model
+from glore_lib.models.loading import load_model
+from glore_lib.models.sources import MINI_BASE
 from glore_lib.models.tokens import load_tokenizer
 from glore_lib.pretraining import corpus, pretrain
 from glore_lib.solutions import ANSWER_MARK, BAD, split_steps

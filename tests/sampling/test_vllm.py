@@ -18,7 +18,8 @@ from tqdm import tqdm
 
 from glore_lib.artifacts.store import Artifact
 from glore_lib.method.students import Student, sample_solutions
-from glore_lib.models.loading import MINI_BASE, adapt, load_model, save_model
+from glore_lib.models.loading import adapt, load_model, save_model
+from glore_lib.models.sources import MINI_BASE
 from glore_lib.models.tokens import encode, load_tokenizer
 from glore_lib.params import Finetuning, ParamsError
 from glore_lib.run import Run

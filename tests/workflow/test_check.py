@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -18,20 +19,24 @@ from glore_lib.workflow.check import check
 from tiny import open_tiny
 
 
-@pytest.fixture(scope="module")
-def made(tiny_base, tmp_path_factory) -> tuple[Path, Path]:
+def save_results(root: Path, base: Path, **settings: Any) -> tuple[Path, Path]:
     """Make a run folder and a comparison folder beside it, less the notebooks, and the artifacts behind them."""
-    root = tmp_path_factory.mktemp("made")
     with pytest.MonkeyPatch.context() as patch:
-        run = open_tiny(tiny_base, root / "artifacts", **SETTINGS)
+        run = open_tiny(base, root / "artifacts", **settings)
         script(run, patch)
         save_run(Replication(run), root / "results" / "tiny")
     write_comparison([root / "results" / "tiny"], root / "results" / "all")
     about = {"run": "tiny", "params_hash": run.params.digest(), "params": run.params.model_dump(mode="json")}
     compared = {"runs": {"tiny": {"folder": "../tiny", "params_hash": run.params.digest(), "code_hash": "c0de"}}}
     for name, manifest in (("tiny", about), ("all", compared)):
-        (root / "results" / name / "manifest.json").write_text(json.dumps(manifest | {"stages": []}))
+        done = {"status": "done", "seconds": 90.0, "stages": [], "outputs": []}
+        (root / "results" / name / "manifest.json").write_text(json.dumps(manifest | done))
     return root / "results", root / "artifacts"
+
+
+@pytest.fixture(scope="module")
+def made(tiny_base, tmp_path_factory) -> tuple[Path, Path]:
+    return save_results(tmp_path_factory.mktemp("made"), tiny_base, **SETTINGS)
 
 
 @pytest.fixture

@@ -112,6 +112,16 @@ def test_rendered_notebooks_read_well(path: Path):
     assert not re.search(r'[" (]/(home|root|tmp|work|Users)/', text)
 
 
+@pytest.mark.parametrize("path", [*RENDERED, *(folder / REPORT for folder in COMPARISONS)], ids=_name)
+def test_no_cell_of_a_table_is_cut_off(path: Path):
+    """Pandas ends what it cuts off with three dots."""
+    pages = [path.read_text(encoding="utf-8")]
+    if path.suffix == ".ipynb":
+        outputs = [output for cell in nbformat.read(path, as_version=4).cells for output in cell.get("outputs", [])]
+        pages = [output.data["text/html"] for output in outputs if "text/html" in output.get("data", {})]
+    assert [cell for page in pages for cell in re.findall(r"[^<>]*\.\.\.(?=</t[dh]>)", page)] == []
+
+
 @pytest.mark.parametrize("folder", COMPARISONS, ids=_name)
 def test_the_report_is_that_of_the_results_beside_it(folder: Path):
     assert (folder / REPORT).read_text(encoding="utf-8") == report_page(folder)

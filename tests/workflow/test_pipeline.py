@@ -17,7 +17,7 @@ import pytest
 from clone import HEADER, TABLES, WORK, Clone, write_notebook, write_stage
 from glore_lib.params import ParamsError, load_params
 from glore_lib.workflow import StageError, notebooks, pipeline
-from glore_lib.workflow.pipeline import STAGES, Results, comparison_hashes, render
+from glore_lib.workflow.pipeline import APPENDIX, STAGES, Job, Results, comparison_hashes, render
 
 
 def use_two_stages(patch: pytest.MonkeyPatch) -> None:
@@ -26,6 +26,14 @@ def use_two_stages(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(pipeline, "SAVES_TABLES", "02_orm")
     patch.setattr(pipeline, "APPENDIX", {"appendix/j_value": 0.1})
     patch.setattr(pipeline, "code_hash", lambda: "c0de")  # so that an editor that saves a module does not fail a test
+
+
+def test_finished_stages_in_a_row_are_named_by_the_first_and_the_last(tmp_path):
+    results = Results(tmp_path / "tiny")
+    for stage in [*STAGES, *APPENDIX]:
+        due = stage in ("04_refiners", *[*APPENDIX][:-1])
+        results.jobs.append(Job(stage, "", tmp_path, tmp_path / f"{stage}.ipynb", {}, due))
+    assert results.finished == ["tiny 01-03", "tiny 05-06", "tiny appendix/ablation_refinement"]
 
 
 @pytest.fixture
@@ -192,7 +200,7 @@ def test_manifest_of_a_comparison(done):
     }  # fmt: skip
     (stage,) = compared["stages"]
     assert (stage["stage"], stage["status"], stage["tokens"]) == ("06_figures", "done", {})
-    assert compared["outputs"] == ["figures/figure4.png", "tables/table1.csv"]
+    assert compared["outputs"] == ["figures/figure4.png", "scoreboard.csv", "tables/table1.csv"]
     made = nbformat.read(done.comparison / "06_figures.ipynb", as_version=4).metadata["glore"]
     assert comparison_hashes([done.out]).items() <= made.items()
     assert not list(done.comparison.glob("0[1-5]*"))
@@ -304,7 +312,7 @@ def test_fresh_replaces_results_and_touches_nothing_else(done):
     assert (done.comparison / "tables" / "table1.csv").read_text() == HEADER
     assert (done.out / "tables" / "numbers.csv").read_text() == HEADER
     assert done.manifest["params"]["student"]["rounds"] == 2
-    assert done.compared["outputs"] == ["figures/figure4.png", "tables/table1.csv"]
+    assert done.compared["outputs"] == ["figures/figure4.png", "scoreboard.csv", "tables/table1.csv"]
     assert (done.root / "artifacts" / "base-00").is_dir()
 
 
