@@ -13,7 +13,7 @@ import hashlib
 import random
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from glore_lib.solutions import ANSWER_MARK, split_steps
 from glore_lib.tasks import Question
@@ -198,8 +198,7 @@ class _Draft:
     ) -> int:  # fmt: skip
         holder = self.holders.pop()
         sentence = self.rng.choice(templates).format(**{"x": holder, "item": self.item} | words)
-        equations = tuple(replace(e, subject=holder) for e in equations)
-        self.quantities.append(Quantity(holder, self.item, value, sentence, parents, equations))
+        self.quantities.append(Quantity(holder, self.item, value, sentence, parents, tuple(equations)))
         return len(self.quantities) - 1
 
     def given(self) -> int:
@@ -212,12 +211,12 @@ class _Draft:
 
     def given_and_boxes(self) -> int:
         n, m, v = self.rng.randint(2, 6), self.rng.randint(2, 9), self.rng.randint(2, 40)
-        equations = [replace(self.step(n, "*", m), verb="buys"), self.step(v, "+", n * m)]
+        equations = [self.step(n, "*", m, "buys"), self.step(v, "+", n * m)]
         return self.add(_GIVEN_AND_BOXES, v + n * m, equations=equations, v=v, n=n, m=m)
 
-    def step(self, a: int, op: str, b: int) -> Equation:
-        c = OPERATORS[op](a, b)
-        return Equation("", "has", a, op, b, -1 if c is None else c, self.item)
+    def step(self, a: int, op: str, b: int, verb: str = "has") -> Equation:
+        """Return an equation about the quantity that is added next."""
+        return Equation(self.holders[-1], verb, a, op, b, OPERATORS[op](a, b) or 0, self.item)
 
     def related(self, y: int) -> int:
         """Add a quantity defined from quantity ``y`` by one operation, its value within bounds."""
@@ -227,12 +226,12 @@ class _Draft:
             # Worded from y's side, "y has k more than x" states the inverse of the operation that computes x. Only
             # "more" and "times" are used there: with "fewer" and "half" the operation would be an exclusive-or of the
             # word and the side asked for, which a model this small learns neither to write nor to check.
-            op = self.rng.choices("+-*/", (0, 3, 0, 2) if inverse else (4, 4, 3, 2))[0]
+            op = self.rng.choices("+-*/", cum_weights=(0, 3, 3, 5) if inverse else (4, 8, 11, 13))[0]
             told = INVERSE[op] if inverse else op
             k = self.rng.randint(2, {"*": 5, "/": 4}.get(told, 30))
-            equation = self.step(base, op, k)
-            if 1 <= equation.c <= MAX_VALUE:
+            if 1 <= (OPERATORS[op](base, k) or 0) <= MAX_VALUE:
                 break
+        equation = self.step(base, op, k)
         words = {"k": k, "times": _TIMES.get(k), "fraction": _FRACTION.get(k), "y": self.quantities[y].holder}
         if inverse:
             words |= {"x": self.quantities[y].holder, "y": self.holders[-1]}
@@ -298,10 +297,11 @@ def _attempt(rng: random.Random, difficulty: Difficulty) -> Problem | None:
     if kind != "one":
         targets = tuple(sorted(targets, key=draft.value, reverse=True))
         op, name = ("+", "in all") if kind == "total" else ("-", "difference")
-        closing = draft.step(draft.value(targets[0]), op, draft.value(targets[1]))
-        if not 1 <= closing.c <= MAX_VALUE:
+        a, b = map(draft.value, targets)
+        answer = a + b if kind == "total" else a - b
+        if not 1 <= answer <= MAX_VALUE:
             return None
-        ask = (replace(closing, subject=name, verb=""),)
+        ask = (Equation(name, "", a, op, b, answer, item),)
     spare = difficulty.distractors - (len(draft.quantities) - len(needed))
     if spare < 0:
         return None
