@@ -24,7 +24,7 @@ SHOWN_COSTS = 12  # artifacts with a row of their own
 def parameters(run: Run, *sections: str) -> pd.DataFrame:
     """Return the parameters of some sections, one per row, named as in ``--set``."""
     values = {section: getattr(run.params, section).model_dump() for section in sections}
-    return pd.json_normalize(values).T.astype(str).set_axis(["value"], axis=1)
+    return pd.json_normalize(values).T.map(str).set_axis(["value"], axis=1)
 
 
 def training(*models: Artifact) -> pd.DataFrame:

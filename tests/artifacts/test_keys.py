@@ -218,7 +218,7 @@ EDITS = [
     ("assets/claims.csv", "c1,", "c1 ,", True),
     ("reporting/style.py", '"""', '"""Reworded. ', False),
     ("cli.py", "import", "import sys\nimport", False),
-    ("artifacts/upgrades.py", "3600", "3601", False),
+    ("artifacts/manifest.py", "72 * 3600", "71 * 3600", False),
 ]
 
 

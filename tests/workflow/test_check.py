@@ -27,6 +27,7 @@ def save_results(root: Path, base: Path, **settings: Any) -> tuple[Path, Path]:
         save_run(Replication(run), root / "results" / "tiny")
     write_comparison([root / "results" / "tiny"], root / "results" / "all")
     about = {"run": "tiny", "params_hash": run.params.digest(), "params": run.params.model_dump(mode="json")}
+    about["code_hash"] = "c0de"
     compared = {"runs": {"tiny": {"folder": "../tiny", "params_hash": run.params.digest(), "code_hash": "c0de"}}}
     for name, manifest in (("tiny", about), ("all", compared)):
         done = {"status": "done", "seconds": 90.0, "stages": [], "outputs": []}
