@@ -176,7 +176,7 @@ def test_other_models_are_measured(config, targets, tmp_path):
     with torch.device("meta"):
         adapted = adapt(model, finetuning, 0)
     assert size.trained(finetuning) == sum(p.numel() for p in adapted.parameters() if p.requires_grad)
-    with pytest.raises(ParamsError, match=r"finetuning.lora_targets = \['query'\]: no such layers; the model has [a-z_, ]+$"):
+    with pytest.raises(ParamsError, match=r"lora_targets = \['query'\]: no such layers; the model has [a-z_, ]+$"):
         size.trained(finetuning.model_copy(update={"lora_targets": ["query"]}))
 
 
