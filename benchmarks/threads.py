@@ -41,7 +41,8 @@ def rate(work: Callable[[], object], seconds: float) -> float:
 
 def measure(seconds: float) -> dict[str, float]:
     """Return training steps, and chains of small products, per second."""
-    from glore_lib.models.loading import MINI_BASE, load_model  # sets the threads before torch is imported
+    from glore_lib.models.loading import load_model  # sets the threads before torch is imported
+    from glore_lib.models.sources import MINI_BASE
 
     import torch  # isort: skip
 
