@@ -116,12 +116,14 @@ def measured_size(config: "PretrainedConfig") -> ModelSize:
         model = AutoModelForCausalLM.from_config(config)
     kinds = (torch.nn.Linear, torch.nn.Embedding, Conv1D)
     linear = {name: sum(layer.weight.shape) for name, layer in model.named_modules() if isinstance(layer, kinds)}
-    heads, hidden = config.num_attention_heads, config.hidden_size
+    hidden = config.hidden_size
+    heads = getattr(config, "num_attention_heads", None) or 1  # state-space models have none
     head = getattr(config, "head_dim", None) or hidden // heads
     return ModelSize(
         config.num_hidden_layers, hidden, config.vocab_size,
         head * (getattr(config, "num_key_value_heads", None) or heads),
-        getattr(config, "intermediate_size", None) or 4 * hidden, model.num_parameters(), linear,
+        int(np.mean(getattr(config, "intermediate_size", None) or 4 * hidden)),  # some have a width for each layer
+        model.num_parameters(), linear,
     )  # fmt: skip
 
 

@@ -33,7 +33,7 @@ class RewardModel(nn.Module):
         self.backbone = [language_model.base_model]  # a list, so that the weights are not registered twice
         self.lm_head = [language_model.get_output_embeddings()]  # type: ignore[operator]
         width = self.lm_head[0].weight.shape[1]  # some configurations have no or another hidden_size
-        self.head = ScalarHead(width, 1, dtype=torch.float32, device=language_model.device)  # type: ignore[arg-type]
+        self.head = ScalarHead(width, 1, dtype=torch.float32, device=language_model.device)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 

@@ -42,13 +42,13 @@ class PlainSampler(RowSampler):
             """Leave generate one token for each row to choose from."""
             growing = [k for k, row in enumerate(rows) if not row.ended(limit)]
             grown = [rows[k] for k in growing]
-            tokens = torch.zeros(len(rows), 1, dtype=torch.long, device=logits.device)
+            left = torch.full_like(logits, -torch.inf)
             chosen = self._choose(logits[growing].float(), grown, uniforms, temperature)
-            for k, row, (token, *_) in zip(growing, grown, chosen, strict=True):
-                row.tokens.append(token)
-                tokens[k] = token
+            for k, row, tokens in zip(growing, grown, chosen, strict=True):
+                row.tokens.append(tokens[0])  # of several completions, greedily the same
+                left[k, tokens[0]] = 0.0
             self._note_ends(grown)
-            return torch.full_like(logits, -torch.inf).scatter(1, tokens, 0.0)
+            return left
 
         def ended(ids: torch.Tensor, _: object) -> torch.Tensor:
             return torch.tensor([row.ended(limit) for row in rows], device=ids.device)

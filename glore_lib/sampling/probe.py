@@ -72,7 +72,7 @@ class Trial:
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase):
         self.model, self.tokenizer = model, tokenizer
         special = set(tokenizer.all_special_ids)
-        known = enumerate(newline_tokens(tokenizer)[: model.get_input_embeddings().weight.shape[0]])
+        known = enumerate(newline_tokens(tokenizer)[: model.get_input_embeddings().weight.shape[0]])  # type: ignore[index]
         self._ordinary = [i for i, newline in known if not newline and i not in special]
         self._rng = np.random.default_rng(0)
         self.tolerance = TOLERANCE[model.dtype]
@@ -91,7 +91,7 @@ class Trial:
         written = {(i, j): begun + self._draw(WRITTEN - len(begun)) for i, r in enumerate(requests) for j in range(r.n)}
         seen: dict[Ids, torch.Tensor] = {}
 
-        class Recorder(kind):
+        class Recorder(kind):  # type: ignore[misc, valid-type]
             def _choose(self, logits: torch.Tensor, rows: list, *_: Any) -> list[list[int]]:
                 seen.update({row.text: row_logits for row, row_logits in zip(rows, logits, strict=True)})
                 return [[written[c][len(row.tokens)] for c in row.completions] for row in rows]
