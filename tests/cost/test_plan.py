@@ -166,7 +166,7 @@ def test_llamas_sizes_are_those_of_the_model_on_the_meta_device_and_of_peft(
     ],
     ids=["GPT-2", "a Llama with biases"],
 )  # fmt: skip
-def test_other_models_are_measured(config, targets, tmp_path):
+def test_other_models_are_measured(config, targets, tmp_path, reliability):
     config.save_pretrained(tmp_path)
     size, _ = model_size(str(tmp_path))
     with torch.device("meta"):
@@ -178,6 +178,7 @@ def test_other_models_are_measured(config, targets, tmp_path):
     assert size.trained(finetuning) == sum(p.numel() for p in adapted.parameters() if p.requires_grad)
     with pytest.raises(ParamsError, match=r"lora_targets = \['query'\]: no such layers; the model has [a-z_, ]+$"):
         size.trained(finetuning.model_copy(update={"lora_targets": ["query"]}))
+    reliability("plan: LoRA targets that no layer has", "rejected in one line")
 
 
 @pytest.mark.parametrize("base", ["tiny_base", "llama2_base"])

@@ -40,12 +40,13 @@ def results(made, tmp_path, monkeypatch) -> tuple[Path, Path]:
     return tmp_path / "results", made[1]
 
 
-def test_check_recomputes_the_run_and_the_comparison(results):
+def test_check_recomputes_the_run_and_the_comparison(results, reliability):
     root, artifacts = results
     for folder in (root / "tiny", root / "all"):
         shown = glore("check", folder, "--artifacts", artifacts)
         assert (shown.exit_code, shown.stderr) == (0, ""), shown.exception
         assert shown.stdout.startswith(f"{folder}: all ") and shown.stdout.endswith(" numbers agree\n")
+    reliability("glore check: a run without Figure 4, without SFT, without both", "all numbers agree")
 
 
 def test_check_finds_a_row_in_a_table_that_has_none(results):
