@@ -1,5 +1,6 @@
 """The command: exit codes, one-line errors on stderr, and that bad input stops it before anything is written."""
 
+import errno
 import os
 import pty
 import re
@@ -466,6 +467,38 @@ def wait_until(reached: Callable[[], object]) -> None:
     while not reached():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
+def test_a_file_that_cannot_be_written_is_named_in_one_line(clone, monkeypatch, number):
+    def refuse(out: Path) -> Path:
+        raise OSError(number, os.strerror(number), str(out / "report.html"))
+
+    monkeypatch.setattr("glore_lib.reporting.report.write_report", refuse)
+    assert_refused(glore("report", clone.out), os.strerror(number), "tiny/report.html")
+
+
+def test_a_quota_that_fills_up_keeps_finished_work(clone, reliability):
+    full = "raise OSError(122, 'Disk quota exceeded', 'orm-0/model.safetensors')"
+    write_stage(clone.notebooks, "01_expert_iteration", full)
+    shown = glore("run", clone.params, "--out", clone.results)
+    assert shown.exit_code == 1
+    assert "Disk quota exceeded: 'orm-0/model.safetensors'; rendered so far: " in shown.stderr.splitlines()[-1]
+    assert clone.manifest["status"] == "failed"
+    write_stage(clone.notebooks, "01_expert_iteration")
+    assert glore("run", clone.params, "--out", clone.results).exit_code == 0
+    reliability(
+        "a quota that fills up in the middle", "one line; exit code 1; earlier work is kept", "the shard in progress"
+    )
+
+
+@pytest.mark.parametrize("command", ["run", "compute"])
+def test_artifacts_in_a_file_are_refused_before_any_work(clone, command):
+    (clone.root / "file").write_text("", encoding="utf-8")
+    out = ["--out", clone.results] if command == "run" else []
+    refused = glore(command, clone.params, *out, "--artifacts", clone.root / "file" / "new")
+    assert_refused(refused, str(clone.root / "file" / "new"), "must be a folder that can be written", "Not a directory")
+    assert not clone.results.exists()
 
 
 def test_status_of_a_folder_without_a_run(tmp_path):
