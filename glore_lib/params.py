@@ -281,9 +281,11 @@ def digest(value: Any) -> str:
 
 
 def load_params(path: str | Path, overrides: dict[str, Any] | None = None) -> Params:
-    """Load the parameters in a YAML file; ``overrides`` are dotted, such as ``{"student.rounds": 2}``.
+    """Load the parameters in a YAML file, changed by ``overrides``.
 
-    Raises :class:`ParamsError` if the file is missing or not YAML, or if a field is unknown, missing or out of range.
+    These are dotted or nested, ``{"student.rounds": 2}`` or ``{"student": {"rounds": 2}}``, and leave the other
+    parameters of a section as they are. Raises :class:`ParamsError` if the file is missing or not YAML, or if a field
+    is unknown, missing or out of range.
     """
     path = Path(path)
     try:
@@ -300,8 +302,7 @@ def load_params(path: str | Path, overrides: dict[str, Any] | None = None) -> Pa
         found = "is empty" if data is None else f"is {_show(data)}"
         raise ParamsError(f"params file {path}: {found}: must be a mapping that sets {', '.join(_known(()))}")
     data = {"run": path.stem} | data
-    for key, value in (overrides or {}).items():
-        _put(data, key, value)
+    _merge(data, {} if overrides is None else overrides)
     try:
         return Params.model_validate(data)
     except ValidationError as error:
@@ -402,15 +403,28 @@ def explain_yaml(error: yaml.YAMLError) -> str:
     return where + " ".join(str(getattr(error, "problem", None) or error).split())
 
 
-def _put(data: dict, key: str, value: Any) -> None:
-    *sections, last = key.split(".")
-    for section in sections:
-        data = data.setdefault(section, {})
-        if not isinstance(data, dict):
-            raise ParamsError(
-                f"{key} = {_show(value)}: {section} is {_show(data)}, and must be a section of parameters"
-            )
-    data[last] = value
+def _merge(data: dict, overrides: Any) -> None:
+    """Set the overrides in ``data``, section by section."""
+    if not isinstance(overrides, dict):
+        raise ParamsError(
+            f"overrides = {_show(overrides)}: must be a mapping, such as {{student.rounds: 2}}; papermill reads one "
+            "after -y, and text after -p"
+        )
+    for key, value in overrides.items():
+        *sections, last = str(key).split(".")
+        place = data
+        for section in sections:
+            place = place.setdefault(section, {})
+            if not isinstance(place, dict):
+                raise ParamsError(
+                    f"{key} = {_show(value)}: {section} is {_show(place)}, and must be a section of parameters"
+                )
+        if isinstance(value, dict):
+            if not isinstance(place.get(last), dict):
+                place[last] = {}
+            _merge(place[last], value)
+        else:
+            place[last] = value
 
 
 def _explain(error: Any) -> str:

@@ -211,9 +211,10 @@ def build_sampler(model: str, tokenizer: PreTrainedTokenizerBase, params: Params
 
 
 def open_run(params_file: str, overrides: dict[str, Any], artifacts: str) -> Run:
-    """Open the run of a params file; ``overrides`` are dotted, and artifacts go to the folder ``artifacts``.
+    """Open the run of a params file, changed by ``overrides``; artifacts go to the folder ``artifacts``.
 
-    Raises :class:`glore_lib.params.ParamsError` before any work if the parameters or the data cannot be used.
+    See :func:`glore_lib.params.load_params` for the overrides. Raises :class:`glore_lib.params.ParamsError` before any
+    work if the parameters or the data cannot be used.
     """
     params = load_params(params_file, overrides)
     task = checked_task(params)

@@ -11,16 +11,16 @@ from glore_lib.workflow.pipeline import Pipeline, render
 
 TINY = Path(__file__).parent / "params" / "tiny.yaml"
 PARAMETERS = {
-    "stage": 'params_file = "../params/x.yaml"\noverrides = {}\nartifacts = "../artifacts"',
-    "out": 'params_file = "../params/x.yaml"\noverrides = {}\nartifacts = "../artifacts"\nout = "../results/x"',
-    "figures": 'runs = []\nout = "../results/x"',
+    "stage": 'params_file = "params/x.yaml"\noverrides = {}\nartifacts = "artifacts"',
+    "out": 'params_file = "params/x.yaml"\noverrides = {}\nartifacts = "artifacts"\nout = "results/x"',
+    "figures": 'runs = []\nout = "results/x"',
 }
 WORK = """import json
 from pathlib import Path
 from glore_lib.params import load_params
 params = load_params(params_file, overrides)
 root = Path(artifacts)
-with open("../log.txt", "a") as log:
+with open("log.txt", "a") as log:
     log.write(f"{params.run} STAGE {params.student.rounds}\\n")
 used = {"base-00": 100.0, f"STAGE-{params.digest()}": 7.5}  # every stage reads the base, and makes one artifact
 for name in used:
@@ -35,7 +35,7 @@ TABLES = """for name, content in {"tables/numbers.csv": "HEADER", "run.json": "{
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(content)""".replace("HEADER", HEADER)
 FIGURES = """from pathlib import Path
-with open("../log.txt", "a") as log:
+with open("log.txt", "a") as log:
     log.write(f"{len(runs)} 06_figures\\n")
 assert all((Path(run) / "run.json").exists() for run in runs)
 scores = "id,claim,paper,task,model,ours,ci_low,ci_high,n,verdict\\nc1,,,tiny,m,0.2,0.1,0.3,9,replicated\\n"

@@ -223,6 +223,43 @@ def test_overrides_reach_nested_fields_and_whole_sections():
     assert params.reward_models.figure4_training.learning_rate == 0.5
 
 
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"student": {"rounds": 3, "sft": {"epochs": 7}}},
+        {"student": {"rounds": 3, "sft.epochs": 7}},
+        {"student.rounds": 3, "student": {"sft": {"epochs": 7}}},
+    ],
+)
+def test_nested_overrides_leave_the_rest_of_a_section(overrides):
+    given = repr(overrides)
+    assert load_params(TINY, overrides) == load_params(TINY, {"student.rounds": 3, "student.sft.epochs": 7})
+    assert repr(overrides) == given
+
+
+def test_nested_overrides_fill_a_section_that_the_file_leaves_out():
+    training = {"epochs": 2, "learning_rate": 0.5}
+    params = load_params(TINY, {"reward_models": {"figure4_training": training}})
+    assert params.reward_models.figure4_training.epochs == 2
+    assert params.reward_models.threshold == 0.5
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"student": {"ronds": 2}}, "student.ronds = 2: no such parameter; did you mean student.rounds?"),
+        ({"student": {"rounds": {"a": 1}}}, 'student.rounds = {"a": 1}: must be a whole number'),
+        ({"student": {1: 2}}, "student.1 = 2: no such parameter"),
+        ({"student": {"rounds.a": 2}}, "rounds.a = 2: rounds is 1, and must be a section of parameters"),
+        ("{student.rounds: 2}", 'overrides = "{student.rounds: 2}": must be a mapping, such as {student.rounds: 2}'),
+        ([], "overrides = []: must be a mapping"),
+    ],
+)
+def test_overrides_that_cannot_be_merged(overrides, message, reliability):
+    assert message in refusal(overrides=overrides)
+    reliability("overrides of a notebook that are no mapping, or set no known parameter", "refused in one line")
+
+
 def test_digest_changes_with_every_value_and_with_nothing_else(write):
     base = load_params(TINY)
     data = yaml.safe_load(TINY.read_text())

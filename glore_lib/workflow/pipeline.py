@@ -84,8 +84,8 @@ class Results:
         self.earlier = self._read_earlier()
         self.earlier_stages = {entry["stage"]: entry for entry in self.earlier.get("stages", [])}
         if self.compared:
-            runs = [self._from_notebooks(folder) for folder in self.compared]
-            self._add(FIGURES, {"runs": runs, "out": self._from_notebooks(self.out)})
+            runs = [self._from_clone(folder) for folder in self.compared]
+            self._add(FIGURES, {"runs": runs, "out": self._from_clone(self.out)})
 
     @property
     def done(self) -> bool:
@@ -102,10 +102,10 @@ class Results:
         """Add the notebooks of some stages of a run."""
         assert self.artifacts
         shared = {"params_file": file, "artifacts": self.artifacts}
-        given = {name: self._from_notebooks(path) for name, path in shared.items()} | {"overrides": overrides}
+        given = {name: self._from_clone(path) for name, path in shared.items()} | {"overrides": overrides}
         folders = dict.fromkeys(APPENDIX, self.out / "appendix") | {SAVES_TABLES: self.out}
         for stage in stages:
-            out = {"out": self._from_notebooks(folders[stage])} if stage in folders else {}
+            out = {"out": self._from_clone(folders[stage])} if stage in folders else {}
             self._add(stage, given | out)
 
     def _add(self, stage: str, parameters: dict[str, Any]) -> None:
@@ -128,9 +128,9 @@ class Results:
         made = {"params_hash": self.params.digest()} if self.params else comparison_hashes(self.compared)
         return made | {"code_hash": code_hash(), "notebook_hash": notebook_hash(job.source)}
 
-    def _from_notebooks(self, path: Path) -> str:
-        """Return a path relative to the notebooks, so that no rendered notebook shows where the clone is."""
-        return os.path.relpath(path.resolve(), self.notebooks.resolve())
+    def _from_clone(self, path: Path) -> str:
+        """Return a path relative to the clone, so that no rendered notebook shows where the clone is."""
+        return os.path.relpath(path.resolve(), self.notebooks.parent.resolve())
 
     def _about(self) -> dict[str, Any]:
         """Return what the manifest says of this folder alone."""
@@ -212,7 +212,8 @@ class Results:
         ready = {path.name for path in self.artifacts.glob("*")} if self.artifacts else set()
         started = time.perf_counter()
         try:
-            notebook = notebooks.execute(job.source, job.partial, job.parameters, self.notebooks, hashes, progress)
+            clone = self.notebooks.parent
+            notebook = notebooks.execute(job.source, job.partial, job.parameters, clone, hashes, progress)
         except StageError as error:
             error.failure = f"{job.label} {error.failure}{self._remedy() if error.killed else ''}"
             disks = [folder for folder in (self.out, self.artifacts) if folder and folder.exists()]

@@ -17,7 +17,7 @@ import pytest
 from clone import HEADER, TABLES, WORK, Clone, write_notebook, write_stage
 from glore_lib.params import ParamsError, load_params
 from glore_lib.workflow import StageError, notebooks, pipeline
-from glore_lib.workflow.pipeline import APPENDIX, STAGES, Job, Results, comparison_hashes, render
+from glore_lib.workflow.pipeline import APPENDIX, STAGES, Job, Pipeline, Results, comparison_hashes, render
 
 
 def use_two_stages(patch: pytest.MonkeyPatch) -> None:
@@ -393,7 +393,7 @@ def test_a_dead_kernel_is_a_failed_stage(clone):
 
 PROCESS = """import json, os, sys, psutil
 parent = psutil.Process(os.getppid())
-open("../PATH", "w").write(json.dumps({"ids": [os.getpid(), parent.pid],
+open("PATH", "w").write(json.dumps({"ids": [os.getpid(), parent.pid],
     "cwd": os.getcwd(), "tqdm": os.environ.get("TQDM_DISABLE"), "python": sys.executable}))"""
 
 
@@ -462,7 +462,7 @@ def test_a_killed_run_leaves_no_kernel(clone):
 
 
 def test_interrupting_keeps_what_was_rendered(clone):
-    write_stage(clone.notebooks, "02_orm", "open('../reached', 'w').write('x')\nimport time\ntime.sleep(600)")
+    write_stage(clone.notebooks, "02_orm", "open('reached', 'w').write('x')\nimport time\ntime.sleep(600)")
     process = start(clone, "reached")
     try:
         process.send_signal(signal.SIGINT)
@@ -522,6 +522,20 @@ def test_folders_of_runs_and_of_comparisons_do_not_mix(done):
 def test_names_that_a_comparison_cannot_have(clone, name):
     with pytest.raises(ParamsError, match=f"--name {name}: must be the name of a folder, other than that of a run"):
         clone.pipeline(name=name)
+
+
+def test_notebooks_are_given_paths_relative_to_the_clone(clone, tmp_path, monkeypatch):
+    monkeypatch.chdir(clone.root / "params")  # where the command is given does not matter
+    given = {job.stage: job.parameters for job in clone.pipeline(Path("tiny.yaml"), appendix=True).jobs}
+    stage = {"params_file": "params/tiny.yaml", "overrides": {}, "artifacts": "artifacts"}
+    assert given == {
+        "01_expert_iteration": stage,
+        "02_orm": stage | {"out": "results/tiny"},
+        "appendix/j_value": stage | {"out": "results/tiny/appendix"},
+        "06_figures": {"runs": ["results/tiny"], "out": "results/tiny-figures"},
+    }
+    outside = Pipeline([clone.params], tmp_path / "out", tmp_path / "artifacts", notebooks=clone.notebooks)
+    assert outside.jobs[1].parameters == stage | {"artifacts": "../artifacts", "out": "../out/tiny"}
 
 
 def test_a_comparison_is_built_from_run_folders_alone(done):
