@@ -2,7 +2,7 @@
 # make figures      redraw every table, figure and report under results/ from the committed run folders, without a model
 # make test         run the tests; make test-long those that take minutes: all notebooks, killed runs, a real browser
 # make test-vllm    test sampling with the CPU build of vLLM, in an environment of its own, .venv-vllm
-# make lab          open the notebooks in JupyterLab
+# make lab          open JupyterLab; it saves tracked notebooks without outputs
 # make lint         check style, types and the layers of imports
 # make audit        look up known vulnerabilities of the pinned packages on PyPI
 # Each installs the pinned packages into .venv first if it is missing or older than the pins.
@@ -31,7 +31,7 @@ test-vllm: $(VLLM_STAMP)
 	@.venv-vllm/bin/python -m pytest tests/sampling/test_vllm.py
 
 lab: $(STAMP)
-	@.venv/bin/jupyter lab notebooks
+	@JUPYTER_CONFIG_PATH=notebooks .venv/bin/jupyter lab
 
 lint: $(STAMP)
 	@.venv/bin/ruff check .

@@ -238,7 +238,7 @@ def test_nested_overrides_leave_the_rest_of_a_section(overrides):
 
 
 def test_nested_overrides_fill_a_section_that_the_file_leaves_out():
-    training = {"epochs": 2, "learning_rate": 0.5}
+    training = {"epochs": 2, "max_steps": 3, "learning_rate": 0.5}
     params = load_params(TINY, {"reward_models": {"figure4_training": training}})
     assert params.reward_models.figure4_training.epochs == 2
     assert params.reward_models.threshold == 0.5

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 from matplotlib import colormaps
-from matplotlib.colors import to_hex
+from matplotlib.colors import to_hex, to_rgb
 
 from glore_lib.method import step_labels
 from glore_lib.method.refinement import locate_first_error, marked_step
@@ -26,7 +26,7 @@ from glore_lib.solutions import mark_bad, split_steps
 
 NAMES = METHOD_LABELS | {
     "draft": "Draft", "reference": "Reference solution", "exact": "Exact label", "right": "Correct rollouts",
-    "text": "Text",
+    "text": "Text", "unknown": "Not in the vocabulary",
 }  # fmt: skip
 
 
@@ -38,12 +38,16 @@ class Answer:
     text: str
     final_answer: str
     is_correct: bool | None  # None if the correct answer is unknown
+    score: float | None = None  # the ORM's, of the whole answer
+    is_picked: bool = False  # by the ORM, among the answers that are reranked
 
     @property
     def verdict(self) -> str:
-        """Whether the answer is correct, if known, and the answer."""
+        """Whether the answer is correct, if known, the answer, and what the ORM says of it."""
         word = {None: "", True: "right", False: "wrong"}[self.is_correct]
-        return ", ".join(part for part in (word, self.final_answer or "no answer") if part)
+        score = "" if self.score is None else f"ORM {self.score:.2f}"
+        said = ", ".join(part for part in (word, self.final_answer or "no answer", score) if part)
+        return f"{said} {PICKED}" if self.is_picked else said
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ class Example:
     @property
     def scored(self) -> list[str]:
         """The columns of ``steps`` that are scores."""
-        return [name for name in self.columns if name not in ("text", "exact", "right")]
+        return [name for name in self.columns if name not in ("text", "exact", "right", "unknown")]
 
     def first_error(self, column: str) -> int:
         """Return the first step labelled 0, or scored at most the threshold; 0 if there is none."""
@@ -226,8 +230,8 @@ def rollouts_of(lab: Replication, split: str, show: str) -> pd.DataFrame:
 # The renderer
 
 LINES, COLUMNS = 45, 130  # the most that an example takes as text
-FIRST_ERROR, NEW = "◀ first error", "▸"
-COLOURS = colormaps["Oranges_r"]  # dark for a low score; the lightness alone shows it
+FIRST_ERROR, PICKED, NEW = "◀ first error", "◀ picked by the ORM", "▸"
+COLOURS = colormaps["PuOr"]  # which the colour-blind tell apart
 TEXT_STYLE = "text-align:left;white-space:pre-wrap;vertical-align:top"
 TEMPLATE = read_template("example.html.jinja")
 
@@ -296,7 +300,7 @@ def _legend(example: Example) -> str:
 
 def _cell_text(example: Example, column: str, step: int) -> str:
     value: Any = example.steps.loc[step, column]
-    if column in ("text", "right"):
+    if column in ("text", "right", "unknown"):
         return str(value)
     text = ("right" if value else "wrong") if column == "exact" else f"{value:.2f}"
     return f"{text} {FIRST_ERROR}" if example.first_error(column) == step else text
@@ -306,14 +310,18 @@ def _cell_style(example: Example, column: str, step: int) -> str:
     if column not in example.scored:
         return TEXT_STYLE if column == "text" else "text-align:center"
     value: Any = example.steps.loc[step, column]
-    return f"text-align:center;background-color:{score_colour(value)};color:{text_colour(value)}"
+    colour = score_colour(value, example.threshold)
+    return f"text-align:center;background-color:{colour};color:{text_colour(colour)}"
 
 
-def score_colour(score: float) -> str:
-    """Return the background colour of a score in [0, 1], as #rrggbb."""
-    return to_hex(COLOURS(float(score)))
+def score_colour(score: float, threshold: float) -> str:
+    """Return the background colour of a score in [0, 1], as #rrggbb: white at the threshold, below it orange."""
+    if score <= threshold:
+        return to_hex(COLOURS(0.5 * score / (threshold or 1.0)))
+    return to_hex(COLOURS(0.5 + 0.5 * (score - threshold) / (1 - threshold)))
 
 
-def text_colour(score: float) -> str:
-    """Return the text colour with the better contrast on :func:`score_colour`."""
-    return "white" if score < 0.24 else "black"
+def text_colour(background: str) -> str:
+    """Return the text colour with the better contrast, which is at least 4.5 to 1 (WCAG AA)."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(background)]
+    return "white" if 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2] < 0.179 else "black"

@@ -1,7 +1,7 @@
-"""Explore a run interactively: its drafts with scores, labels, rollouts and refinements, at any threshold.
+"""Explore a run interactively: its drafts with scores, labels, rollouts, refinements and the ORM's pick.
 
-A question and a draft of one's own are scored and refined on demand. :class:`Explorer` computes, :class:`Panel` has
-the widgets.
+A draft at another threshold, and a question and a draft of one's own, are scored and refined on demand.
+:class:`Explorer` computes, :class:`Panel` has the widgets.
 """
 
 import io
@@ -34,6 +34,7 @@ from glore_lib.tasks import Question
 
 LOCATORS = ("orm", "sorm")
 REFINED = (*(f"local+{locator}" for locator in LOCATORS), "global")
+RERANKED = ("draft", "global", "local+sorm")  # as SplitEvaluation.candidates; ties go to the first
 STAGE = "explorer"
 
 
@@ -57,6 +58,7 @@ class Explorer:
         self.threshold = lab.run.params.reward_models.threshold
         self._known = {q.question: q for q in lab.run.questions(split).values()}
         self._written: dict[tuple[str, str, int], str] = {}
+        self._scored: dict[tuple[str, str], float] = {}
 
     @cached_property
     def _refiner(self) -> Sampler:
@@ -67,14 +69,19 @@ class Explorer:
         dtype = self.run.params.base_model.dtype
         return {kind: load_reward_model(str(self.lab.reward_models[kind].folder), dtype).eval() for kind in LOCATORS}
 
-    def drafts(self, show: str) -> list[tuple[str, str]]:
-        """Return (title, id) of the drafts that ``show`` (of ``DRAFT_FILTERS``) selects, in their order."""
+    def drafts(self, show: str, search: str = "") -> list[tuple[str, str]]:
+        """Return (title, id) of the drafts that ``show`` (of ``DRAFT_FILTERS``) selects, in their order.
+
+        ``search`` holds words that question or draft must contain.
+        """
         chosen, questions = set(self.outcomes.chosen(show)), self.run.questions(self.outcomes.split)
-        titles = [
-            f"{i} ({'right' if draft.is_correct else 'wrong'}): {questions[draft.question_id].question[:60]}"
-            for i, draft in enumerate(self.outcomes.drafts.itertuples(), start=1)
-        ]
-        return [both for both in zip(titles, self.outcomes.drafts.index, strict=True) if both[1] in chosen]
+        found = []
+        for i, draft in enumerate(self.outcomes.drafts.itertuples(), start=1):
+            question = questions[draft.question_id].question
+            text = f"{question} {draft.text}".lower()
+            if draft.Index in chosen and all(word in text for word in search.lower().split()):
+                found.append((f"{i} ({'right' if draft.is_correct else 'wrong'}): {question[:60]}", draft.Index))
+        return found
 
     def stored(self, sample_id: str, threshold: float) -> Example:
         """Return a stored draft; its local refinement is a new one if the threshold moves the first error."""
@@ -96,24 +103,27 @@ class Explorer:
         draft, known = join_steps(steps), self._known.get(question)
         labels = self.run.task.exact_step_labels(known, draft) if known else None
         frame = numbered(draft).assign(**({"exact": labels} if labels else {}), **self.score(question, draft))
+        if any(unknown := [", ".join(self.unknown_words(step)) for step in steps]):
+            frame["unknown"] = unknown
         shown = Example(question, known.reference_answer if known else "", frame, threshold, [])
         return self._with_refinements(replace(shown, answers=[self._answer("draft", draft, known)]))
 
     def unknown_words(self, text: str) -> list[str]:
-        """Return the words that are not in the model's vocabulary; it reads them all as one unknown token."""
-        tokenizer, words = self.run.tokenizer, dict.fromkeys(text.split())
-        return [w for w in words if tokenizer.unk_token_id in tokenizer(w, add_special_tokens=False).input_ids]
+        """Return the words or characters that are not in the vocabulary: the model reads them as one unknown token."""
+        read = self.run.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        spans = zip(read["input_ids"], read["offset_mapping"], strict=True)
+        return list(dict.fromkeys(text[a:b] for token, (a, b) in spans if token == self.run.tokenizer.unk_token_id))
 
     @torch.inference_mode()
     @_one_thread()
-    def score(self, question: str, draft: str) -> dict[str, list[float]]:
+    def score(self, question: str, draft: str, kinds: Sequence[str] = LOCATORS) -> dict[str, list[float]]:
         """Return the scores of all steps by ORM and SORM, as ``method.reward_models.score_steps`` does."""
         every = dict.fromkeys(range(1, len(split_steps(draft)) + 1), 1)
         solution = labelled_solution(self.run, Question("", "", question, "", ""), draft, every)
         batch = collate(pack([solution], 1, len(solution.ids)), self.run.tokenizer.pad_token_id)
         inputs = {name: batch[name].to(device()) for name in SCORED}
         with torch.autocast(device().type, torch.bfloat16, enabled=self.run.params.finetuning.mixed_precision):
-            return {k: m(**inputs)["logits"][0].sigmoid().tolist() for k, m in self._reward_models.items()}
+            return {k: self._reward_models[k](**inputs)["logits"][0].sigmoid().tolist() for k in kinds}
 
     def refine(self, question: str, draft: str, first_errors: Sequence[int]) -> list[str]:
         """Refine a draft greedily for each of these first errors, as ``method.refinement.refine`` does."""
@@ -137,12 +147,21 @@ class Explorer:
         return iter([prefix_text(k, len(k)) + completion.text for k, (completion,) in zip(kept, made, strict=True)])
 
     def _with_refinements(self, shown: Example) -> Example:
-        """Add the local refinement for each locator's first error at the threshold, and the global one."""
+        """Add the local refinements at the threshold, the global one, and which answer the ORM picks."""
         (draft,) = shown.answers
         known, errors = self._known.get(shown.question), [shown.first_error(locator) for locator in LOCATORS]
         texts = self.refine(shown.question, draft.text, [*errors, 1])
-        made = [self._answer(kind, text, known) for kind, text in zip(REFINED, texts, strict=True)]
-        return replace(shown, answers=[draft, *made])
+        made = [draft, *(self._answer(kind, text, known) for kind, text in zip(REFINED, texts, strict=True))]
+        scores = {answer.name: self._answer_score(shown.question, answer.text) for answer in made}
+        pick = max(RERANKED, key=lambda name: scores[name])
+        return replace(shown, answers=[replace(a, score=scores[a.name], is_picked=a.name == pick) for a in made])
+
+    def _answer_score(self, question: str, text: str) -> float:
+        """Return the ORM's score of a whole answer, 0 if it has no step."""
+        if (question, text) not in self._scored:
+            steps = self.score(question, text, ["orm"])["orm"] if split_steps(text) else [0.0]
+            self._scored[question, text] = steps[-1]
+        return self._scored[question, text]
 
     def _answer(self, name: str, text: str, question: Question | None) -> Answer:
         right = self.run.task.is_correct(text, question.reference_answer) if question else None
@@ -199,6 +218,10 @@ class Panel(widgets.VBox):
         wide, area = {"width": "46em"}, {"width": "46em", "height": "8em"}
         self.run = widgets.Dropdown(options=list(files), description="Run", layout=wide)
         self.show = widgets.Dropdown(options=list(DRAFT_FILTERS), description="Show", layout=wide)
+        self.search = widgets.Text(
+            description="Search", placeholder="words of question or draft, then Enter", continuous_update=False,
+            layout=wide,
+        )  # fmt: skip
         self.draft = widgets.Dropdown(description="Draft", layout=wide)
         self.threshold = widgets.FloatSlider(
             min=0, max=1, step=0.01, description="Threshold T", continuous_update=False, layout=wide
@@ -206,16 +229,18 @@ class Panel(widgets.VBox):
         self.count, self.stored = widgets.Label(), widgets.HTML()
         self.question = widgets.Textarea(description="Question", layout=area)
         self.text = widgets.Textarea(description="Your draft", layout=area)
+        self.copy = widgets.Button(description="Copy the draft above")
         self.button = widgets.Button(description="Score and refine", button_style="primary")
         self.message, self.own = widgets.HTML(), widgets.HTML()
         super().__init__([
-            self.run, self.show, self.draft, self.count, self.threshold, self.stored,
+            self.run, self.show, self.search, self.draft, self.count, self.threshold, self.stored,
             widgets.HTML("<h3>Your own</h3><p>A question and a draft, one step per line, such as the one above.</p>"),
-            self.question, self.text, self.button, self.message, self.own,
+            self.question, self.text, widgets.HBox([self.copy, self.button]), self.message, self.own,
         ])  # fmt: skip
-        for widget, react in ((self.run, self._open), (self.show, self._choose), (self.draft, self._draw),
-                              (self.threshold, self._draw)):  # fmt: skip
+        for widget, react in ((self.run, self._open), (self.show, self._choose), (self.search, self._choose),
+                              (self.draft, self._draw), (self.threshold, self._move)):  # fmt: skip
             widget.observe(lambda _, react=react: react(), "value")
+        self.copy.on_click(lambda _: self._copy())
         self.button.on_click(lambda _: self._score())
         self._open()
 
@@ -225,11 +250,18 @@ class Panel(widgets.VBox):
         return self._opened(self.run.value)
 
     def _open(self) -> None:
+        self.draft.options, self.message.value, self.own.value = (), "", ""  # they are of another run
         self.threshold.value = self.explorer.threshold
         self._choose()
 
+    def _move(self) -> None:
+        """Show everything at the new threshold."""
+        self._draw()
+        if self.own.value:
+            self._score()
+
     def _choose(self) -> None:
-        drafts = self.explorer.drafts(self.show.value)
+        drafts = self.explorer.drafts(self.show.value, self.search.value)
         self.count.value = f"{len(drafts)} of {len(self.explorer.outcomes.drafts)} drafts"
         self.draft.options = drafts
         self.draft.index = 0 if drafts else None  # draws it, unless it is already displayed
@@ -239,9 +271,13 @@ class Panel(widgets.VBox):
         if self.draft.value is None:
             self.stored.value = "<p>There is no draft of this kind.</p>"
             return
-        shown = self.explorer.stored(self.draft.value, self.threshold.value)
-        self.stored.value = to_html(shown)
-        self.question.value, self.text.value = shown.question, join_steps(list(shown.steps["text"]))
+        self.stored.value = to_html(self.explorer.stored(self.draft.value, self.threshold.value))
+
+    def _copy(self) -> None:
+        """Fill the two fields with the draft on display, the only thing that overwrites them."""
+        if self.draft.value is not None:
+            shown = self.explorer.stored(self.draft.value, self.threshold.value)
+            self.question.value, self.text.value = shown.question, join_steps(list(shown.steps["text"]))
 
     def _score(self) -> None:
         """Score and refine the two fields; show an invalid input as one line."""
@@ -252,7 +288,8 @@ class Panel(widgets.VBox):
             self.message.value = f"<p><b>{escape(str(error))}</b></p>"
             return
         unknown = escape(", ".join(self.explorer.unknown_words(f"{self.question.value} {self.text.value}")))
-        self.message.value = f"<p>Not in the model's vocabulary: <b>{unknown}</b></p>" if unknown else ""
+        warning = f"<p>⚠ Not in the model's vocabulary, so that scores and refinements say little: <b>{unknown}</b></p>"
+        self.message.value = warning if unknown else ""
         self.own.value = to_html(shown)
 
 

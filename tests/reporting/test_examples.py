@@ -150,17 +150,30 @@ def test_text_says_the_same():
     ]
 
 
-def test_a_score_looks_darker_the_lower_it_is_and_can_be_read():
+def test_what_the_orm_says_of_an_answer_is_in_its_verdict():
+    answer = Answer("global", "#### 4", "4", True, score=0.876, is_picked=True)
+    assert answer.verdict == "right, 4, ORM 0.88 ◀ picked by the ORM"
+    assert Answer("draft", "", "", None, score=0.0).verdict == "no answer, ORM 0.00"
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.05, 0.5, 0.9, 1.0])
+def test_colours_of_scores_are_centred_on_the_threshold_and_can_be_read(threshold):
     def luminance(colour: str) -> float:
         parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
         return sum(w * (p / 12.92 if p <= 0.04 else ((p + 0.055) / 1.055) ** 2.4)
                    for w, p in zip((0.2126, 0.7152, 0.0722), parts, strict=True))  # fmt: skip
 
-    lights = [luminance(examples.score_colour(score / 20)) for score in range(21)]
-    assert lights == sorted(lights) and lights[-1] - lights[0] > 0.5
-    for score, light in zip(range(21), lights, strict=True):
-        ink = 1.0 if examples.text_colour(score / 20) == "white" else 0.0
+    scores = [score / 20 for score in range(21)]
+    colours = [examples.score_colour(score, threshold) for score in scores]
+    for score, colour in zip(scores, colours, strict=True):
+        red, blue = int(colour[1:3], 16), int(colour[5:7], 16)
+        assert (score <= threshold) == (red >= blue), score  # orange, or purple
+        ink, light = (1.0 if examples.text_colour(colour) == "white" else 0.0), luminance(colour)
         assert (max(ink, light) + 0.05) / (min(ink, light) + 0.05) >= 4.5, score  # WCAG AA
+    below = [luminance(colour) for score, colour in zip(scores, colours, strict=True) if score <= threshold]
+    above = [luminance(colour) for score, colour in zip(scores, colours, strict=True) if score > threshold]
+    assert below == sorted(below) and above == sorted(above, reverse=True)
+    assert threshold == 0 or below[-1] > 0.9
 
 
 @pytest.mark.parametrize("shown", [

@@ -1,6 +1,7 @@
 """The explorer without a browser: what it shows of a run, at any threshold, and of a draft of one's own."""
 
 import json
+from dataclasses import replace
 
 import pandas as pd
 import papermill
@@ -60,6 +61,54 @@ def test_what_is_refined_live_is_what_was_stored(opened, sampler):
     assert sampler.requests and set(sampler.temperatures) == {0.0}
 
 
+def test_the_orm_picks_as_in_the_evaluation(opened):
+    """At the run's own threshold, by scores and right answers that are stored."""
+    candidates, picked = opened.lab.test.candidates, {}
+    names = {"draft": "draft", "global": "global", "local": "local+sorm"}
+    for sample_id in opened.outcomes.drafts.index:
+        answers = {answer.name: answer for answer in opened.stored(sample_id, opened.threshold).answers}
+        for name, (_, scores) in candidates.items():
+            stored = scores.read().query("sample_id == @sample_id").sort_values("step")["score"].iloc[-1]
+            assert answers[names[name]].score == pytest.approx(stored, abs=1e-5)
+        (pick,) = [answer for answer in answers.values() if answer.is_picked]
+        assert pick.score == max(answers[name].score for name in names.values())
+        picked[sample_id] = pick.is_correct
+    assert picked == opened.lab.test.choices["reranked"].to_dict()
+
+
+def test_ties_go_to_the_draft_then_to_the_global_refinement(opened, monkeypatch):
+    sample_id, threshold = opened.outcomes.drafts.index[0], opened.threshold
+    scores = dict.fromkeys(("draft", "global", "local+sorm"), 0.5) | {"local+orm": 0.9}
+    monkeypatch.setattr(opened, "_answer_score", lambda _, text: scores[text])
+    monkeypatch.setattr(opened, "_answer", lambda name, text, _: Answer(name, name, "", None))
+    shown = opened.stored(sample_id, threshold)
+    draft = replace(shown.answers[0], text="draft")
+
+    def picked() -> list[str]:
+        made = opened._with_refinements(replace(shown, answers=[draft]))
+        return [answer.name for answer in made.answers if answer.is_picked]
+
+    assert picked() == ["draft"]
+    scores["global"] = scores["local+sorm"] = 0.6
+    assert picked() == ["global"]
+
+
+def test_an_answer_without_a_step_scores_0(opened):
+    assert opened._answer_score("tom has 4 apples . how many ?", "") == 0.0
+
+
+def test_drafts_are_searched_by_words_of_question_and_draft(opened):
+    every = opened.drafts("all drafts")
+    assert opened.drafts("all drafts", "  ") == every
+    questions = opened.run.questions("test")
+    for title, sample_id in every[:3]:
+        draft = opened.outcomes.drafts.loc[sample_id]
+        words = f"{questions[draft['question_id']].question.split()[0].upper()} {split_steps(draft['text'])[-1]}"
+        found = opened.drafts("all drafts", words)
+        assert (title, sample_id) in found and set(found) <= set(every)
+    assert opened.drafts("all drafts", "zebra") == []
+
+
 def test_another_threshold_moves_the_first_error_and_with_it_the_mark_once(opened, sampler):
     sample_id = next(s for s, text in opened.outcomes.drafts["text"].items() if len(split_steps(text)) > 2)
     steps = split_steps(opened.outcomes.drafts.loc[sample_id, "text"])
@@ -116,7 +165,17 @@ def test_mistakes_are_told_in_one_clear_line(opened):
 
 
 def test_words_that_the_model_does_not_know_are_named(opened):
-    assert opened.unknown_words("tom has 4 bananas .\nbananas") == ["bananas"]
+    assert opened.unknown_words("tom has 4 bananas .\nbananas\tcoins é") == ["bananas", "bananas\tcoins", "é"]
+    assert opened.unknown_words("tom has 4 apples .\n#### 4") == []
+
+
+def test_steps_with_unknown_words_are_marked_beside_their_scores(opened, sampler):
+    question = next(iter(opened.run.questions("test").values())).question
+    shown = opened.own(question, "tom has 4 kiwis and figs\n#### 4", 0.5)
+    assert list(shown.steps["unknown"]) == ["kiwis, figs", ""]
+    assert "Not in the vocabulary" in to_html(shown) and "kiwis, figs" in to_html(shown)
+    assert shown.scored == ["orm", "sorm"]
+    assert "unknown" not in opened.own(question, "tom has 4 apples\n#### 4", 0.5).steps
 
 
 def test_all_text_is_escaped():
@@ -138,12 +197,17 @@ def test_the_widgets_show_what_is_chosen(scripted, tiny_base, sampler, opened): 
     assert shown.draft.value == shown.draft.options[0][1]
     assert "First error at T = 0.5" in shown.stored.value
     shown.draft.index = 1
-    assert shown.question.value == opened.stored(shown.draft.value, 0.5).question
+    assert shown.question.value == shown.text.value == ""
     before = shown.stored.value
     shown.threshold.value = 1.0
     assert shown.stored.value != before and "SORM: step 1" in shown.stored.value
+    assert "picked by the ORM" in shown.stored.value
     shown.show.value = "wrong drafts"
     assert [value for _, value in shown.draft.options] == opened.outcomes.chosen("wrong drafts")
+    shown.copy.click()
+    displayed = opened.stored(shown.draft.value, 0.5)
+    assert shown.question.value == displayed.question
+    assert split_steps(shown.text.value) == list(displayed.steps["text"])
     shown.button.click()
     assert shown.own.value and shown.message.value == ""
     shown.text.value = "banana"
@@ -152,6 +216,38 @@ def test_the_widgets_show_what_is_chosen(scripted, tiny_base, sampler, opened): 
     shown.text.value = ""
     shown.button.click()
     assert "Your draft is empty" in shown.message.value and shown.own.value == ""
+
+
+def test_ones_own_draft_stays_and_is_shown_at_the_threshold(scripted, tiny_base, sampler, opened):  # noqa: F811
+    shown = panel(tiny_base, scripted[0])
+    own = (opened.stored(shown.draft.value, 0.5).question, "tom has 4 apples\n#### 4")
+    shown.question.value, shown.text.value = own
+    shown.button.click()
+    assert "First error at T = 0.5" in shown.own.value
+    shown.threshold.value = 0.25
+    assert "First error at T = 0.25" in shown.own.value and "First error at T = 0.25" in shown.stored.value
+    shown.draft.index = 2
+    shown.search.value = "zebra"
+    assert shown.count.value == "0 of 6 drafts" and "no draft" in shown.stored.value
+    shown.copy.click()  # there is nothing to copy
+    shown.search.value = ""
+    assert (shown.question.value, shown.text.value) == own
+    assert "First error at T = 0.25" in shown.own.value
+
+
+def test_another_run_is_shown_at_its_own_threshold_without_results_of_the_last(
+    scripted, tiny_base, sampler, opened, monkeypatch  # noqa: F811
+):  # fmt: skip
+    other = Explorer(Replication(opened.run), "validation")
+    monkeypatch.setattr(explorer, "open_explorer", lambda path, *_: {"a": opened, "b": other}[path])
+    shown = Panel({"a": "a", "b": "b"}, {}, "")
+    shown.copy.click()
+    shown.button.click()
+    shown.threshold.value = 0.9
+    text = shown.text.value
+    shown.run.value = "b"  # its drafts have other ids
+    assert shown.threshold.value == 0.5 and shown.draft.value in other.outcomes.drafts.index
+    assert shown.own.value == shown.message.value == "" and shown.text.value == text
 
 
 def test_a_kind_without_drafts_is_said(scripted, tiny_base, opened, monkeypatch):  # noqa: F811

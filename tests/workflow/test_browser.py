@@ -3,9 +3,11 @@
 Screenshots go to the folder that GLORE_SCREENSHOTS names, or else to the test's own.
 """
 
+import json
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -40,7 +42,6 @@ ARGUMENTS = (
 ).split()
 PATIENCE = 600  # seconds for what takes some on a quiet machine
 WIDE, PHONE = {"width": 1400, "height": 900}, {"width": 375, "height": 812}
-EXPLORER = ROOT / "notebooks" / "explorer.ipynb"
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no browser: apt-get install chromium")
 
@@ -145,9 +146,9 @@ def test_the_report_is_read_by_keyboard_and_in_the_dark(report):
 
 @dataclass
 class Lab:
-    """A JupyterLab over its own copy of the notebooks, with few questions and short trainings."""
+    """``make lab`` in a clone of its own, with few questions and short trainings."""
 
-    folder: Path
+    clone: Path
     address: str
     token: str
 
@@ -168,23 +169,37 @@ class Lab:
         kernels = [session["kernel"] for session in sessions if session["path"] == notebook]
         return any(kernel["connections"] and kernel["execution_state"] == "idle" for kernel in kernels)
 
-    def saved(self, page: Page, notebook: str) -> list[nbformat.NotebookNode]:
-        """Return the code cells of a notebook, saved as a user would."""
-        page.keyboard.press("Control+s")
-        page.wait_for_timeout(2000)
-        cells = nbformat.read(self.folder / "notebooks" / notebook, as_version=4).cells
-        return [cell for cell in cells if cell.cell_type == "code"]
+    def cells(self, page: Page) -> list[nbformat.NotebookNode]:
+        """Return the code cells as the page holds them, with their outputs."""
+        notebook = nbformat.from_dict(page.evaluate(f"{WIDGET}.content.model.toJSON()"))
+        return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
-    def run_all(self, page: Page, notebook: str) -> list[nbformat.NotebookNode]:
+    def save(self, page: Page) -> None:
+        page.keyboard.press("Control+s")
+        page.wait_for_function(f"() => !{WIDGET}.content.model.dirty")
+
+    def run_all(self, page: Page) -> list[nbformat.NotebookNode]:
         """*Run > Run All Cells*; the code cells once they are run, or one has failed."""
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
         deadline = time.monotonic() + PATIENCE
         while True:
-            cells = self.saved(page, notebook)
+            cells = self.cells(page)
             if all(cell.execution_count for cell in cells) or failures(cells):
                 return cells
             assert time.monotonic() < deadline, [cell.execution_count for cell in cells]
+            page.wait_for_timeout(500)
+
+    def git(self, *arguments: str) -> str:
+        return git(self.clone, *arguments)
+
+
+WIDGET = "window.jupyterapp.shell.currentWidget"
+
+
+def git(clone: Path, *arguments: str) -> str:
+    names = ["-c", "user.name=A", "-c", "user.email=a@example.org"]
+    return subprocess.run(["git", *names, *arguments], cwd=clone, capture_output=True, text=True, check=True).stdout
 
 
 def failures(cells: list[nbformat.NotebookNode]) -> list[str]:
@@ -195,36 +210,48 @@ def failures(cells: list[nbformat.NotebookNode]) -> list[str]:
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     folder, token = tmp_path_factory.mktemp("lab"), secrets.token_hex()
-    shutil.copytree(ROOT / "notebooks", folder / "notebooks", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
-    (folder / "params").mkdir()
+    clone = folder / "clone"
+    for name in ("glore_lib", "notebooks"):
+        shutil.copytree(ROOT / name, clone / name, ignore=shutil.ignore_patterns(".ipynb_checkpoints", "__pycache__"))
+    for name in ("Makefile", ".gitignore"):
+        shutil.copy(ROOT / name, clone)
+    (clone / "params").mkdir()
     params = load_params(ROOT / "params" / "mini-hard.yaml", SMALL)
-    (folder / "params" / "mini-hard.yaml").write_text(yaml.safe_dump(params.model_dump(mode="json")))
+    (clone / "params" / "mini-hard.yaml").write_text(yaml.safe_dump(params.model_dump(mode="json")))
+    (clone / ".venv").symlink_to(sys.prefix)
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "All"]):
+        git(clone, *command)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     kept = {f"JUPYTER_{name}_DIR": str(folder / name.lower()) for name in ("CONFIG", "DATA", "RUNTIME")}
     kept |= {f"JUPYTERLAB_{name}_DIR": str(folder / name.lower()) for name in ("SETTINGS", "WORKSPACES")}
-    kept |= {"JUPYTER_TOKEN": token, "OMP_NUM_THREADS": "1"}  # threads that wait for each other take longer
-    news = folder / "settings" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
-    news.parent.mkdir(parents=True)
-    news.write_text('{"fetchNews": "false"}')  # or it would ask
-    options = ["--no-browser", f"--port={port}", "--ServerApp.port_retries=0"]
-    if os.geteuid() == 0:
-        options.append("--allow-root")
+    kept |= {"JUPYTER_TOKEN": token, "JUPYTER_PORT": str(port), "PYTHONPATH": str(clone)}
+    kept |= {"OMP_NUM_THREADS": "1"}  # threads that wait for each other take longer
+    settings = {
+        "config/jupyter_server_config.json": {  # the user's own, which `make lab` reads too
+            "ServerApp": {"open_browser": False, "allow_root": True, "port_retries": 0},
+            "LabApp": {"expose_app_in_browser": True},
+        },
+        "settings/@jupyterlab/apputils-extension/notification.jupyterlab-settings": {"fetchNews": "false"},
+    }
+    for name, content in settings.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(json.dumps(content))
     with (folder / "log.txt").open("w") as log:
         server = subprocess.Popen(
-            [sys.executable, "-m", "jupyter", "lab", "notebooks", *options],
-            cwd=folder, env=os.environ | kept, stdout=log, stderr=subprocess.STDOUT,
+            ["make", "--old-file=.venv/.installed", "lab"], cwd=clone, env=os.environ | kept,
+            stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
     try:
-        lab = Lab(folder, f"http://127.0.0.1:{port}", token)
+        lab = Lab(clone, f"http://127.0.0.1:{port}", token)
         deadline = time.monotonic() + PATIENCE
         while not answers(f"{lab.address}/api"):
             assert server.poll() is None and time.monotonic() < deadline, (folder / "log.txt").read_text()
             time.sleep(0.2)
         yield lab
     finally:
-        server.terminate()  # and its kernels with it
+        os.killpg(server.pid, signal.SIGTERM)  # with its kernels
         server.wait(PATIENCE)
 
 
@@ -238,9 +265,9 @@ def answers(url: str) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.long
-def test_a_notebook_runs_from_its_first_cell_to_its_last(lab, browser, shoot):
-    page = lab.open(browser, "03_sorm.ipynb")
-    cells = lab.run_all(page, "03_sorm.ipynb")
+def test_a_notebook_runs_from_its_first_cell_to_its_last_and_git_sees_only_edits(lab, browser, shoot):
+    page = lab.open(browser, "notebooks/03_sorm.ipynb")
+    cells = lab.run_all(page)
     assert failures(cells) == []
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     assert any("image/png" in output.get("data", {}) for cell in cells for output in cell.outputs)
@@ -254,35 +281,84 @@ def test_a_notebook_runs_from_its_first_cell_to_its_last(lab, browser, shoot):
     figure.first.scroll_into_view_if_needed()
     assert figure.first.evaluate("image => image.naturalWidth") > 100
     shoot(page, "lab-03")
+    lab.save(page)
+    assert lab.git("status", "--porcelain") == ""
+    assert lab.cells(page) == cells  # still on display
+
+    page.evaluate(f"{WIDGET}.content.activeCellIndex = 1")
+    page.keyboard.press("Enter")
+    page.keyboard.press("Control+End")
+    page.keyboard.insert_text("\nmine = 1")
+    lab.save(page)
+    changed = [line for line in lab.git("diff", "-U0").splitlines() if line[0] in "+-" and line[1] in " "]
+    assert lab.git("status", "--porcelain") == " M notebooks/03_sorm.ipynb\n"
+    assert changed[-1] == '+    "mine = 1"' and len(changed) == 3
+    lab.git("checkout", ".")
     page.context.close()
 
 
 @pytest.mark.slow
 @pytest.mark.long
-def test_the_explorer_answers_to_its_widgets(lab, browser, shoot):
-    page = lab.open(browser, EXPLORER.name)
-    assert failures(lab.run_all(page, EXPLORER.name)) == []
-    draft, slider = page.get_by_label("Draft", exact=True), page.get_by_role("slider")
-    shown = page.get_by_text("First error at T =")
-    expect(shown).to_have_count(1)
-    draft.scroll_into_view_if_needed()
-    before = page.get_by_label("Question", exact=True).input_value()
-    draft.select_option(index=1)
-    expect(page.get_by_label("Question", exact=True)).not_to_have_value(before)
+def test_lab_opens_the_clone_at_its_notebooks(lab, browser, shoot):
+    page = browser.new_context(viewport=WIDE).new_page()
+    page.set_default_timeout(1000 * PATIENCE)
+    page.goto(f"{lab.address}/?token={lab.token}")
+    page.locator(".jp-DirListing-item").get_by_text("03_sorm.ipynb").wait_for()
+    page.locator(".jp-BreadCrumbs-home").click()
+    page.locator(".jp-DirListing-item").get_by_text("params").dblclick()
+    page.locator(".jp-DirListing-item").get_by_text("mini-hard.yaml").dblclick()
+    page.locator(".jp-FileEditor").get_by_text("train_questions: 12").wait_for()
+    shoot(page, "lab-params")
+    page.context.close()
 
-    first = shown.inner_text()
+
+@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.parametrize("theme", ["Light", "Dark"])
+def test_the_explorer_answers_to_its_widgets(lab, browser, shoot, theme):
+    page = lab.open(browser, "notebooks/explorer.ipynb")
+    page.evaluate(f"window.jupyterapp.commands.execute('apputils:change-theme', {{theme: 'JupyterLab {theme}'}})")
+    page.wait_for_function(f"() => document.body.dataset.jpThemeLight == '{str(theme == 'Light').lower()}'")
+    assert failures(lab.run_all(page)) == []
+    draft, slider = page.get_by_label("Draft", exact=True), page.get_by_role("slider")
+    question, text = page.get_by_label("Question", exact=True), page.get_by_label("Your draft", exact=True)
+    score = page.get_by_role("button", name="Score and refine")
+    shown, picked = page.get_by_text("First error at T ="), page.get_by_text("picked by the ORM")
+    expect(shown).to_have_count(1)
+    expect(picked).to_have_count(1)
+    draft.scroll_into_view_if_needed()
+    page.get_by_role("button", name="Copy the draft above").click()
+    expect(question).not_to_have_value("")
+    text.fill("tom has 2 kiwis\n#### 2")
+    mine = question.input_value()
+    score.click()
+    expect(shown).to_have_count(2)
+    expect(picked).to_have_count(2)
+    expect(page.get_by_role("cell", name="kiwis", exact=True)).to_be_visible()
+    draft.select_option(index=1)
+
+    first = shown.first.inner_text()
     box = slider.bounding_box()
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     page.mouse.down()
     page.mouse.move(box["x"] + 120, box["y"] + box["height"] / 2, steps=5)
     page.mouse.up()
-    expect(shown).not_to_have_text(first)
+    expect(shown.first).not_to_have_text(first)
+    at = shown.first.inner_text().partition("T = ")[2].partition(":")[0]
+    expect(page.get_by_text(f"First error at T = {at}:")).to_have_count(2)
+    expect(question).to_have_value(mine)
+    expect(text).to_have_value("tom has 2 kiwis\n#### 2")
+    shoot(page, f"explorer-{theme.lower()}")
 
-    page.get_by_role("button", name="Score and refine").click()
+    search = page.get_by_label("Search", exact=True)
+    search.fill("zebra")
+    search.press("Enter")
+    expect(page.get_by_text("There is no draft of this kind")).to_be_visible()
+    search.fill("")
+    search.press("Enter")
     expect(shown).to_have_count(2)
-    shoot(page, "explorer")
-    page.get_by_label("Your draft", exact=True).fill("")
-    page.get_by_role("button", name="Score and refine").click()
+    text.fill("")
+    score.click()
     expect(page.get_by_text("Your draft is empty")).to_be_visible()
     expect(shown).to_have_count(1)
     page.context.close()

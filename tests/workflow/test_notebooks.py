@@ -6,7 +6,9 @@ import importlib
 import inspect
 import pkgutil
 import re
+import shutil
 import struct
+import subprocess
 from base64 import b64decode
 from collections.abc import Iterator
 from itertools import pairwise
@@ -16,6 +18,8 @@ from typing import Any
 import nbformat
 import pandas as pd
 import pytest
+from jupyter_server.services.contents.filemanager import FileContentsManager
+from traitlets.config.loader import PyFileConfigLoader
 
 from clone import TINY
 from glore_lib import solutions, statistics
@@ -178,6 +182,35 @@ def test_notebooks_are_kept_without_outputs_and_with_short_cells(path: Path):
         assert len(cell.source.splitlines()) <= CELL
         assert all(len(line) <= 120 for line in cell.source.splitlines())
     assert sum(tagged(cell, "parameters") for cell in notebook.cells) == 1
+
+
+@pytest.mark.parametrize("kept", [False, True], ids=["tracked", "own copy"])
+def test_jupyterlab_saves_edits_and_only_of_own_copies_outputs(kept: bool, tmp_path: Path):
+    (tmp_path / "notebooks").mkdir()
+    path = "notebooks/mine.ipynb" if kept else "notebooks/explorer.ipynb"
+    shutil.copy(ROOT / "notebooks" / "explorer.ipynb", tmp_path / path)
+    for command in (["init", "-q"], *([] if kept else [["add", path]])):
+        subprocess.run(["git", *command], cwd=tmp_path, check=True)
+    before = (tmp_path / path).read_bytes()
+    config = PyFileConfigLoader("jupyter_server_config.py", str(ROOT / "notebooks")).load_config()
+    manager = FileContentsManager(root_dir=str(tmp_path), config=config)
+
+    def save(source: str | None = None) -> bytes:
+        """Save what JupyterLab would after Run All, with the last cell changed to ``source``."""
+        model = manager.get(path)
+        model["content"].metadata |= {"widgets": {}, "language_info": {"name": "python", "version": "3.11.2"}}
+        for number, cell in enumerate(c for c in model["content"].cells if c.cell_type == "code"):
+            cell.execution_count, cell.outputs = number + 1, [nbformat.v4.new_output("stream", text="1")]
+            cell.metadata |= {"execution": {"iopub.status.busy": "now"}}
+        if source is not None:
+            model["content"].cells[-1].source = source
+        manager.save(model, path)
+        return (tmp_path / path).read_bytes()
+
+    assert (save() == before) != kept
+    edited = nbformat.reads(save("mine = 1").decode(), as_version=4).cells
+    assert edited[-1].source == "mine = 1" and bool(edited[-1].outputs) == kept
+    assert [cell.metadata.get("tags") for cell in edited][:2] == [None, ["parameters"]]
 
 
 @pytest.mark.parametrize("path", OF_METHOD + OF_APPENDIX, ids=name)
