@@ -77,11 +77,10 @@ def test_the_orm_picks_as_in_the_evaluation(opened):
 
 
 def test_ties_go_to_the_draft_then_to_the_global_refinement(opened, monkeypatch):
-    sample_id, threshold = opened.outcomes.drafts.index[0], opened.threshold
+    shown = opened.stored(opened.outcomes.drafts.index[0], opened.threshold)
     scores = dict.fromkeys(("draft", "global", "local+sorm"), 0.5) | {"local+orm": 0.9}
     monkeypatch.setattr(opened, "_answer_score", lambda _, text: scores[text])
     monkeypatch.setattr(opened, "_answer", lambda name, text, _: Answer(name, name, "", None))
-    shown = opened.stored(sample_id, threshold)
     draft = replace(shown.answers[0], text="draft")
 
     def picked() -> list[str]:
@@ -149,7 +148,7 @@ def test_of_a_question_that_no_one_knows_nothing_is_called_right(opened, monkeyp
     assert list(shown.steps) == ["text", "orm", "sorm"]
     assert {answer.is_correct for answer in shown.answers} == {None}
     assert sampler.prompts[-1] == "tom has 4 apples . how many ?\n[BAD] tom has 2 + 2 = 4 apples\n#### 4\nsolution :\n"
-    assert shown.answers[-1] == Answer("global", "#### 4", "4", None)
+    assert replace(shown.answers[-1], score=None, is_picked=False) == Answer("global", "#### 4", "4", None)
 
 
 def test_mistakes_are_told_in_one_clear_line(opened):
