@@ -17,7 +17,7 @@ import torch
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria
 
-from glore_lib.sampling import Completion, Request, newline_tokens
+from glore_lib.sampling import Completion, Ends, Request
 from glore_lib.sampling.rows import Row
 from glore_lib.sampling.transformers import TransformersSampler
 from glore_lib.solutions import ANSWER_MARK
@@ -44,36 +44,40 @@ class Work:
 
 
 class AnswerEnds(StoppingCriteria):
-    """Stop each row at its end-of-sequence token, or after the line with the final answer."""
+    """Stop each row at an end token, or after the line with the final answer."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, newlines: torch.Tensor, start: int):
-        self.tokenizer, self.newlines, self.start = tokenizer, newlines, start
+    def __init__(self, ends: Ends, start: int):
+        self.ends, self.start = ends, start
         self.lengths: torch.Tensor | None = None  # of the finished texts, else 0
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
         if self.lengths is None:
             self.lengths = torch.zeros(len(input_ids), dtype=torch.long, device=input_ids.device)
         last, running = input_ids[:, -1], self.lengths == 0
-        ended = running & (last == self.tokenizer.eos_token_id)
-        rows = (running & self.newlines[last]).nonzero()[:, 0]
-        texts = self.tokenizer.batch_decode(input_ids[rows, self.start :])
+        ended = running & self._among(last, self.ends.tokens)
+        rows = (running & self._among(last, self.ends.newlines)).nonzero()[:, 0]
+        texts = self.ends.tokenizer.batch_decode(input_ids[rows, self.start :])
         ended[rows] |= torch.tensor([ANSWER_MARK in text for text in texts], dtype=torch.bool, device=ended.device)
         self.lengths[ended] = input_ids.shape[1] - self.start
         return self.lengths > 0
 
+    @staticmethod
+    def _among(last: torch.Tensor, ids: frozenset[int]) -> torch.Tensor:
+        return torch.isin(last, torch.tensor(sorted(ids), device=last.device))
+
 
 def generating(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, n: int, temperature: float) -> Sample:
     """Return ``model.generate`` on all requests at once, sampling from the whole distribution as the backend does."""
-    newlines = torch.tensor(newline_tokens(tokenizer), device=model.device)
+    where = Ends(tokenizer, model.generation_config)
 
     def generate(requests: list[Request], tokens: int) -> int:
         batch = tokenizer.pad({"input_ids": [list(r.prompt) for r in requests]}, padding_side="left")
         inputs = {name: torch.tensor(batch[name], device=model.device) for name in ("input_ids", "attention_mask")}
-        ends = AnswerEnds(tokenizer, newlines, inputs["input_ids"].shape[1])
+        ends = AnswerEnds(where, inputs["input_ids"].shape[1])
         torch.manual_seed(requests[0].seed)
         found = model.generate(
             **inputs, do_sample=True, temperature=temperature, top_k=0, top_p=1.0, num_return_sequences=n,
-            max_new_tokens=tokens, pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id,
+            max_new_tokens=tokens, pad_token_id=tokenizer.pad_token_id, eos_token_id=sorted(where.tokens),
             use_cache=True, stopping_criteria=[ends],
         )  # fmt: skip
         return int(torch.where(ends.lengths > 0, ends.lengths, found.shape[1] - ends.start).sum())

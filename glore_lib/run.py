@@ -16,7 +16,7 @@ from glore_lib.artifacts import keys
 from glore_lib.artifacts.manifest import stage_record_path
 from glore_lib.artifacts.records import warn, write
 from glore_lib.artifacts.store import Artifact, Info, Store
-from glore_lib.models import launch, loading, tokens
+from glore_lib.models import checks, launch, loading, tokens
 from glore_lib.models.sources import MINI_BASE
 from glore_lib.params import Params, Section, Training, digest, load_params
 from glore_lib.sampling import Sampler, probe, resumable, transformers
@@ -24,6 +24,8 @@ from glore_lib.sampling.resumable import ResumableSampler
 from glore_lib.sampling.vllm import VLLMSampler
 from glore_lib.tasks import Question, Task, checked_task
 from glore_lib.threads import cores
+
+EXAMPLES = 16  # questions of each split that the tokenizer is tried on
 
 
 @dataclass
@@ -214,11 +216,28 @@ def open_run(params_file: str, overrides: dict[str, Any], artifacts: str) -> Run
     """Open the run of a params file, changed by ``overrides``; artifacts go to the folder ``artifacts``.
 
     See :func:`glore_lib.params.load_params` for the overrides. Raises :class:`glore_lib.params.ParamsError` before any
-    work if the parameters or the data cannot be used.
+    work if the parameters, the data or the base model's tokenizer cannot be used.
     """
     params = load_params(params_file, overrides)
     task = checked_task(params)
     launch.quiet()
     if not os.environ.keys() & {"OMP_NUM_THREADS", "MKL_NUM_THREADS"}:  # torch follows these
         torch.set_num_threads(cores())
-    return Run(params, Store(Path(artifacts)), task)
+    run = Run(params, Store(Path(artifacts)), task)
+    _check_base(run)
+    return run
+
+
+def _check_base(run: Run) -> None:
+    """Raise ParamsError if the base model's tokenizer or context does not suit the run. Loads no weights."""
+    p = run.params
+    if p.base_model.source == "scratch":  # not made yet; the mini base has its tokenizer and shape
+        folder = str(MINI_BASE)
+        tokenizer = tokens.load_tokenizer(folder, p.base_model.chat_template)
+    else:
+        folder, tokenizer = run.base, run.tokenizer
+    splits = [[*run.questions(split).values()] for split in p.task.counts]
+    some = [question for questions in splits for question in questions[:EXAMPLES]]
+    checks.check_tokenizer(tokenizer, folder, p.base_model.source, run.task, some)
+    every = [question.question for questions in splits for question in questions]
+    checks.check_context(tokenizer, folder, p, run.task, every)

@@ -33,12 +33,13 @@ def save_tiny_base(folder: Path) -> Path:
     return save_random_llama(build_tokenizer(), folder)
 
 
-def save_random_llama(tokenizer: PreTrainedTokenizerBase, folder: Path, width: int = 32) -> Path:
+def save_random_llama(tokenizer: PreTrainedTokenizerBase, folder: Path, width: int = 32, more_outputs: int = 0) -> Path:
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=2, max_position_embeddings=384, initializer_range=0.2, tie_word_embeddings=False,
-        pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+        vocab_size=len(tokenizer) + more_outputs, hidden_size=width, intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=2, max_position_embeddings=384, initializer_range=0.2,
+        tie_word_embeddings=False, pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -47,7 +47,7 @@ class PlainSampler(RowSampler):
             for k, row, tokens in zip(growing, grown, chosen, strict=True):
                 row.tokens.append(tokens[0])  # of several completions, greedily the same
                 left[k, tokens[0]] = 0.0
-            self._note_ends(grown)
+            self.ends.note(grown)
             return left
 
         def ended(ids: torch.Tensor, _: object) -> torch.Tensor:

@@ -71,9 +71,9 @@ class Trial:
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase):
         self.model, self.tokenizer = model, tokenizer
-        special = set(tokenizer.all_special_ids)
-        known = enumerate(newline_tokens(tokenizer)[: model.get_input_embeddings().weight.shape[0]])  # type: ignore[index]
-        self._ordinary = [i for i, newline in known if not newline and i not in special]
+        left_out = newline_tokens(tokenizer) | {*tokenizer.all_special_ids}
+        embedded = model.get_input_embeddings().weight.shape[0]
+        self._ordinary = sorted(i for i in tokenizer.get_vocab().values() if i < embedded and i not in left_out)
         self._rng = np.random.default_rng(0)
         self.tolerance = TOLERANCE[model.dtype]
 

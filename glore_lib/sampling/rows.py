@@ -1,6 +1,6 @@
 """What the two ways to decode with transformers share: rows of completions, how tokens are drawn, where texts end."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -8,21 +8,17 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from glore_lib.models.loading import raise_on_oom
-from glore_lib.sampling import Answers, Completion, Request, newline_tokens
-from glore_lib.solutions import ANSWER_MARK
+from glore_lib.sampling import Answers, Completion, Ends, Growing, Request
 
 Uniforms = dict[tuple[int, int], np.ndarray]  # each completion's random numbers, by position after the common part
 
 
 @dataclass
-class Row:
+class Row(Growing):
     """Completions that are equal so far, each as (index of its request, its number)."""
 
     request: Request  # of the first completion; the others have the same prompt
     completions: list[tuple[int, int]]
-    tokens: list[int] = field(default_factory=list)
-    line: int = 0  # where the last line starts in ``tokens``
-    finished: bool = False
 
     @property
     def text(self) -> tuple[int, ...]:
@@ -44,7 +40,7 @@ class RowSampler:
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: int):
         self.model, self.tokenizer, self.rows = model.eval(), tokenizer, rows
         self.attention = model.config._attn_implementation  # the model's own
-        self._newlines = newline_tokens(tokenizer)
+        self.ends = Ends(tokenizer, model.generation_config)  # type: ignore[arg-type]
 
     def sample(self, requests: list[Request], temperature: float, max_new_tokens: int, progress: str) -> Answers:
         """Raise ParamsError if memory runs out; see :class:`glore_lib.sampling.Sampler`."""
@@ -93,15 +89,3 @@ class RowSampler:
         cumulative = torch.softmax(logits / temperature, -1).cumsum(-1)
         tokens = torch.searchsorted(cumulative, u * cumulative[:, -1:], right=True).clamp(max=logits.shape[-1] - 1)
         return [row[: len(numbers)] for row, numbers in zip(tokens.tolist(), drawn, strict=True)]
-
-    def _note_ends(self, rows: list[Row]) -> None:
-        """Note which rows end with their last token, and where lines begin."""
-        with_newline = []
-        for row in rows:
-            row.finished = row.tokens[-1] == self.tokenizer.eos_token_id
-            if self._newlines[row.tokens[-1]]:
-                with_newline.append(row)
-        lines = self.tokenizer.batch_decode([row.tokens[row.line :] for row in with_newline]) if with_newline else []
-        for row, line in zip(with_newline, lines, strict=True):
-            row.line = len(row.tokens)
-            row.finished |= ANSWER_MARK in line

@@ -166,7 +166,7 @@ class TransformersSampler(RowSampler):
             growing = [place for place, row in enumerate(batch.places) if row]
             grown = [batch.places[place] for place in growing]
             forks = _append(grown, self._choose(logits[growing], grown, uniforms, temperature))  # type: ignore[arg-type]
-            self._note_ends([*grown, *(fork for _, fork in forks)])  # type: ignore[list-item]
+            self.ends.note([*grown, *(fork for _, fork in forks)])  # type: ignore[list-item]
             for place, row in zip(growing, grown, strict=True):
                 if row.ended(limit):
                     ended.append(row)  # type: ignore[arg-type]
@@ -244,7 +244,7 @@ def _append(rows: list[Row], tokens: list[list[int]]) -> list[tuple[int, Row]]:
         for completion, token in zip(row.completions, drawn, strict=True):
             by_token.setdefault(token, []).append(completion)
         (first, row.completions), *others = by_token.items()
-        forks += [(k, Row(row.request, c, [*row.tokens, token], row.line)) for token, c in others]
+        forks += [(k, Row(row.request, c, tokens=[*row.tokens, token], line=row.line)) for token, c in others]
         row.tokens.append(first)
     return forks
 

@@ -14,7 +14,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import count, islice
 from multiprocessing import connection
 from pathlib import Path
@@ -31,9 +31,9 @@ from transformers import PreTrainedTokenizerBase
 
 from glore_lib.models.loading import base_and_adapters
 from glore_lib.models.sources import locate
+from glore_lib.models.tokens import generation_config
 from glore_lib.params import ParamsError, Sampling
-from glore_lib.sampling import Answers, Completion, Request, newline_tokens
-from glore_lib.solutions import ANSWER_MARK
+from glore_lib.sampling import Answers, Completion, Ends, Growing, Request
 
 if TYPE_CHECKING:  # slow to import, and often not installed
     from vllm.lora.request import LoRARequest
@@ -46,14 +46,11 @@ _KILLED = "one of its processes was killed, as the system does where the machine
 
 
 @dataclass
-class _Row:
+class _Row(Growing):
     """A sample while it is generated."""
 
     request: Request
     number: int
-    tokens: list[int] = field(default_factory=list)
-    line: int = 0  # where the last line starts in ``tokens``
-    finished: bool = False
 
     @property
     def seed(self) -> int:
@@ -69,7 +66,7 @@ class VLLMSampler:
 
     def __init__(self, source: str, tokenizer: PreTrainedTokenizerBase, dtype: str, params: Sampling):
         self.source, self.tokenizer, self.dtype, self.params = source, tokenizer, dtype, params
-        self._newlines = newline_tokens(tokenizer)
+        self.ends = Ends(tokenizer, generation_config(base_and_adapters(source)[0]))
         self._names = map(str, count())
         self._resources = ExitStack()
         self._log: Path | None = None
@@ -223,7 +220,7 @@ class VLLMSampler:
                 name = next(self._names)
                 how = SamplingParams(
                     temperature=temperature, seed=row.seed, max_tokens=limit,
-                    stop_token_ids=[self.tokenizer.eos_token_id], detokenize=False,
+                    stop_token_ids=sorted(self.ends.tokens), detokenize=False,
                     output_kind=RequestOutputKind.DELTA,
                 )  # fmt: skip
                 prompt = tokens_input(list(row.request.prompt))
@@ -233,24 +230,11 @@ class VLLMSampler:
                 return
             for output in self._engine.step():
                 row, (part,) = growing[output.request_id], output.outputs
-                if self._append(row, part.token_ids):
+                self.ends.append(row, part.token_ids)
+                if row.finished and not output.finished:
                     self._engine.abort_request([output.request_id])
-                elif output.finished:
-                    row.finished = part.finish_reason == "stop"
-                else:
-                    continue
-                yield growing.pop(output.request_id)
-
-    def _append(self, row: _Row, tokens: list[int]) -> bool:
-        """Append tokens up to the end of the final answer's line; return whether it was reached."""
-        for token in tokens:
-            row.tokens.append(token)
-            if self._newlines[token]:
-                row.finished = ANSWER_MARK in self.tokenizer.decode(row.tokens[row.line :])
-                row.line = len(row.tokens)
-                if row.finished:
-                    return True
-        return False
+                if row.finished or output.finished:
+                    yield growing.pop(output.request_id)
 
     def _completion(self, row: _Row) -> Completion:
         return Completion(self.tokenizer.decode(row.tokens, skip_special_tokens=True), row.finished, tuple(row.tokens))  # type: ignore[arg-type]

@@ -1,5 +1,6 @@
 """The transformers backend against transformers' own decoding, known distributions, and its own promises."""
 
+import copy
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import chisquare
-from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from glore_lib.models.tokens import encode
 from glore_lib.params import ParamsError
@@ -265,9 +266,10 @@ class Markov:
 
     device = torch.device("cpu")
     config = LlamaConfig(num_hidden_layers=1)
+    generation_config = GenerationConfig()
 
-    def __init__(self, tokenizer, follows: dict[str, dict[str, float]]):
-        size = len(tokenizer)
+    def __init__(self, tokenizer, follows: dict[str, dict[str, float]], more_outputs: int = 0):
+        size = len(tokenizer) + more_outputs
         self.table, self.widths = torch.full((size, size), -torch.inf), []
         for token, nexts in follows.items():
             for following, logit in nexts.items():
@@ -330,6 +332,35 @@ def test_only_the_line_with_the_mark_ends_a_completion(tokenizer):
     )  # fmt: skip
     ((completion,),) = sample(model, tokenizer, [Request(prompt_of(tokenizer, "tom"), 1, 0)], temperature=0.0)
     assert told([completion]) == [("has\n3 #### 5\n", True, 6)]
+
+
+@pytest.mark.parametrize("end", ["</s>", "<end_of_turn>"])
+def test_every_end_token_of_the_model_ends_a_completion(tokenizer, end, reliability):
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.add_special_tokens({"extra_special_tokens": ["<end_of_turn>"]})
+    model = scripted(tokenizer, f"has 3 {end} 5")
+    model.generation_config = GenerationConfig(eos_token_id=tokenizer.convert_tokens_to_ids(["</s>", "<end_of_turn>"]))
+    requests = [Request(prompt_of(tokenizer, "ann tom"), 2, 0)]
+    (completions,) = sample(model, tokenizer, requests, temperature=0.0)
+    assert told(completions) == [("has 3", True, 3)] * 2
+    reliability("model with several end tokens", "each ends a text")
+
+
+def test_a_word_that_the_models_class_declares_as_its_end_ends_nothing(tokenizer):
+    model = scripted(tokenizer, "has 3 5 </s>")
+    model.generation_config = GenerationConfig(eos_token_id=tokenizer.convert_tokens_to_ids("3"))
+    ((completion,),) = sample(model, tokenizer, [Request(prompt_of(tokenizer, "tom"), 1, 0)], temperature=0.0)
+    assert told([completion]) == [("has 3 5", True, 4)]
+
+
+def test_an_output_without_a_token_is_sampled_and_decoded_to_nothing(tokenizer, reliability):
+    size = len(tokenizer)
+    tom, three, end = tokenizer.convert_tokens_to_ids(["tom", "3", "</s>"])
+    model = Markov(tokenizer, {"3": {"</s>": 0.0}}, more_outputs=20)
+    model.table[tom, size + 19] = model.table[size + 19, three] = 0.0
+    (completions,) = sample(model, tokenizer, [Request(prompt_of(tokenizer, "tom"), 2, 0)])
+    assert [(c.text, c.finished, c.ids) for c in completions] == [("3", True, (size + 19, three, end))] * 2
+    reliability("model with more outputs than the tokenizer has tokens", "sampled; such outputs are empty text")
 
 
 def test_prompts_that_extend_each_other_are_read_as_one(tokenizer):
