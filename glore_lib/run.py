@@ -23,6 +23,7 @@ from glore_lib.sampling import Sampler, probe, resumable, transformers
 from glore_lib.sampling.resumable import ResumableSampler
 from glore_lib.sampling.vllm import VLLMSampler
 from glore_lib.tasks import Question, Task, checked_task
+from glore_lib.tasks.benchmarks import Benchmark
 from glore_lib.threads import cores
 
 EXAMPLES = 16  # questions of each split that the tokenizer is tried on
@@ -236,7 +237,9 @@ def _check_base(run: Run) -> None:
         tokenizer = tokens.load_tokenizer(folder, p.base_model.chat_template)
     else:
         folder, tokenizer = run.base, run.tokenizer
-    splits = [[*run.questions(split).values()] for split in p.task.counts]
+    # Generated questions are alike in all splits, and take a second to draw.
+    drawn = p.task.counts if isinstance(run.task, Benchmark) else ["train"]
+    splits = [[*run.questions(split).values()] for split in drawn]
     some = [question for questions in splits for question in questions[:EXAMPLES]]
     checks.check_tokenizer(tokenizer, folder, p.base_model.source, run.task, some)
     every = [question.question for questions in splits for question in questions]

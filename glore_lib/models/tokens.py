@@ -135,6 +135,6 @@ def generation_config(source: str) -> GenerationConfig:
     """Load the generation config of a model, or make it from the model's config where there is none."""
     name, revision = locate(source)
     try:
-        return GenerationConfig.from_pretrained(name, **revision)
+        return GenerationConfig.from_pretrained(name, **revision)  # type: ignore[arg-type]
     except OSError:
         return GenerationConfig.from_model_config(model_config(source))

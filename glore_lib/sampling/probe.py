@@ -72,7 +72,7 @@ class Trial:
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase):
         self.model, self.tokenizer = model, tokenizer
         left_out = newline_tokens(tokenizer) | {*tokenizer.all_special_ids}
-        embedded = model.get_input_embeddings().weight.shape[0]
+        embedded = model.get_input_embeddings().weight.shape[0]  # type: ignore[index]
         self._ordinary = sorted(i for i in tokenizer.get_vocab().values() if i < embedded and i not in left_out)
         self._rng = np.random.default_rng(0)
         self.tolerance = TOLERANCE[model.dtype]

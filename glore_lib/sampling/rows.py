@@ -40,7 +40,7 @@ class RowSampler:
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: int):
         self.model, self.tokenizer, self.rows = model.eval(), tokenizer, rows
         self.attention = model.config._attn_implementation  # the model's own
-        self.ends = Ends(tokenizer, model.generation_config)  # type: ignore[arg-type]
+        self.ends = Ends(tokenizer, model.generation_config)
 
     def sample(self, requests: list[Request], temperature: float, max_new_tokens: int, progress: str) -> Answers:
         """Raise ParamsError if memory runs out; see :class:`glore_lib.sampling.Sampler`."""
