@@ -34,15 +34,21 @@ class Commands(TyperGroup):
 
         Batch systems and ``docker stop`` send SIGTERM, and closed terminals SIGHUP: both end a run as Ctrl-C does.
         """
+        received = [signal.SIGINT]
+
+        def interrupt(number: int, frame: object) -> None:
+            received.append(signal.Signals(number))  # Ray raises another KeyboardInterrupt in place of this one
+            raise KeyboardInterrupt
+
         for number in (signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) == signal.SIG_DFL:  # nohup ignores SIGHUP
-                signal.signal(number, _interrupt)
+                signal.signal(number, interrupt)
         sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal may know few characters
         try:
             environment.provide_home()
             return super().invoke(ctx)
-        except KeyboardInterrupt as signalled:
-            code = 128 + (signalled.args or (signal.SIGINT,))[0]
+        except KeyboardInterrupt:
+            code = 128 + received[-1]
             line = "interrupted: finished work is kept, and the same command continues from there"
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
@@ -55,10 +61,6 @@ class Commands(TyperGroup):
             code, line = 2 if isinstance(error, ParamsError) else 1, f"error: {' '.join(str(error).split())}"
         typer.echo(line, err=True)
         raise typer.Exit(code)
-
-
-def _interrupt(number: int, frame: object) -> None:
-    raise KeyboardInterrupt(number)
 
 
 app = typer.Typer(
