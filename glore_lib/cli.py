@@ -41,7 +41,7 @@ class Commands(TyperGroup):
             raise KeyboardInterrupt
 
         for number in (signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) == signal.SIG_DFL:  # nohup ignores SIGHUP
+            if signal.getsignal(number) != signal.SIG_IGN:  # as nohup sets it
                 signal.signal(number, interrupt)
         sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal may know few characters
         try:

@@ -437,7 +437,7 @@ cli.app(sys.argv[2:])"""
 
 @pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_to_end_interrupts_a_run(clone, ending, reliability):
-    work = "import os, time\nprint(os.getpid(), file=open('../reached', 'w'), flush=True)\ntime.sleep(600)"
+    work = "import os, time\nprint(os.getpid(), file=open('reached', 'w'), flush=True)\ntime.sleep(600)"
     write_stage(clone.notebooks, "01_expert_iteration", work)
     command = [sys.executable, "-c", PROGRAM, clone.root, "run", clone.params, "--out", clone.results]
     reached = clone.root / "reached"
@@ -460,6 +460,22 @@ def test_a_signal_to_end_interrupts_a_run(clone, ending, reliability):
         f"as Ctrl-C: one line that says how to resume; no lock and no process left; exit code {128 + ending}",
         "the shard in progress",
     )
+
+
+def test_a_library_that_raises_another_interrupt_does_not_hide_the_signal(clone, monkeypatch):
+    def compute(*_: object) -> None:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt from None
+
+    monkeypatch.setattr("glore_lib.workflow.compute.compute", compute)
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)]
+    try:
+        assert glore("compute", clone.params).exit_code == 143
+    finally:
+        for number, handler in zip((signal.SIGTERM, signal.SIGHUP), before, strict=True):
+            signal.signal(number, handler)
 
 
 def wait_until(reached: Callable[[], object]) -> None:
