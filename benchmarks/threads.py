@@ -69,7 +69,7 @@ def run(setting: str, seconds: float) -> dict[str, float]:
     """Measure one setting in a new process."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
     command = [sys.executable, __file__, "--child", "--seconds", str(seconds)]
-    return json.loads(subprocess.check_output(command, env=kept | SETTINGS[setting], text=True))
+    return json.loads(subprocess.check_output(command, env=kept | SETTINGS[setting], encoding="utf-8"))
 
 
 @contextmanager

@@ -27,7 +27,11 @@ def without_encoding(path: Path) -> Iterator[str]:
         modes = [part.value for part in [*node.args[:2], *(k.value for k in node.keywords if k.arg == "mode")]
                  if isinstance(part, ast.Constant)]  # fmt: skip
         of_text = name == "open" and not any("b" in str(mode) for mode in modes)
-        as_text = any(k.arg in ("text", "universal_newlines") for k in node.keywords) and name in ("run", "Popen")
+        as_text = any(k.arg in ("text", "universal_newlines") for k in node.keywords) and name in (
+            "run",
+            "Popen",
+            "check_output",
+        )
         if name in ("read_text", "write_text") or of_text or as_text:
             yield f"{path.relative_to(ROOT)}:{node.lineno}"
 
