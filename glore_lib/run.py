@@ -13,12 +13,12 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from glore_lib.artifacts import keys
-from glore_lib.artifacts.manifest import stage_record_path
+from glore_lib.artifacts.manifest import stage_record_path, training_warnings
 from glore_lib.artifacts.records import warn, write
 from glore_lib.artifacts.store import Artifact, Info, Store
 from glore_lib.models import checks, launch, loading, tokens
 from glore_lib.models.sources import MINI_BASE
-from glore_lib.params import Params, Section, Training, digest, load_params
+from glore_lib.params import ROOT, Params, Section, Training, digest, load_params
 from glore_lib.sampling import Sampler, probe, resumable, transformers
 from glore_lib.sampling.resumable import ResumableSampler
 from glore_lib.sampling.vllm import VLLMSampler
@@ -98,12 +98,24 @@ class Run:
             steps = self.params.base_model.pretrain_steps
             key = {"code": keys.code_of(keys.start_of(pretrain)), "steps": steps}  # type: ignore[dict-item]
             return str(self.store.folder("base", key, lambda out: pretrain(out, steps=steps)).folder)
-        return loading.pin(source)
+        return self._merged(loading.pin(self.params.base_model.location))
+
+    def _merged(self, source: str) -> str:
+        """Return a model, or the artifact of an adapter merged into its base, which vLLM and further adapters need."""
+        under = loading.adapter_base(source)
+        if under is None:
+            return source
+        base, dtype = self._merged(loading.pin(under)), self.params.base_model.dtype
+        key = {
+            "code": keys.code_of(keys.start_of(loading.merge_adapter)), "dtype": dtype,
+            "adapter": loading.fingerprint(source), "base": loading.fingerprint(base),
+        }  # fmt: skip
+        return str(self.store.folder("merged", key, lambda out: loading.merge_adapter(source, base, dtype, out)).folder)
 
     @cached_property
     def base_key(self) -> dict[str, Any]:
-        """What identifies the base model in an artifact's key: its files or commit, and the chat template in use."""
-        model = self.params.base_model.computing() | {"model": loading.fingerprint(self.base)}
+        """What identifies the base model in an artifact's key: its files or commit, not its place."""
+        model = {"model": loading.fingerprint(self.base), "dtype": self.params.base_model.dtype}
         return model | {"template": self.tokenizer.chat_template, "support": asdict(self.support)}
 
     @cached_property
@@ -136,7 +148,7 @@ class Run:
     def load(self, source: Artifact | None) -> PreTrainedModel:
         """Load a language model of this run, or its base if ``source`` is None."""
         self.free()
-        return loading.load_model(self.path(source), self.params.base_model.dtype)
+        return loading.load_model(self.path(source), self.params.base_model.dtype, base=self.base)
 
     def fit(
         self,
@@ -155,7 +167,8 @@ class Run:
         self.free()
         p = self.params
         job = launch.Job(
-            self.path(start), p.base_model.dtype, p.finetuning, training, self.seed(name), language_model_loss
+            self.path(start), self.base, p.base_model.dtype, p.finetuning, training, self.seed(name),
+            language_model_loss,
         )  # fmt: skip
         return launch.fit(job, self.tokenizer, examples, folder)
 
@@ -169,7 +182,9 @@ class Run:
     def backend(self, source: Artifact | None) -> Sampler:
         """Return what :meth:`sampler` samples with."""
         model, sampling = self.path(source), self.params.sampling
-        build = partial(build_sampler, tokenizer=self.tokenizer, params=self.params, support=self.support)
+        build = partial(
+            build_sampler, tokenizer=self.tokenizer, params=self.params, base=self.base, support=self.support
+        )  # fmt: skip
         if sampling.ray:
             from glore_lib.sampling.ray import RaySampler
 
@@ -178,7 +193,7 @@ class Run:
             return build(model)
         if not (self._engine and self._engine.source == model):
             self.free()
-            self._engine = VLLMSampler(model, self.tokenizer, self.params.base_model.dtype, sampling)
+            self._engine = VLLMSampler(model, self.tokenizer, self.params.base_model.dtype, sampling, self.base)
         return self._engine
 
     def free(self) -> None:
@@ -188,7 +203,10 @@ class Run:
             self._engine = None
 
     def finish(self, stage: str) -> pd.DataFrame:
-        """Return what a notebook made or read, with seconds and tokens, and store it for the manifest."""
+        """Return what a notebook made or read, with seconds and tokens, and store it for the manifest.
+
+        Warnings about trainings are printed.
+        """
         used = self.store.used
         records = {
             id: {"seconds": a.record["seconds"], "info": a.record["info"]}
@@ -198,6 +216,8 @@ class Run:
         path = stage_record_path(self.store.root, self.params, stage)
         path.parent.mkdir(parents=True, exist_ok=True)
         write(path, json.dumps({"artifacts": records}, indent=1))
+        for warning in training_warnings(records):
+            print(f"Warning: {warning}")
         rows = [
             {"artifact": id, "seconds": r["seconds"]} | {k: v for k, v in r["info"].items() if isinstance(v, int)}
             for id, r in records.items()
@@ -205,21 +225,25 @@ class Run:
         return pd.DataFrame(rows).convert_dtypes()
 
 
-def build_sampler(model: str, tokenizer: PreTrainedTokenizerBase, params: Params, support: probe.Support) -> Sampler:
-    """Build a sampler of the model in a folder or on the hub, in the process that calls this."""
+def build_sampler(
+    model: str, tokenizer: PreTrainedTokenizerBase, params: Params, base: str, support: probe.Support
+) -> Sampler:  # fmt: skip
+    """Build a sampler of a model of a run on ``base``, in the process that calls this."""
+    dtype = params.base_model.dtype
     if params.sampling.backend == "vllm":
-        return VLLMSampler(model, tokenizer, params.base_model.dtype, params.sampling)
-    loaded = loading.load_model(model, params.base_model.dtype)
+        return VLLMSampler(model, tokenizer, dtype, params.sampling, base)
+    loaded = loading.load_model(model, dtype, base=base)
     return transformers.build(loaded, tokenizer, params.sampling.rows, support.shared_prefix)
 
 
 def open_run(params_file: str, overrides: dict[str, Any], artifacts: str) -> Run:
     """Open the run of a params file, changed by ``overrides``; artifacts go to the folder ``artifacts``.
 
-    See :func:`glore_lib.params.load_params` for the overrides. Raises :class:`glore_lib.params.ParamsError` before any
-    work if the parameters, the data or the base model's tokenizer cannot be used.
+    See :func:`glore_lib.params.load_params` for the overrides; a relative ``base_model.source`` starts in the clone.
+    Raises :class:`glore_lib.params.ParamsError` before any work if the parameters, the data or the base model cannot
+    be used.
     """
-    params = load_params(params_file, overrides)
+    params = load_params(params_file, overrides, ROOT)
     task = checked_task(params)
     launch.quiet()
     if not os.environ.keys() & {"OMP_NUM_THREADS", "MKL_NUM_THREADS"}:  # torch follows these
@@ -230,13 +254,14 @@ def open_run(params_file: str, overrides: dict[str, Any], artifacts: str) -> Run
 
 
 def _check_base(run: Run) -> None:
-    """Raise ParamsError if the base model's tokenizer or context does not suit the run. Loads no weights."""
+    """Raise ParamsError if the base model, its tokenizer or its context does not suit the run. Loads no weights."""
     p = run.params
     if p.base_model.source == "scratch":  # not made yet; the mini base has its tokenizer and shape
         folder = str(MINI_BASE)
         tokenizer = tokens.load_tokenizer(folder, p.base_model.chat_template)
     else:
         folder, tokenizer = run.base, run.tokenizer
+    loading.check_base(folder, p.finetuning)
     # Generated questions are alike in all splits, and take a second to draw.
     drawn = p.task.counts if isinstance(run.task, Benchmark) else ["train"]
     splits = [[*run.questions(split).values()] for split in drawn]

@@ -1,6 +1,7 @@
 """The command: exit codes, one-line errors on stderr, and that bad input stops it before anything is written."""
 
 import errno
+import json
 import os
 import pty
 import re
@@ -119,6 +120,26 @@ def test_missing_data_folder(clone, tmp_path, monkeypatch):
     result = glore("run", clone.params, "--out", clone.results, "--set", "task.name=gsm8k")
     assert_refused(result, "GLORE_DATA_DIR", missing)
     assert not clone.results.exists()
+
+
+def test_paths_are_those_of_the_current_folder_and_of_home(clone, tmp_path, monkeypatch):
+    """Notebooks run in another folder."""
+    data = tmp_path / "data" / "gsm8k"
+    data.mkdir(parents=True)
+    for split in ("train", "test"):
+        rows = [json.dumps({"question": f"{split} {i}?", "answer": f"{i}\n#### {i}"}) for i in range(99)]
+        (data / f"{split}.jsonl").write_text("\n".join(rows))
+    check = "from glore_lib.tasks.gsm8k import GSM8K\nGSM8K().check_data({'train': 5})"
+    write_stage(clone.notebooks, "01_expert_iteration", WORK.replace("STAGE", "01_expert_iteration"), TABLES, check)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("GLORE_DATA_DIR", "data")
+    shown = glore(
+        "run", "~/clone/params/tiny.yaml", "--out=~/results", "--artifacts", "~/a", "--set", "task.name=gsm8k"
+    )
+    assert shown.exit_code == 0, shown.stderr
+    assert (tmp_path / "results" / "tiny" / "manifest.json").exists() and (tmp_path / "a").is_dir()
+    assert not (tmp_path / "~").exists()
 
 
 def test_unknown_stage(clone):

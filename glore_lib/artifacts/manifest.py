@@ -7,6 +7,7 @@ from typing import Any
 from glore_lib.params import Params, ParamsError
 
 MANIFEST, REPORT = "manifest.json", "report.html"
+TOO_MANY_LOST = 0.1  # share of a training's sequences that may be too long without a warning
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -45,6 +46,19 @@ def stage_records(root: Path, params: Params) -> dict[str, Any]:
     """Return the artifacts of all stages of a run by their names."""
     paths = sorted(stage_record_path(root, params, "any").parent.glob("*.json"))
     return {name: record for path in paths for name, record in (stage_record(path) or {}).items()}
+
+
+def training_warnings(records: dict[str, Any]) -> list[str]:
+    """Return a sentence for each model among some artifacts that learned from too little of its data."""
+    found = []
+    for id, info in ((id, record["info"]) for id, record in records.items()):
+        name, total = id.rpartition("-")[0], info.get("sequences", 1) + info.get("too_long", 0)
+        if total == 0:
+            found.append(f"{name} stays untrained: there was nothing to learn from.")
+        elif info.get("too_long", 0) > TOO_MANY_LOST * total:
+            lost = f"{info['too_long']:,} of {total:,} sequences ({info['too_long'] / total:.0%})"
+            found.append(f"{name} was trained without {lost}: they are longer than finetuning.max_length.")
+    return found
 
 
 def stage_record(path: Path) -> dict[str, Any] | None:

@@ -144,6 +144,10 @@ def _location(source: str) -> tuple[str, dict[str, Any]]:
 
         folder, file = smollm2_gguf()
         return folder, {"gguf_file": file}
+    if (Path(source) / "adapter_config.json").exists():
+        from glore_lib.models.loading import adapter_base
+
+        return _location(adapter_base(source) or source)
     name, revision = locate(source)
     return str(MINI_BASE) if source in ("mini-base", "scratch") else name, {"local_files_only": True, **revision}
 

@@ -171,8 +171,8 @@ class _Planner:
     def __init__(self, p: Params, accuracy: float, hardware: Hardware, helped: bool):
         self.p, self.hardware, self.helped = p, hardware, helped
         task = checked_task(p)
-        self.size, self.sized_by = model_size(p.base_model.source)
-        count, self.counted_by = token_counter(p.base_model.source)
+        self.size, self.sized_by = model_size(p.base_model.location)
+        count, self.counted_by = token_counter(p.base_model.location)
         self.text = GENERATED_TEXT if p.task.name == "arithmetic" else NATURAL_TEXT
         self.forked = self.text.forked if p.sampling.backend == "transformers" else 1.0
         self.learned = self.size.trained(p.finetuning)

@@ -132,7 +132,7 @@ def score_steps(
 
     def make() -> pd.DataFrame:
         run.free()
-        model = load_reward_model(str(reward_model.folder), run.params.base_model.dtype).eval()
+        model = load_reward_model(str(reward_model.folder), run.params.base_model.dtype, run.base).eval()
         questions = run.questions(split)
         steps_of, solutions = [], []
         for question_id, texts in samples.groupby("question_id", sort=False)["text"]:

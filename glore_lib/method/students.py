@@ -9,7 +9,7 @@ import pandas as pd
 from glore_lib.artifacts.store import Artifact, Info
 from glore_lib.models import training
 from glore_lib.models.tokens import encode
-from glore_lib.params import Training, digest
+from glore_lib.params import ParamsError, Training, digest
 from glore_lib.run import Run
 from glore_lib.sampling import Request
 from glore_lib.solutions import split_steps
@@ -86,13 +86,22 @@ def validation_accuracy(run: Run, student: Student) -> float:
 def fine_tune(
     run: Run, name: str, pairs: Iterable[tuple[Question, str]], training_params: Training, data: Artifact
 ) -> Artifact:
-    """Fine-tune the base model on (question, solution) pairs, those of the artifact ``data``."""
+    """Fine-tune the base model on (question, solution) pairs, those of the artifact ``data``.
+
+    Raises ParamsError if there are none.
+    """
 
     def make(folder: Path) -> Info:
         examples = [
             training.solution_example(run.tokenizer, run.task.prompt(q.question), split_steps(solution))
             for q, solution in pairs
         ]
+        if not examples:
+            raise ParamsError(
+                f"student.temperature = {run.params.student.temperature}: none of the samples is right, so the student "
+                f"{name} has no solutions to learn from; change it, raise student.samples_per_question, or name a "
+                "better model in base_model.source"
+            )
         return run.fit(None, name, examples, training_params, folder)
 
     params = {

@@ -41,11 +41,13 @@ LAST_LINES = 5  # of a failed process's output, shown in the error
 class Job:
     """What to train, and how.
 
-    ``start`` is the folder or hub name of the model to start from. ``language_model_loss`` is the weight of that loss
+    ``start`` and ``base`` are the folders or hub names of the model to start from and of the run's base.
+    ``language_model_loss`` is the weight of that loss
     in a reward model, and None to train a language model.
     """
 
     start: str
+    base: str
     dtype: str
     finetuning: Finetuning
     training: Training
@@ -55,7 +57,7 @@ class Job:
     def build(self) -> nn.Module:
         """Build the model to train: on the CPU for FSDP, since the whole model may not fit on one GPU."""
         place = torch.device("cpu") if self.finetuning.parallel == "fsdp" else None
-        model = adapt(load_model(self.start, self.dtype, place), self.finetuning, self.seed)
+        model = adapt(load_model(self.start, self.dtype, place, self.base), self.finetuning, self.seed)
         return model if self.language_model_loss is None else RewardModel(model, self.language_model_loss)
 
 
@@ -78,7 +80,7 @@ def _fit(job: Job, tokenizer: PreTrainedTokenizerBase, examples: Examples, folde
     model = whole(model, job)
     if saves:
         save = model.save if isinstance(model, RewardModel) else partial(save_model, model)  # type: ignore[arg-type]
-        save(tokenizer, job.start, folder)
+        save(tokenizer, job.start, folder, on_base=job.start == job.base)
     return info
 
 

@@ -1,6 +1,10 @@
 """Load, adapt and save base models and adapters. Weights on disk are safetensors only.
 
 A model is named by its ``source``: a folder, a hub name, or a hub name at a commit, ``name@commit``.
+
+There are two kinds of adapters. Those that a run trains lie beside a note that names the model they were trained on,
+and are merged whenever they are loaded. A run that starts from the adapter of another library merges it once
+(:func:`merge_adapter`).
 """
 
 import importlib.util
@@ -13,16 +17,26 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import GatedRepoError
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from safetensors import safe_open
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.pytorch_utils import Conv1D
 from transformers.utils.hub import cached_file, extract_commit_hash
 
 from glore_lib.artifacts.records import RECORD, checksum
 from glore_lib.models.sources import locate
-from glore_lib.params import Finetuning, ParamsError
+from glore_lib.params import Finetuning, ParamsError, expanded, is_path
 
-START_FILE = "start.json"  # beside an adapter: the model it was trained on, and how that was quantised
+START_FILE = "start.json"  # beside an adapter of this library: see _note
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")  # of any adapter, as peft names them
 GGUF_LIMIT = 2**30  # bytes; SmolLM2-135M has a tenth of it, and its weights take eight times as much in memory
 # The files in a model's folder that the model or its tokenizer may read.
 MODEL_FILES = (".safetensors", ".json", ".txt", ".model", ".tiktoken", ".gguf")
@@ -53,7 +67,7 @@ def pin(source: str) -> str:
         return source
     name, options = locate(source)
     with _explained(source):
-        config = cached_file(name, "config.json", **options)
+        config = _optional_file(source, ADAPTER_FILES[0]) or cached_file(name, "config.json", **options)
     return f"{name}@{extract_commit_hash(config, None)}"
 
 
@@ -73,44 +87,146 @@ def fingerprint(source: str) -> dict[str, Any]:
     return {"files": files} | (note | {"start": fingerprint(note["start"])} if note else {})
 
 
-def load_model(source: str, dtype: str, place: torch.device | None = None) -> PreTrainedModel:
-    """Load a causal language model to ``place``; None means the GPU if there is one. Adapters are merged.
+def load_model(source: str, dtype: str, place: torch.device | None = None, base: str | None = None) -> PreTrainedModel:
+    """Load a causal language model to ``place``; None means the GPU if there is one. A run's adapters are merged.
+
+    ``base`` is the base model of the run that ``source`` belongs to, for adapters that were trained on it. Raises
+    ParamsError if there is no such model, if its weights are quantised or incomplete, or if the GPU's memory is full.
 
     An adapter trained with QLoRA is merged into the rounded weights it was trained over, unpacked to ``dtype``. Merged
     into the original weights it would be another model than the one that was trained, and sampling from four bits
     would unpack the weights for every token.
     """
-    note = _note(source)
+    note = _note(source, base)
     if note:
-        base = load_model(note["start"], dtype, place)
+        under = load_model(note["start"], dtype, place, base)
         if "double_quantisation" in note:
-            _round(base, note["double_quantisation"])
-        return PeftModel.from_pretrained(base, source).merge_and_unload()
-    model = from_pretrained(AutoModelForCausalLM, source, dtype=getattr(torch, dtype), use_safetensors=True)
+            _round(under, note["double_quantisation"])
+        return PeftModel.from_pretrained(under, source).merge_and_unload()
+    load_config(source)  # raises if the weights are quantised
+    options = {"dtype": getattr(torch, dtype), "use_safetensors": True, "output_loading_info": True}
+    model, found = from_pretrained(AutoModelForCausalLM, source, **options)
+    if missing := sorted(found["missing_keys"]):  # transformers fills them with random numbers
+        raise ParamsError(
+            f"base_model.source = {source!r}: its files lack {len(missing)} weights of {type(model).__name__}, such as "
+            f"{missing[0]}; name a causal language model with all of its weights"
+        )
     with raise_on_oom("base_model.dtype", dtype, "set it to bfloat16, or base_model.source to a smaller model"):
         return model.to(place or device())
 
 
-def base_and_adapters(source: str) -> tuple[str, list[str]]:
-    """Return the full model under a saved one, and the folders of the adapters on it in the order of training."""
-    note = _note(source)
+def load_config(source: str) -> PreTrainedConfig:
+    """Load a model's configuration; raise ParamsError if its weights are quantised."""
+    config = from_pretrained(AutoConfig, source)
+    for part in (config, config.get_text_config()):
+        if quantised := getattr(part, "quantization_config", None):
+            method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised.quant_method
+            raise ParamsError(
+                f"base_model.source = {source!r}: its weights are quantised ({getattr(method, 'value', method)}), and "
+                "no model can be trained from them; name the original model, or load it with transformers and save "
+                "model.dequantize()"
+            )
+    return config
+
+
+def base_and_adapters(source: str, base: str | None = None) -> tuple[str, list[str]]:
+    """Return the full model under a saved one, and the folders of the adapters on it in the order of training.
+
+    ``base`` is the base model of the run that ``source`` belongs to.
+    """
+    note = _note(source, base)
     if not note:
         return source, []
-    base, adapters = base_and_adapters(note["start"])
-    return base, [*adapters, source]
+    full, adapters = base_and_adapters(note["start"], base)
+    return full, [*adapters, source]
 
 
-def _note(source: str) -> dict[str, Any] | None:
-    """Read the note beside an adapter: ``start``, the model it was trained on, and how that was quantised.
+def _note(source: str, base: str | None = None) -> dict[str, Any] | None:
+    """Read the note beside an adapter of this library; None if ``source`` is none.
 
-    Returns None if ``source`` is not an adapter.
+    ``start`` is the model that it was trained on: ``base``, where that is given and the note says ``on_base``, wherever
+    it was then. ``double_quantisation`` says how that was quantised, if it was. Raises ParamsError if there is no such
+    folder.
     """
     path = Path(source) / START_FILE
     if not path.exists():
         return None
     note = json.loads(path.read_text(encoding="utf-8"))
-    local = Path(source) / note["start"]
-    return note | {"start": str(local.resolve())} if local.is_dir() else note
+    if base and note.get("on_base"):
+        return note | {"start": base}
+    if not is_path(note["start"]):
+        return note
+    start = (Path(source) / note["start"]).resolve()
+    if not start.is_dir():
+        raise ParamsError(
+            f"{path}: this adapter was trained on the model in {start}, and there is no such folder; put the model "
+            "there, or merge the adapter into it with peft and name the merged model"
+        )
+    return note | {"start": str(start)}
+
+
+def adapter_base(source: str) -> str | None:
+    """Return the model that an adapter of another library was trained on; None if ``source`` is no such adapter.
+
+    Raises ParamsError if its configuration names none, or a folder that does not exist.
+    """
+    with _explained(source):
+        path = _optional_file(source, ADAPTER_FILES[0])
+    if path is None or (Path(source) / START_FILE).exists():
+        return None
+    try:
+        config = json.loads(Path(path).read_text(encoding="utf-8"))
+        base, revision = config["base_model_name_or_path"], config.get("revision")
+        folder = Path(path).parent / expanded(base)
+    except (ValueError, KeyError, TypeError):
+        raise ParamsError(
+            f"base_model.source = {source!r}: its adapter_config.json must name its base model in "
+            "base_model_name_or_path, and does not"
+        ) from None
+    if folder.is_dir():
+        return str(folder.resolve())
+    if is_path(base):
+        raise ParamsError(
+            f"base_model.source = {source!r}: an adapter on the model in {base!r}, and there is no such folder; set "
+            "base_model_name_or_path in its adapter_config.json to where the model is now"
+        )
+    return f"{base}@{revision}" if revision else base
+
+
+def merge_adapter(source: str, base: str, dtype: str, folder: Path) -> dict[str, Any]:
+    """Merge an adapter of another library into its ``base``, and save the model to ``folder``.
+
+    The tokenizer is the adapter's if it has one, else that of the base. Raises ParamsError if the adapter is not in
+    safetensors, cannot be merged, or does not fit the base.
+    """
+    name, options = locate(source)
+    with _explained(source):
+        files = [cached_file(name, file, **options) for file in ADAPTER_FILES]
+    model = load_model(base, dtype, torch.device("cpu"))
+    try:
+        adapted = PeftModel.from_pretrained(model, str(Path(files[0]).parent))  # type: ignore[arg-type]
+        with safe_open(files[1], "pt") as stored:  # type: ignore[arg-type]
+            found = set(stored.keys())
+        own = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
+        if odd := sorted(own ^ found - set(adapted.state_dict())):  # peft would leave them out
+            raise ValueError(f"{len(odd)} weights are in one of the two only, such as {odd[0]}")
+        merged = adapted.merge_and_unload(safe_merge=True)
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise ParamsError(
+            f"base_model.source = {source!r}: an adapter that can't be merged into {base!r} "
+            f"({' '.join(str(error).split())}); name an adapter in peft's format, such as LoRA, of this model"
+        ) from None
+    merged.save_pretrained(folder)
+    has_tokenizer = _optional_file(source, "tokenizer_config.json")
+    from_pretrained(AutoTokenizer, source if has_tokenizer else base).save_pretrained(folder)
+    return {"parameters": merged.num_parameters()}
+
+
+def _optional_file(source: str, file: str) -> str | None:
+    """Return the path of a model's file, from the hub or its cache; None if the model has no such file."""
+    name, options = locate(source)
+    missing = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+    return cached_file(name, file, **options, **missing)  # type: ignore[arg-type]
 
 
 def from_pretrained(loader: type, source: str, **options: Any) -> Any:
@@ -132,8 +248,9 @@ def _explained(source: str) -> Iterator[None]:
                 f"at https://huggingface.co/{locate(source)[0]}, then run: hf auth login"
             ) from None
         raise ParamsError(
-            f"base_model.source = {source!r}: no model there ({str(error).splitlines()[0]}); name mini-base, scratch, "
-            "smollm2-135m, a folder in transformers format, or a model on the hub"
+            f"base_model.source = {source!r}: no model there ({str(error).splitlines()[0]})"
+            f"{'' if Path(source).is_dir() else ', and no such folder'}; name mini-base, scratch, smollm2-135m, a "
+            "folder in transformers format, or a model on the hub"
         ) from None
 
 
@@ -170,8 +287,10 @@ def unpack_smollm2(folder: Path) -> dict[str, Any]:
 def adapt(model: PreTrainedModel, finetuning: Finetuning, seed: int) -> PreTrainedModel | PeftModel:
     """Prepare a model for training: unchanged, or frozen with LoRA adapters, its weights in four bits for QLoRA.
 
-    ``seed`` sets the adapters' random initial values. Raises ParamsError if bitsandbytes does not work.
+    ``seed`` sets the adapters' random initial values. Raises ParamsError if bitsandbytes does not work, and as
+    :func:`check_targets` does.
     """
+    check_targets(model, finetuning)
     if finetuning.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     if finetuning.method == "full":
@@ -184,6 +303,42 @@ def adapt(model: PreTrainedModel, finetuning: Finetuning, seed: int) -> PreTrain
     )  # fmt: skip
     torch.manual_seed(seed)
     return get_peft_model(model, config)
+
+
+def check_base(source: str, finetuning: Finetuning) -> None:
+    """Raise ParamsError if a model cannot be fine-tuned as the parameters say. No weights are loaded."""
+    config = load_config(source)
+    if finetuning.method != "full":
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        check_targets(model, finetuning)
+
+
+def check_targets(model: PreTrainedModel, finetuning: Finetuning) -> None:
+    """Raise ParamsError if a LoRA target names no layer that can be adapted, or QLoRA finds none to quantise."""
+    if finetuning.method == "full":
+        return
+    layers = dict(model.named_modules())
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    known = {n: layer for n, layer in layers.items() if isinstance(layer, nn.Linear | Conv1D) and layer not in ends}
+    for target in finetuning.lora_targets:
+        found = [layer for name, layer in layers.items() if f".{name}".endswith(f".{target}")]
+        if not found:
+            problem = "the model has no such layer"
+        elif not all(isinstance(layer, nn.Linear | nn.Embedding | Conv1D) for layer in found):
+            problem = f"no adapter fits {type(found[0]).__name__}"
+        elif model.config.get_text_config().tie_word_embeddings and any(layer in ends for layer in found):
+            problem = "the model's input and output embeddings are the same weights"
+        else:
+            continue
+        names = dict.fromkeys(name.rpartition(".")[2] for name in known)
+        raise ParamsError(f"finetuning.lora_targets = {target!r}: {problem}; its layers are {', '.join(names)}")
+    if finetuning.method == "qlora" and not _quantised(model):
+        kinds = sorted({type(layer).__name__ for layer in known.values()})
+        raise ParamsError(
+            f"finetuning.method = 'qlora': quantises linear layers, and this model has {' and '.join(kinds)} instead; "
+            "set it to lora"
+        )
 
 
 def _quantised(model: PreTrainedModel) -> list[str]:
@@ -232,12 +387,13 @@ def _round(model: PreTrainedModel, double_quantisation: bool) -> None:
 
 
 def save_model(
-    model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, start: str, folder: Path
-) -> None:
+    model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, start: str, folder: Path,
+    on_base: bool = False,
+) -> None:  # fmt: skip
     """Save weights and tokenizer; for an adapted model, the adapter and a note of the model it needs.
 
     ``start`` is the source of the model that was trained. A folder is saved as a relative path, so that artifacts can
-    be moved together.
+    be moved together. ``on_base`` says that it is the run's base, which the run finds wherever it is moved.
     """
     model.save_pretrained(folder)  # type: ignore[arg-type]
     tokenizer.save_pretrained(folder)
@@ -246,4 +402,5 @@ def save_model(
         relative = os.path.relpath(Path(start).resolve(), folder.resolve()) if Path(start).is_dir() else start
         states = [p.quant_state for p in model.parameters() if hasattr(p, "quant_state")]
         note = {"double_quantisation": states[0].nested} if states else {}
+        note |= {"on_base": True} if on_base else {}
         (folder / START_FILE).write_text(json.dumps({"start": relative} | note), encoding="utf-8")

@@ -82,9 +82,11 @@ class RewardModel(nn.Module):
         hidden = torch.zeros(visible.shape, dtype=dtype, device=visible.device)  # type: ignore[arg-type]
         return hidden.masked_fill(~visible, torch.finfo(dtype).min)[:, None]  # type: ignore[arg-type]
 
-    def save(self, tokenizer: PreTrainedTokenizerBase, start: str, folder: Path) -> None:
+    def save(
+        self, tokenizer: PreTrainedTokenizerBase, start: str, folder: Path, on_base: bool = False
+    ) -> None:  # fmt: skip
         """Save the model with :func:`save_model`, and the head beside it."""
-        save_model(self.model, tokenizer, start, folder)
+        save_model(self.model, tokenizer, start, folder, on_base)
         save_file(self.head.state_dict(), folder / HEAD_FILE)
 
 
@@ -93,8 +95,8 @@ def _at(hidden: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     return hidden.gather(1, places.clamp(min=0)[..., None].expand(-1, -1, hidden.shape[-1]))
 
 
-def load_reward_model(folder: str, dtype: str) -> RewardModel:
-    """Load a reward model that :meth:`RewardModel.save` saved."""
-    model = RewardModel(load_model(folder, dtype))
+def load_reward_model(folder: str, dtype: str, base: str | None = None) -> RewardModel:
+    """Load a reward model that :meth:`RewardModel.save` saved, of a run on the model ``base``."""
+    model = RewardModel(load_model(folder, dtype, base=base))
     model.head.load_state_dict(load_file(Path(folder) / HEAD_FILE))
     return model.to(device())

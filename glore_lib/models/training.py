@@ -58,16 +58,22 @@ def train(
     """Train ``model`` in place; return the steps, sequences, tokens, share of padding and the losses logged.
 
     The sequences of a reward model are rows of :func:`glore_lib.models.prefix_tree.pack`. Sequences longer than
-    ``max_length`` are counted and left out; if none remains, the model is not changed. A checkpoint in ``folder`` from
-    an interrupted training is resumed, with the same result (FSDP writes none). If ``finetuning.processes`` > 1, each
+    ``max_length`` are counted and left out; without any the model is not changed. A checkpoint in ``folder`` from an
+    interrupted training is resumed, with the same result (FSDP writes none). If ``finetuning.processes`` > 1, each
     process calls this function with the same arguments; with FSDP each then holds its part of the model (see
     :func:`glore_lib.models.launch.whole`).
-    Raises ParamsError if the GPU runs out of memory, or if the loss or a weight is not finite.
+    Raises ParamsError if all sequences are too long, if the GPU runs out of memory, or if the loss or a weight is not
+    finite.
     """
-    kept = [e for e in examples if len(e["input_ids"]) <= finetuning.max_length]
+    if not examples:
+        return {"steps": 0, "sequences": 0, "too_long": 0, "tokens_trained": 0, "padding": 0.0, "losses": []}
+    lengths = [len(e["input_ids"]) for e in examples]
+    kept = [e for e, length in zip(examples, lengths, strict=True) if length <= finetuning.max_length]
     if not kept:
-        nothing = {"steps": 0, "sequences": 0, "tokens_trained": 0, "padding": 0.0, "losses": []}
-        return nothing | {"too_long": len(examples)}
+        raise params.ParamsError(
+            f"finetuning.max_length = {finetuning.max_length}: all {len(examples)} training sequences are longer, the "
+            f"shortest {min(lengths)} and the longest {max(lengths)} tokens; raise it"
+        )
     epoch_steps = -(-len(kept) // finetuning.batch_size)
     steps = min(training.max_steps, training.epochs * epoch_steps)
     log_every = max(1, steps // 40)

@@ -68,6 +68,7 @@ def page(out: Path) -> str:
         f"{name} is not finished ({held['status']}). {' '.join(s['error'] for s in held['stages'] if 'error' in s)}"
         for name, held in manifests.items() if held.get("status", "done") != "done"
     ]  # fmt: skip
+    notes += [f"{name}: {warning}" for name, held in manifests.items() for warning in held.get("warnings", [])]
     return read_template(f"{REPORT}.jinja").render(runs=names, notes=notes + c.stale_notes, sections=filled) + "\n"
 
 
@@ -162,8 +163,8 @@ def _flat(value: Any, name: str = "") -> dict[str, str]:
 
 
 def _public(text: str) -> str:
-    """Return the last part of an absolute path, and any other text as it is."""
-    return Path(text).name if Path(text).is_absolute() else text
+    """Return the last part of a path that :func:`glore_lib.params.is_path` knows, and any other text as it is."""
+    return Path(text).name if text.startswith(("/", "./")) else text
 
 
 def _accessible(html: str, section: str) -> str:

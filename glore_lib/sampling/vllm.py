@@ -29,7 +29,7 @@ from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from glore_lib.models.loading import base_and_adapters
+from glore_lib.models.loading import ADAPTER_FILES, base_and_adapters
 from glore_lib.models.sources import locate
 from glore_lib.models.tokens import generation_config
 from glore_lib.params import ParamsError, Sampling
@@ -38,7 +38,7 @@ from glore_lib.sampling import Answers, Completion, Ends, Growing, Request
 if TYPE_CHECKING:  # slow to import, and often not installed
     from vllm.lora.request import LoRARequest
 
-_CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # an adapter's files, as peft names them
+_CONFIG, _WEIGHTS = ADAPTER_FILES
 # An error in the output of an engine's process. A process whose worker is gone reports "cancelled".
 _ERROR = re.compile(r"^(?:\([^)]*\) ERROR [^\]]*\] )?[\w.]*(?:Error|Exception): (?!cancelled$)(.+)", re.MULTILINE)
 # The cause if no process has reported an error.
@@ -61,12 +61,15 @@ class _Row(Growing):
 class VLLMSampler:
     """A :class:`glore_lib.sampling.Sampler` of the model ``source``: a folder, perhaps of an adapter, or a hub name.
 
+    ``base`` is the base model of its run.
     The engine starts with the first requests and holds the GPU until :meth:`free`.
     """
 
-    def __init__(self, source: str, tokenizer: PreTrainedTokenizerBase, dtype: str, params: Sampling):
-        self.source, self.tokenizer, self.dtype, self.params = source, tokenizer, dtype, params
-        self.ends = Ends(tokenizer, generation_config(base_and_adapters(source)[0]))
+    def __init__(
+        self, source: str, tokenizer: PreTrainedTokenizerBase, dtype: str, params: Sampling, base: str | None = None
+    ):  # fmt: skip
+        self.source, self.tokenizer, self.dtype, self.params, self.base = source, tokenizer, dtype, params, base
+        self.ends = Ends(tokenizer, generation_config(base_and_adapters(source, base)[0]))
         self._names = map(str, count())
         self._resources = ExitStack()
         self._log: Path | None = None
@@ -110,7 +113,7 @@ class VLLMSampler:
         folder = Path(self._resources.enter_context(TemporaryDirectory(prefix="glore-vllm-")))
         self._log = folder / "log.txt"
         with self._watched(Exception), _output_to(self._log):
-            base, adapters = base_and_adapters(self.source)
+            base, adapters = base_and_adapters(self.source, self.base)
             model, revision = locate(base)
             arguments = EngineArgs(
                 model=model, **revision, load_format="safetensors",  # never pickled weights
@@ -192,7 +195,7 @@ class VLLMSampler:
             setting = "sampling.backend = 'vllm'"
             remedy = "run again, or set it to transformers"
         else:
-            setting = f"base_model.source = {base_and_adapters(self.source)[0]!r}"
+            setting = f"base_model.source = {base_and_adapters(self.source, self.base)[0]!r}"
             remedy = "name a model that vLLM supports, or set sampling.backend to transformers"
         event = "died" if self._engine else "did not start"
         explained = ParamsError(f"{setting}: vLLM {event} ({' '.join(cause.split())}); {remedy}")

@@ -70,5 +70,23 @@ def checked_task(p: params.Params) -> Task:
     """Return the task of a run; raise ParamsError if its data, its base model or a package it needs is missing."""
     task = load_task(p.task)
     task.check_data(p.task.counts)
+    _check_solutions(task, p)
     params.check_installed(p)
     return task
+
+
+def _check_solutions(task: Task, p: params.Params) -> None:
+    """Raise ParamsError if supervised fine-tuning is asked for and no question that it uses has a solution."""
+    settings = {
+        "student.start": (p.student.start, "sft", "one_shot"),
+        "student.sft_control": (p.student.sft_control, True, "false"),
+        "reward_models.figure4": (p.reward_models.figure4, True, "false"),
+    }
+    asked = {name: remedy for name, (value, needs, remedy) in settings.items() if value == needs}
+    learned = min(p.student.sft_questions, p.task.train_questions)
+    if asked and not any(q.reference_solution for q in task.questions("train", learned, p.seed)):
+        name, remedy = next(iter(asked.items()))
+        value = repr(settings[name][0]) if isinstance(settings[name][0], str) else "true"
+        raise params.ParamsError(
+            f"{name} = {value}: trains on reference solutions, and {task.caption} has none; set it to {remedy}"
+        )

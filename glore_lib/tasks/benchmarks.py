@@ -15,10 +15,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
 from functools import cached_property
-from pathlib import Path
 from typing import Any, TextIO
 
-from glore_lib.params import ParamsError
+from glore_lib.params import ROOT, ParamsError, expanded
 from glore_lib.tasks import Question, grading
 
 DATA_DIR = "GLORE_DATA_DIR"
@@ -38,7 +37,7 @@ class Benchmark(ABC):
 
     def __init__(self) -> None:
         value = os.environ.get(DATA_DIR)
-        self.folder = Path(value) if value else None
+        self.folder = ROOT / expanded(value) if value else None  # commands make it absolute
 
     @abstractmethod
     def _read(self) -> tuple[list[Question], list[Question]]:

@@ -21,9 +21,17 @@ from typing import Any
 
 from glore_lib.artifacts.keys import code_hash
 from glore_lib.artifacts.locks import check_writable, only_run
-from glore_lib.artifacts.manifest import MANIFEST, REPORT, read_manifest, stage_record, stage_record_path, stage_records
+from glore_lib.artifacts.manifest import (
+    MANIFEST,
+    REPORT,
+    read_manifest,
+    stage_record,
+    stage_record_path,
+    stage_records,
+    training_warnings,
+)
 from glore_lib.artifacts.records import UNFINISHED, checksum, write
-from glore_lib.params import Params, ParamsError, digest, load_params
+from glore_lib.params import Params, ParamsError, digest, from_root, load_params
 from glore_lib.tasks import checked_task
 from glore_lib.workflow import StageError, environment, notebooks
 from glore_lib.workflow.environment import ROOT
@@ -100,9 +108,10 @@ class Results:
 
     def plan(self, file: Path, overrides: dict[str, Any], stages: Iterable[str]) -> None:
         """Add the notebooks of some stages of a run."""
-        assert self.artifacts
+        assert self.artifacts and self.params
         shared = {"params_file": file, "artifacts": self.artifacts}
-        given = {name: self._from_clone(path) for name, path in shared.items()} | {"overrides": overrides}
+        given = {name: self._from_clone(path) for name, path in shared.items()}
+        given |= {"overrides": from_root(self.params, overrides)}
         folders = dict.fromkeys(APPENDIX, self.out / "appendix") | {SAVES_TABLES: self.out}
         for stage in stages:
             out = {"out": self._from_clone(folders[stage])} if stage in folders else {}
@@ -140,6 +149,7 @@ class Results:
                 "run": self.params.run, "params_hash": self.params.digest(), "seed": self.params.seed,
                 "params": self.params.model_dump(mode="json"),
                 "stale": {name: record["stale"] for name, record in used.items() if "stale" in record},
+                "warnings": training_warnings(used),
             }  # fmt: skip
         runs = {}
         for folder in self.compared:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from glore_lib.artifacts.manifest import training_warnings
 from glore_lib.artifacts.records import SCHEMAS, StoreError, check_schema
 from glore_lib.artifacts.store import Artifact, Selection, Store, unfinished
 
@@ -314,3 +315,18 @@ def test_every_schema_survives_a_round_trip_also_without_rows(schema, store):
         artifact = store.frame(f"rows{rows}", schema, {}, lambda frame=frame: frame)
         pd.testing.assert_frame_equal(artifact.read(), frame)
         assert {name: str(kind) for name, kind in artifact.read().dtypes.items()} == columns
+
+
+def test_warnings_are_about_trainings_that_lost_more_than_a_tenth_of_their_data():
+    def record(sequences: int, too_long: int) -> dict:
+        return {"info": {"sequences": sequences, "too_long": too_long}}
+
+    records = {
+        "samples-ei1-train-00aa": {"info": {"rows": 5}}, "student-sft-11": record(90, 10), "a-22": record(89, 11),
+        "b-33": record(0, 0), "c-44": record(500, 1500),
+    }  # fmt: skip
+    assert training_warnings(records) == [
+        "a was trained without 11 of 100 sequences (11%): they are longer than finetuning.max_length.",
+        "b stays untrained: there was nothing to learn from.",
+        "c was trained without 1,500 of 2,000 sequences (75%): they are longer than finetuning.max_length.",
+    ]

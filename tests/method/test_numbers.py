@@ -62,7 +62,7 @@ def cells(table: str, method: str) -> list[str]:
     return [cell.strip() for cell in line.strip("|").split("|")[2:]]
 
 
-def test_all_drafts_right_so_that_none_is_to_refine(tiny_base, tmp_path, monkeypatch, reliability):
+def test_all_drafts_right_so_that_none_is_to_refine(tiny_base, tmp_path, monkeypatch, capsys, reliability):
     run = open_tiny(tiny_base, tmp_path / "artifacts", **SETTINGS)
     script(run, monkeypatch, right=1.0)
     lab = Replication(run)
@@ -75,7 +75,15 @@ def test_all_drafts_right_so_that_none_is_to_refine(tiny_base, tmp_path, monkeyp
     assert "n = 0" in tables.training_label_quality(lab).to_string() or lab.data.samples.read()["is_correct"].all()
     assert lab.refiner.record["info"]["steps"] == 0
     show(lab)
-    reliability("all drafts right: no incorrect draft to refine", "table cells say n = 0; the refiner stays untrained")
+    capsys.readouterr()
+    run.finish("05_evaluation")
+    warned = capsys.readouterr().out.splitlines()
+    assert "Warning: refiner stays untrained: there was nothing to learn from." in warned
+    assert not [line for line in warned if "student" in line or "-model-orm-" in line]
+    reliability(
+        "all drafts right: no incorrect draft to refine",
+        "table cells say n = 0; the refiner stays untrained, with a warning in notebook, report and manifest",
+    )
 
 
 @pytest.mark.parametrize("score", [0.0, 0.5, 1.0])

@@ -19,7 +19,7 @@ from glore_lib.method.students import (
     sft_data,
     sft_student,
 )
-from glore_lib.params import Training
+from glore_lib.params import ParamsError, Training
 from glore_lib.run import Run
 from glore_lib.solutions import normalise
 from tiny import Scripted, open_tiny, sample_rows, some_student
@@ -245,6 +245,16 @@ def test_from_one_example_the_student_is_never_the_base_itself(open_run, monkeyp
     assert set(room.trained) == {"ei1"}
     assert table["student"].tolist() == ["base", "ei1"]
     assert student.policy == "ei1"
+
+
+def test_a_student_without_solutions_to_learn_from_is_an_error(run, reliability):
+    nothing = run.frame("ei1-data", "solutions", lambda: students.solution_rows([], "none"), {}, [])
+    with pytest.raises(
+        ParamsError, match=r"^student\.temperature = 0\.7: none of the samples is right, so the student"
+    ):
+        fine_tune(run, "ei1", [], run.params.student.training, nothing)
+    assert not list(run.store.root.glob("student-*"))
+    reliability("expert iteration from one example: no sample is right", "error in one line, no model saved")
 
 
 def test_accuracy_is_the_share_of_right_samples(run):

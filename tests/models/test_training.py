@@ -125,13 +125,22 @@ def test_too_long_sequences_are_left_out_and_counted(model, examples, tokenizer,
     assert 0 < kept < 16
 
 
-@pytest.mark.parametrize("count", [0, 16])
-def test_with_nothing_to_train_on_the_model_stays_as_it_was(model, examples, tokenizer, tmp_path, count):
+def test_with_nothing_to_train_on_the_model_stays_as_it_was(model, tokenizer, tmp_path):
     before = weights(model)
-    settings = finetuning(max_length=5), training(1)
-    info = train(model, examples[:count], *settings, tokenizer.pad_token_id, 0, tmp_path)
-    assert info == {"steps": 0, "sequences": 0, "too_long": count, "tokens_trained": 0, "padding": 0.0, "losses": []}
+    info = train(model, [], finetuning(), training(1), tokenizer.pad_token_id, 0, tmp_path)
+    assert info == {"steps": 0, "sequences": 0, "too_long": 0, "tokens_trained": 0, "padding": 0.0, "losses": []}
     assert torch.equal(weights(model), before)
+
+
+def test_only_too_long_sequences_are_an_error(model, examples, tokenizer, tmp_path, reliability):
+    lengths = sorted(len(e["input_ids"]) for e in examples)
+    settings = finetuning(max_length=lengths[0] - 1), training(1)
+    told = (
+        rf"^finetuning\.max_length = {lengths[0] - 1}: all 16 training sequences are longer, the shortest {lengths[0]}"
+    )
+    with pytest.raises(ParamsError, match=rf"{told} and the longest {lengths[-1]} tokens; raise it$"):
+        train(model, examples, *settings, tokenizer.pad_token_id, 0, tmp_path)
+    reliability("training: every sequence is longer than finetuning.max_length", "error in one line, no model saved")
 
 
 @pytest.fixture(scope="module")

@@ -196,6 +196,12 @@ def test_a_run_that_failed_is_shown_as_such(out):
     assert words(notice) == "tiny is not finished (failed). tiny 02_orm failed in cell [3]: E: x"
 
 
+def test_trainings_that_lost_data_are_named(out):
+    change(out.parent / "tiny", warnings=["refiner stays untrained: there was nothing to learn from."])
+    (notice,) = read(out).find_all(class_="notice")
+    assert words(notice) == "tiny: refiner stays untrained: there was nothing to learn from."
+
+
 def test_artifacts_of_older_code_are_named(out):
     assert not read(out).find_all(class_="notice")
     change(out.parent / "tiny", "run.json", stale=["orm-12ab", "sorm-34cd"])

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 from fractions import Fraction
 from pathlib import Path
@@ -9,7 +10,9 @@ from pathlib import Path
 import datasets
 import pytest
 
-from glore_lib.params import ParamsError
+from clone import TINY
+from glore_lib.params import ROOT, ParamsError, load_params
+from glore_lib.tasks import checked_task
 from glore_lib.tasks.svamp import SVAMP
 
 SPLITS = ("train", "validation", "test")
@@ -157,6 +160,31 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ],
     )  # fmt: skip
     return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"student.start": "sft"}, "student.start = 'sft': .*; set it to one_shot"),
+        ({"student.sft_control": True}, "student.sft_control = true: .*; set it to false"),
+        ({"reward_models.figure4": True}, "reward_models.figure4 = true: .*; set it to false"),
+    ],
+)
+def test_fine_tuning_on_solutions_that_there_are_none_of_is_refused(small: Path, settings, told, reliability):
+    training = {"epochs": 1, "max_steps": 1, "learning_rate": 1e-3}
+    one_shot = {"task.name": "svamp", "student.start": "one_shot", "reward_models.figure4_training": training}
+    checked_task(load_params(TINY, one_shot))
+    with pytest.raises(ParamsError, match=rf"^{told}$") as error:
+        checked_task(load_params(TINY, one_shot | settings))
+    assert "SVAMP, 700/300 by ID order has none" in str(error.value)
+    reliability("params: fine-tuning on reference solutions, and the data set has none", "rejected in one line")
+
+
+def test_a_folder_of_data_is_found_from_the_clone_and_from_home(small: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", str(small.parent))
+    for value in (f"~/{small.name}", os.path.relpath(small, ROOT)):
+        monkeypatch.setenv("GLORE_DATA_DIR", value)
+        SVAMP("hub_700_300").check_data({"train": 600})
 
 
 def test_ids_are_ordered_as_numbers(small: Path):

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from clone import HEADER, TABLES, WORK, Clone, write_notebook, write_stage
-from glore_lib.params import ParamsError, load_params
+from glore_lib.params import ROOT, ParamsError, load_params
 from glore_lib.workflow import StageError, notebooks, pipeline
 from glore_lib.workflow.pipeline import APPENDIX, STAGES, Job, Pipeline, Results, comparison_hashes, render
 
@@ -153,9 +153,10 @@ def test_the_appendix_needs_the_judged_solutions(clone, tmp_path, monkeypatch, t
         (tmp_path / "data" / "gsm8k" / f"{split}.jsonl").write_text("\n".join(rows))
     rows = [{"ID": f"chal-{i}", "Body": f"Ann has {i} pens.", "Question": "How many?", "Answer": 5} for i in range(900)]
     (tmp_path / "data" / "svamp" / "SVAMP.json").write_text(json.dumps(rows))
-    clone.pipeline(overrides={"task.name": task})
+    overrides = {"task.name": task, "student.start": "one_shot"}
+    clone.pipeline(overrides=overrides)
     with pytest.raises(ParamsError, match=r"mr_gsm8k/human_first_error\.jsonl"):
-        clone.pipeline(overrides={"task.name": task}, appendix=True)
+        clone.pipeline(overrides=overrides, appendix=True)
 
 
 def test_a_rendered_notebook_says_what_it_was_made_with(done):
@@ -190,6 +191,31 @@ def test_manifest(done):
     assert {"python", "torch", "transformers", "papermill"} <= set(manifest["versions"])
     assert manifest["hardware"]["cpus"] >= 1
     assert manifest["hardware"]["memory_gib"] > 0
+
+
+def test_trainings_that_lost_data_are_in_the_manifest(clone):
+    lost = WORK.replace("STAGE", "01_expert_iteration").replace(
+        '"generated_tokens": 11}', '"generated_tokens": 11, "sequences": 6, "too_long": 3}'
+    )
+    write_stage(clone.notebooks, "01_expert_iteration", lost)
+    clone.run()
+    told = "was trained without 3 of 9 sequences (33%): they are longer than finetuning.max_length."
+    assert clone.manifest["warnings"] == [f"01_expert_iteration {told}"]
+
+
+def test_notebooks_get_the_path_of_the_base_model_from_the_clone(clone, tmp_path, monkeypatch):
+    """They run in another folder than the command, and no absolute path is in what is committed."""
+    (tmp_path / "work" / "model").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "work")
+    made = clone.pipeline(overrides={"base_model.source": "model", "student.rounds": 2})
+    given = made.jobs[0].parameters["overrides"]
+    assert given["student.rounds"] == 2
+    assert not Path(given["base_model.source"]).is_absolute()
+    monkeypatch.chdir(clone.notebooks)
+    params = load_params(clone.params, given, ROOT)
+    assert params.base_model.location == str(tmp_path / "work" / "model")
+    assert params == made.runs["tiny"]
+    assert clone.pipeline().jobs[0].parameters["overrides"] == {}
 
 
 def test_manifest_of_a_comparison(done):
