@@ -248,7 +248,7 @@ def test_from_one_example_the_student_is_never_the_base_itself(open_run, monkeyp
 
 
 def test_a_student_without_solutions_to_learn_from_is_an_error(run, reliability):
-    nothing = run.frame("ei1-data", "solutions", lambda: students.solution_rows([], "none"), {}, [])
+    nothing = run.store.frame("ei1-data", "solutions", {}, lambda: students.solution_rows([], "none"))
     with pytest.raises(
         ParamsError, match=r"^student\.temperature = 0\.7: none of the samples is right, so the student"
     ):
