@@ -147,7 +147,8 @@ def _location(source: str) -> tuple[str, dict[str, Any]]:
     if (Path(source) / "adapter_config.json").exists():
         from glore_lib.models.loading import adapter_base
 
-        return _location(adapter_base(source) or source)
+        if base := adapter_base(source):
+            return _location(base)
     name, revision = locate(source)
     return str(MINI_BASE) if source in ("mini-base", "scratch") else name, {"local_files_only": True, **revision}
 
