@@ -292,13 +292,12 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
-def load_params(path: str | Path, overrides: dict[str, Any] | None = None, folder: Path = Path()) -> Params:
+def load_params(path: str | Path, overrides: dict[str, Any] | None = None) -> Params:
     """Load the parameters in a YAML file, changed by ``overrides``.
 
     These are dotted or nested, ``{"student.rounds": 2}`` or ``{"student": {"rounds": 2}}``, and leave the other
-    parameters of a section as they are. A relative ``base_model.source`` starts in ``folder``, by default the current
-    one. Raises :class:`ParamsError` if the file is missing or not YAML, or if a field is unknown, missing or out of
-    range.
+    parameters of a section as they are. A relative ``base_model.source`` starts in the current folder.
+    Raises :class:`ParamsError` if the file is missing or not YAML, or if a field is unknown, missing or out of range.
     """
     path = Path(path)
     try:
@@ -318,7 +317,7 @@ def load_params(path: str | Path, overrides: dict[str, Any] | None = None, folde
     _merge(data, {} if overrides is None else overrides)
     model = data.get("base_model")
     if isinstance(model, dict) and isinstance(model.get("source"), str):
-        data["base_model"] = model | {"source": _from_root(model["source"], folder)}
+        data["base_model"] = model | {"source": _from_root(model["source"])}
     try:
         return Params.model_validate(data)
     except ValidationError as error:
@@ -335,16 +334,16 @@ def is_path(source: str) -> bool:
     return source.startswith((".", "/", "~")) or source.count("/") > 1
 
 
-def _from_root(source: str, folder: Path) -> str:
+def _from_root(source: str) -> str:
     """Return a folder as ``./`` and its path from the clone, one text for all spellings; other sources unchanged."""
-    path = folder / expanded(source)
+    path = expanded(source)
     if source in MADE_HERE or not source.isprintable() or not (is_path(source) or path.exists()):
         return source
     return f"./{os.path.relpath(path.resolve(), ROOT)}"
 
 
 def from_root(params: Params, overrides: dict[str, Any]) -> dict[str, Any]:
-    """Return the overrides that give the same parameters in the clone's folder, where notebooks read paths from."""
+    """Return the overrides that give the same parameters in the clone's folder, where notebooks run."""
     source = params.base_model.source
     return overrides | ({"base_model.source": source} if is_path(source) else {})
 

@@ -18,7 +18,7 @@ from glore_lib.artifacts.records import warn, write
 from glore_lib.artifacts.store import Artifact, Info, Store
 from glore_lib.models import checks, launch, loading, tokens
 from glore_lib.models.sources import MINI_BASE
-from glore_lib.params import ROOT, Params, Section, Training, digest, load_params
+from glore_lib.params import Params, Section, Training, digest, load_params
 from glore_lib.sampling import Sampler, probe, resumable, transformers
 from glore_lib.sampling.resumable import ResumableSampler
 from glore_lib.sampling.vllm import VLLMSampler
@@ -239,11 +239,10 @@ def build_sampler(
 def open_run(params_file: str, overrides: dict[str, Any], artifacts: str) -> Run:
     """Open the run of a params file, changed by ``overrides``; artifacts go to the folder ``artifacts``.
 
-    See :func:`glore_lib.params.load_params` for the overrides; a relative ``base_model.source`` starts in the clone.
-    Raises :class:`glore_lib.params.ParamsError` before any work if the parameters, the data or the base model cannot
-    be used.
+    See :func:`glore_lib.params.load_params` for the overrides. Raises :class:`glore_lib.params.ParamsError` before any
+    work if the parameters, the data or the base model cannot be used.
     """
-    params = load_params(params_file, overrides, ROOT)
+    params = load_params(params_file, overrides)
     task = checked_task(params)
     launch.quiet()
     if not os.environ.keys() & {"OMP_NUM_THREADS", "MKL_NUM_THREADS"}:  # torch follows these

@@ -17,7 +17,7 @@ from fractions import Fraction
 from functools import cached_property
 from typing import Any, TextIO
 
-from glore_lib.params import ROOT, ParamsError, expanded
+from glore_lib.params import ParamsError, expanded
 from glore_lib.tasks import Question, grading
 
 DATA_DIR = "GLORE_DATA_DIR"
@@ -37,7 +37,7 @@ class Benchmark(ABC):
 
     def __init__(self) -> None:
         value = os.environ.get(DATA_DIR)
-        self.folder = ROOT / expanded(value) if value else None  # commands make it absolute
+        self.folder = expanded(value) if value else None
 
     @abstractmethod
     def _read(self) -> tuple[list[Question], list[Question]]:

@@ -6,7 +6,6 @@ from typing import Any
 
 from glore_lib.artifacts.locks import only_run
 from glore_lib.method.replication import Replication
-from glore_lib.params import from_root, load_params
 from glore_lib.reporting.tables import student_comparison
 from glore_lib.run import open_run
 
@@ -15,8 +14,7 @@ def compute(files: Sequence[Path], overrides: dict[str, Any], artifacts: Path, p
     """Compute what notebooks 01-05 of some params files need; ``progress`` is given each stage as it starts."""
     with only_run(artifacts):
         for file in files:
-            given = from_root(load_params(file, overrides), overrides)
-            lab = Replication(open_run(str(file), given, str(artifacts)))
+            lab = Replication(open_run(str(file), overrides, str(artifacts)))
             for stage, make in _stages(lab).items():
                 progress(f"{lab.run.params.run} {stage}")
                 make()

@@ -11,7 +11,7 @@ import datasets
 import pytest
 
 from clone import TINY
-from glore_lib.params import ROOT, ParamsError, load_params
+from glore_lib.params import ParamsError, load_params
 from glore_lib.tasks import checked_task
 from glore_lib.tasks.svamp import SVAMP
 
@@ -180,9 +180,9 @@ def test_fine_tuning_on_solutions_that_there_are_none_of_is_refused(small: Path,
     reliability("params: fine-tuning on reference solutions, and the data set has none", "rejected in one line")
 
 
-def test_a_folder_of_data_is_found_from_the_clone_and_from_home(small: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_folder_of_data_is_found_from_here_and_from_home(small: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HOME", str(small.parent))
-    for value in (f"~/{small.name}", os.path.relpath(small, ROOT)):
+    for value in (f"~/{small.name}", os.path.relpath(small)):
         monkeypatch.setenv("GLORE_DATA_DIR", value)
         SVAMP("hub_700_300").check_data({"train": 600})
 

@@ -211,8 +211,8 @@ def test_notebooks_get_the_path_of_the_base_model_from_the_clone(clone, tmp_path
     given = made.jobs[0].parameters["overrides"]
     assert given["student.rounds"] == 2
     assert not Path(given["base_model.source"]).is_absolute()
-    monkeypatch.chdir(clone.notebooks)
-    params = load_params(clone.params, given, ROOT)
+    monkeypatch.chdir(ROOT)
+    params = load_params(clone.params, given)
     assert params.base_model.location == str(tmp_path / "work" / "model")
     assert params == made.runs["tiny"]
     assert clone.pipeline().jobs[0].parameters["overrides"] == {}
