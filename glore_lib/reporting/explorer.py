@@ -230,7 +230,7 @@ class Panel(widgets.VBox):
         self.count, self.stored = widgets.Label(), widgets.HTML()
         self.question = widgets.Textarea(description="Question", layout=area)
         self.text = widgets.Textarea(description="Your draft", layout=area)
-        self.copy = widgets.Button(description="Copy the draft above")
+        self.copy = widgets.Button(description="Copy the draft above", layout={"width": "auto"})
         self.button = widgets.Button(description="Score and refine", button_style="primary")
         self.message, self.own = widgets.HTML(), widgets.HTML()
         super().__init__([

@@ -155,7 +155,7 @@ class Lab:
     def open(self, browser: Browser, notebook: str) -> Page:
         page = browser.new_context(viewport=WIDE).new_page()
         page.set_default_timeout(1000 * PATIENCE)
-        page.goto(f"{self.address}/lab/tree/{notebook}?token={self.token}")
+        page.goto(f"{self.address}/lab/tree/{notebook}?reset&token={self.token}")  # without tabs of other tests
         page.locator(".jp-NotebookPanel .jp-Cell").first.wait_for()
         deadline = time.monotonic() + PATIENCE
         while not self._is_ready(page, notebook):  # what is run before that is not run at all
@@ -285,8 +285,8 @@ def test_a_notebook_runs_from_its_first_cell_to_its_last_and_git_sees_only_edits
     assert lab.git("status", "--porcelain") == ""
     assert lab.cells(page) == cells  # still on display
 
-    page.evaluate(f"{WIDGET}.content.activeCellIndex = 1")
-    page.keyboard.press("Enter")
+    page.evaluate(f"{WIDGET}.content.scrollToItem(1)")
+    page.locator(".jp-CodeCell .cm-content").get_by_text("params_file: str").click()
     page.keyboard.press("Control+End")
     page.keyboard.insert_text("\nmine = 1")
     lab.save(page)
