@@ -175,6 +175,7 @@ DRAFT_FILTERS: dict[str, Callable[[Outcomes], pd.Series]] = {
     "made worse by refining": lambda o: o.right & ~(o.refined("local+sorm") & o.refined("global")),
     "ORM wrong about the answer": lambda o: o.orm_says_right != o.right,
     "SORM wrong about the first error": lambda o: o.found_errors("sorm") != o.true_errors,
+    "first error found by the SORM": lambda o: (o.true_errors > 0) & (o.found_errors("sorm") == o.true_errors),
     "first error found by the SORM, not by the ORM": lambda o: (
         (o.true_errors > 0) & (o.found_errors("sorm") == o.true_errors) & (o.found_errors("orm") != o.true_errors)
     ),

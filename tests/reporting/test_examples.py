@@ -74,6 +74,7 @@ def test_drafts_are_chosen_by_what_came_of_them(outcomes):
         labels = exact.query("sample_id == @sample_id").sort_values("step")
         true = next((r.step for r in labels.itertuples() if r.label == 0), 0)
         assert (sample_id in outcomes.chosen("SORM wrong about the first error")) == (found != true)
+        assert (sample_id in outcomes.chosen("first error found by the SORM")) == (found == true > 0)
         says_right = outcomes.scores("orm").query("sample_id == @sample_id").sort_values("step")["score"].iloc[-1] > 0.5
         assert (sample_id in outcomes.chosen("ORM wrong about the answer")) == (says_right != right[sample_id])
     every = [set(outcomes.chosen(show)) for show in ("fixed by local only", "fixed by global only", "wrong drafts")]
