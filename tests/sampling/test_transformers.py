@@ -14,12 +14,14 @@ import torch
 from scipy.stats import chisquare
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
+from glore_lib.models.loading import load_model
 from glore_lib.models.tokens import encode
 from glore_lib.params import ParamsError
 from glore_lib.sampling import Completion, Request, attention
 from glore_lib.sampling.plain import PlainSampler
 from glore_lib.sampling.transformers import SPREAD, TransformersSampler
 from glore_lib.tasks.arithmetic import Arithmetic
+from tiny import save_random_llama
 
 QUESTIONS = Arithmetic("easy").questions("train", 6, 0)
 
@@ -351,6 +353,15 @@ def test_a_word_that_the_models_class_declares_as_its_end_ends_nothing(tokenizer
     model.generation_config = GenerationConfig(eos_token_id=tokenizer.convert_tokens_to_ids("3"))
     ((completion,),) = sample(model, tokenizer, [Request(prompt_of(tokenizer, "tom"), 1, 0)], temperature=0.0)
     assert told([completion]) == [("has 3 5", True, 4)]
+
+
+@pytest.mark.parametrize("kind", [TransformersSampler, PlainSampler])
+def test_a_model_with_many_more_outputs_than_tokens_draws_outputs_without_a_token(kind, tokenizer, prompts, tmp_path):
+    model = load_model(str(save_random_llama(tokenizer, tmp_path / "model", more_outputs=300)), "float32")
+    ((first, second),) = kind(model, tokenizer, 8).sample([Request(prompts[2], 2, 0)], 1.0, 30, "test")
+    assert sum(i >= len(tokenizer) for i in first.ids + second.ids) > 10
+    known = [[i for i in c.ids if i < len(tokenizer)] for c in (first, second)]
+    assert [first.text, second.text] == tokenizer.batch_decode(known, skip_special_tokens=True)
 
 
 def test_an_output_without_a_token_is_sampled_and_decoded_to_nothing(tokenizer, reliability):
