@@ -431,7 +431,7 @@ def test_every_notebook_has_a_kernel_of_its_own_which_ends_with_it(clone):
     first, second = (json.loads((clone.root / stage).read_text()) for stage in ("01_expert_iteration", "02_orm"))
     assert first["ids"][1] == second["ids"][1] == os.getpid()
     assert first["ids"][0] != second["ids"][0]
-    assert (second["cwd"], second["tqdm"], second["python"]) == (str(clone.notebooks), "1", sys.executable)
+    assert (second["cwd"], second["tqdm"], second["python"]) == (str(clone.root), "1", sys.executable)
     assert not any(psutil.pid_exists(reported["ids"][0]) for reported in (first, second))
 
 
