@@ -205,7 +205,7 @@ def merge_adapter(source: str, base: str, dtype: str, folder: Path) -> dict[str,
     model = load_model(base, dtype, torch.device("cpu"))
     try:
         adapted = PeftModel.from_pretrained(model, str(Path(files[0]).parent))  # type: ignore[arg-type]
-        with safe_open(files[1], "pt") as stored:  # type: ignore[arg-type]
+        with safe_open(files[1], "pt") as stored:
             found = set(stored.keys())
         own = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
         if odd := sorted(own ^ found - set(adapted.state_dict())):  # peft would leave them out
@@ -226,7 +226,7 @@ def _optional_file(source: str, file: str) -> str | None:
     """Return the path of a model's file, from the hub or its cache; None if the model has no such file."""
     name, options = locate(source)
     missing = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
-    return cached_file(name, file, **options, **missing)  # type: ignore[arg-type]
+    return cached_file(name, file, **options, **missing)
 
 
 def from_pretrained(loader: type, source: str, **options: Any) -> Any:

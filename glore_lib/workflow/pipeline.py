@@ -110,8 +110,8 @@ class Results:
         """Add the notebooks of some stages of a run."""
         assert self.artifacts and self.params
         shared = {"params_file": file, "artifacts": self.artifacts}
-        given = {name: self._from_clone(path) for name, path in shared.items()}
-        given |= {"overrides": from_root(self.params, overrides)}
+        given: dict[str, Any] = {name: self._from_clone(path) for name, path in shared.items()}
+        given["overrides"] = from_root(self.params, overrides)
         folders = dict.fromkeys(APPENDIX, self.out / "appendix") | {SAVES_TABLES: self.out}
         for stage in stages:
             out = {"out": self._from_clone(folders[stage])} if stage in folders else {}
