@@ -78,15 +78,15 @@ class ModelSize:
     def trained(self, finetuning: Finetuning) -> int:
         """Return how many parameters are trained: all, or those of the adapters.
 
-        Raises :class:`ParamsError` if no layer has a name in ``finetuning.lora_targets``.
+        Raises :class:`ParamsError` if no layer has one of the names in ``finetuning.lora_targets``.
         """
         if finetuning.method == "full":
             return self.parameters
         ends = tuple(f".{target}" for target in finetuning.lora_targets)
-        if adapted := [size for name, size in self.linear.items() if f".{name}".endswith(ends)]:
-            return finetuning.lora_rank * sum(adapted)
-        names = ", ".join(sorted({name.rpartition(".")[2] for name in self.linear}))
-        raise ParamsError(f"finetuning.lora_targets = {finetuning.lora_targets}: no such layers; the model has {names}")
+        if missing := [e[1:] for e in ends if not any(f".{name}".endswith(e) for name in self.linear)]:
+            names = ", ".join(sorted({name.rpartition(".")[2] for name in self.linear}))
+            raise ParamsError(f"finetuning.lora_targets = {missing}: no such layers; the model has {names}")
+        return finetuning.lora_rank * sum(n for name, n in self.linear.items() if f".{name}".endswith(ends))
 
 
 def llama_size(config: dict[str, Any]) -> ModelSize:

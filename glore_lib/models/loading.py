@@ -203,6 +203,7 @@ def merge_adapter(source: str, base: str, dtype: str, folder: Path) -> dict[str,
     with _explained(source):
         files = [cached_file(name, file, **options) for file in ADAPTER_FILES]
     model = load_model(base, dtype, torch.device("cpu"))
+    ends = model.get_input_embeddings(), model.get_output_embeddings()
     try:
         adapted = PeftModel.from_pretrained(model, str(Path(files[0]).parent))  # type: ignore[arg-type]
         with safe_open(files[1], "pt") as stored:
@@ -210,6 +211,9 @@ def merge_adapter(source: str, base: str, dtype: str, folder: Path) -> dict[str,
         own = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
         if odd := sorted(own ^ found - set(adapted.state_dict())):  # peft would leave them out
             raise ValueError(f"{len(odd)} weights are in one of the two only, such as {odd[0]}")
+        changed = (model.get_input_embeddings(), model.get_output_embeddings()) != ends  # peft puts its layers there
+        if changed and model.config.get_text_config().tie_word_embeddings:
+            raise ValueError("it changes either the input or the output embeddings, which are the same weights")
         merged = adapted.merge_and_unload(safe_merge=True)
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise ParamsError(

@@ -153,6 +153,18 @@ def spoil_kind(adapter: Path, base: Path) -> None:
     peft.get_peft_model(load_model(str(base), "float32"), prompt).save_pretrained(adapter)
 
 
+def spoil_ends(adapter: Path, base: Path, **options) -> None:
+    """Train one of two ends that share their weights: merged, the other would change too."""
+    config = AutoConfig.from_pretrained(base)
+    config.tie_word_embeddings = True
+    AutoModelForCausalLM.from_config(config).save_pretrained(adapter.with_name("tied"))
+    save_foreign_adapter(adapter.with_name("tied"), adapter, **(options or {"target_modules": ["embed_tokens"]}))
+
+
+def spoil_head(adapter: Path, base: Path) -> None:
+    spoil_ends(adapter, base, modules_to_save=["lm_head"])
+
+
 @pytest.mark.parametrize(
     ("spoil", "told"),
     [
@@ -162,6 +174,8 @@ def spoil_kind(adapter: Path, base: Path) -> None:
         (spoil_format, r"adapter_model\.safetensors"),
         (spoil_layers, "can't be merged into .*4 weights are in one of the two only, such as .*layers.2"),
         (spoil_width, "can't be merged into .*size mismatch"),
+        (spoil_ends, r"can't be merged into .*\(it changes either the input or the output embeddings, which are the"),
+        (spoil_head, r"can't be merged into .*\(it changes either the input or the output embeddings, which are the"),
         (spoil_kind, "can't be merged into .*name an adapter in peft's format, such as LoRA, of this model"),
     ],
 )
