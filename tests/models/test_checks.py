@@ -88,7 +88,8 @@ REFUSED = {
 def test_a_tokenizer_that_loses_text_is_refused_when_the_run_opens(kind, tmp_path, reliability):
     tokenizer, why = REFUSED[kind]
     message = refusal(save(tmp_path, tokenizer))
-    assert message.startswith(f"base_model.source = '{tmp_path}': its tokenizer ")
+    assert message.startswith("base_model.source = '")
+    assert f"{tmp_path.name}': its tokenizer " in message
     assert why in message
     reliability(f"tokenizer that {kind}" if kind != "BERT-like" else "BERT-like tokenizer", "rejected in one line")
 
