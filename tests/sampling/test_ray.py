@@ -125,7 +125,7 @@ def test_a_worker_killed_at_work_changes_no_record(cluster, run, tmp_path):
     requests = requests_of(run)
     alone = run.sampler(None)
     build = first_waits(
-        partial(build_sampler, tokenizer=run.tokenizer, params=run.params, support=run.support), tmp_path
+        partial(build_sampler, tokenizer=run.tokenizer, params=run.params, base=run.base, support=run.support), tmp_path
     )
     sampler = RaySampler(build, run.path(None), placed(workers=2))
     killer = Killer(tmp_path / "waiting")
