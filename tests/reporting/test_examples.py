@@ -88,6 +88,7 @@ def test_a_draft_without_an_error_has_none_to_find():
     drafts = SimpleNamespace(true_errors=pd.Series(true), found_errors=found.__getitem__)
     chosen = {show: list(examples.DRAFT_FILTERS[show](drafts)) for show in examples.DRAFT_FILTERS if "first" in show}
     assert chosen == {
+        "first error found by the SORM": [False, False, False, True, True, False, False],
         "first error found by the SORM, not by the ORM": [False, False, False, False, True, False, False],
         "SORM wrong about the first error": [False, False, True, False, False, True, True],
     }
