@@ -113,9 +113,13 @@ class Run:
         return str(self.store.folder("merged", key, lambda out: loading.merge_adapter(source, base, dtype, out)).folder)
 
     @cached_property
+    def _base_fingerprint(self) -> dict[str, Any]:
+        return loading.fingerprint(self.base)  # reads all weights
+
+    @cached_property
     def base_key(self) -> dict[str, Any]:
         """What identifies the base model in an artifact's key: its files or commit, not its place."""
-        model = {"model": loading.fingerprint(self.base), "dtype": self.params.base_model.dtype}
+        model = {"model": self._base_fingerprint, "dtype": self.params.base_model.dtype}
         return model | {"template": self.tokenizer.chat_template, "support": asdict(self.support)}
 
     @cached_property
@@ -128,7 +132,7 @@ class Run:
             return {"support": asdict(probe.probe(model, self.tokenizer, self.params.base_model.source))}
 
         code = keys.code_of(keys.start_of(probe.probe), backend="sampling.transformers")
-        key = {"code": code, "model": loading.fingerprint(self.base), "dtype": dtype}
+        key = {"code": code, "model": self._base_fingerprint, "dtype": dtype}
         support = probe.Support(**self.store.folder("support", key, make).record["info"]["support"])
         if cost := support.cost(self.params.sampling.backend == "vllm"):
             line = f"base_model.source = {self.params.base_model.source!r}: {cost}"

@@ -27,7 +27,9 @@ ALTERNATIVES = ("sampling.transformers", "sampling.vllm", "sampling.ray", "tasks
 FACADES = {"Run": "run", "Replication": "method.replication", "SplitEvaluation": "method.replication"}
 ANY_OBJECT = "Run"  # its attributes are followed on every object, since it is passed around under many names
 # How results are stored, where the base model comes from and what it supports: a key holds the model's files and that.
-NOT_FOLLOWED = {f"Run.{name}" for name in ("base", "base_key", "support", "frame", "folder", "_key", "finish")}
+NOT_FOLLOWED = {
+    f"Run.{name}" for name in ("base", "base_key", "_base_fingerprint", "support", "frame", "folder", "_key", "finish")
+}
 # What no notebook shows, by the beginning of its path.
 NOT_SHOWN = (
     *("cli", "workflow", "cost", "artifacts/locks", "artifacts/manifest", "artifacts/upgrades"),

@@ -13,7 +13,7 @@ import numpy as np
 from huggingface_hub import try_to_load_from_cache
 from tokenizers import Tokenizer
 
-from glore_lib.models.sources import MINI_BASE, locate
+from glore_lib.models.sources import ADAPTER_FILES, MINI_BASE, locate
 from glore_lib.params import Finetuning, ParamsError
 
 if TYPE_CHECKING:  # torch and transformers take seconds to import: only models that need them wait for them
@@ -144,7 +144,7 @@ def _location(source: str) -> tuple[str, dict[str, Any]]:
 
         folder, file = smollm2_gguf()
         return folder, {"gguf_file": file}
-    if (Path(source) / "adapter_config.json").exists():
+    if (Path(source) / ADAPTER_FILES[0]).exists():
         from glore_lib.models.loading import adapter_base
 
         if base := adapter_base(source):

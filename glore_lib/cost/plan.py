@@ -65,8 +65,8 @@ class Lengths:
     """Tokens of the texts of a split's questions and reference solutions, one entry per question.
 
     The ``questions`` given stand for all ``n``. A task without reference solutions is measured by its worked example.
-    ``steps`` is [questions, steps], padded with
-    0; ``count`` has the steps, ``wrong`` a wrong solution, ``refine`` the refiner's prompt.
+    ``steps`` is [questions, steps], padded with 0; ``count`` has the steps, ``wrong`` a wrong solution, ``refine`` the
+    refiner's prompt.
     """
 
     def __init__(self, task: Task, questions: list[Question], n: int, tokens: Counter):

@@ -3,6 +3,7 @@
 import pandas as pd
 
 from glore_lib.artifacts.records import SCHEMAS
+from glore_lib.models.prefix_tree import IGNORE
 from glore_lib.run import Run
 from glore_lib.solutions import split_steps
 
@@ -11,7 +12,6 @@ POSTPROCESSING = {
     "monotone": (True, False),
     "consistent": (True, True),
 }  # (monotone, consistent)
-UNLABELLED = -100  # PyTorch's and TRL's losses ignore it
 
 
 def orm_labels(samples: pd.DataFrame) -> pd.DataFrame:
@@ -110,7 +110,7 @@ def first_errors(labels: pd.DataFrame) -> pd.Series:
 def stepwise_supervision(run: Run, samples: pd.DataFrame, labels: pd.DataFrame, split: str) -> pd.DataFrame:
     """Return labels in TRL's stepwise format, one row per labelled sample: ``prompt``, ``completions``, ``labels``.
 
-    ``completions`` are the steps, and ``labels`` has one per step: 1, 0, or :data:`UNLABELLED` for a step without a
+    ``completions`` are the steps, and ``labels`` has one per step: 1, 0, or ``IGNORE`` (-100) for a step without a
     row in ``labels``.
     """
     questions = run.questions(split)
@@ -122,7 +122,7 @@ def stepwise_supervision(run: Run, samples: pd.DataFrame, labels: pd.DataFrame, 
             "prompt": [run.task.prompt(questions[q].question) for q in labelled["question_id"]],
             "completions": completions,
             "labels": [
-                [known.get((s, i), UNLABELLED) for i in range(1, len(steps) + 1)]
+                [known.get((s, i), IGNORE) for i in range(1, len(steps) + 1)]
                 for s, steps in zip(labelled["sample_id"], completions, strict=True)
             ],
         }

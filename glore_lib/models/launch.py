@@ -42,8 +42,7 @@ class Job:
     """What to train, and how.
 
     ``start`` and ``base`` are the folders or hub names of the model to start from and of the run's base.
-    ``language_model_loss`` is the weight of that loss
-    in a reward model, and None to train a language model.
+    ``language_model_loss`` is the weight of that loss in a reward model, and None to train a language model.
     """
 
     start: str

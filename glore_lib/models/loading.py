@@ -32,11 +32,10 @@ from transformers.pytorch_utils import Conv1D
 from transformers.utils.hub import cached_file, extract_commit_hash
 
 from glore_lib.artifacts.records import RECORD, checksum
-from glore_lib.models.sources import locate
-from glore_lib.params import Finetuning, ParamsError, expanded, is_path
+from glore_lib.models.sources import ADAPTER_FILES, locate
+from glore_lib.params import MADE_HERE, Finetuning, ParamsError, expanded, is_path
 
 START_FILE = "start.json"  # beside an adapter of this library: see _note
-ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")  # of any adapter, as peft names them
 GGUF_LIMIT = 2**30  # bytes; SmolLM2-135M has a tenth of it, and its weights take eight times as much in memory
 # The files in a model's folder that the model or its tokenizer may read.
 MODEL_FILES = (".safetensors", ".json", ".txt", ".model", ".tiktoken", ".gguf")
@@ -253,8 +252,8 @@ def _explained(source: str) -> Iterator[None]:
             ) from None
         raise ParamsError(
             f"base_model.source = {source!r}: no model there ({str(error).splitlines()[0]})"
-            f"{'' if Path(source).is_dir() else ', and no such folder'}; name mini-base, scratch, smollm2-135m, a "
-            "folder in transformers format, or a model on the hub"
+            f"{'' if Path(source).is_dir() else ', and no such folder'}; name {', '.join(MADE_HERE)}, a folder in "
+            "transformers format, or a model on the hub"
         ) from None
 
 

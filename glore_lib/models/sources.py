@@ -3,6 +3,7 @@
 from pathlib import Path
 
 MINI_BASE = Path(__file__).parents[1] / "assets" / "mini-base"
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")  # of any adapter, as peft names them
 
 
 def locate(source: str) -> tuple[str, dict[str, str]]:

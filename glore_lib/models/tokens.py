@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PretrainedConfig, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, GenerationConfig, PretrainedConfig, PreTrainedTokenizerBase
 
-from glore_lib.models.loading import from_pretrained
+from glore_lib.models.loading import from_pretrained, load_config
 from glore_lib.models.sources import locate
 from glore_lib.params import ParamsError
 
@@ -117,7 +117,7 @@ def _with_text(tokenizer: PreTrainedTokenizerBase, template: str) -> str:
 
 def model_config(source: str) -> PretrainedConfig:
     """Load the config of a language model; of a multimodal model, that of its text part."""
-    return from_pretrained(AutoConfig, source).get_text_config()
+    return load_config(source).get_text_config()
 
 
 def end_tokens(tokenizer: PreTrainedTokenizerBase, generation: GenerationConfig) -> frozenset[int]:

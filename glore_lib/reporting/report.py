@@ -163,7 +163,7 @@ def _flat(value: Any, name: str = "") -> dict[str, str]:
 
 
 def _public(text: str) -> str:
-    """Return the last part of a path that :func:`glore_lib.params.is_path` knows, and any other text as it is."""
+    """Return the last part of an absolute path, or of one from the clone, and any other text as it is."""
     return Path(text).name if text.startswith(("/", "./")) else text
 
 

@@ -6,9 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import glore_lib
-
-ROOT = Path(glore_lib.__file__).resolve().parent.parent
+from glore_lib.params import ROOT
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,8 @@ from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from glore_lib.models.loading import ADAPTER_FILES, base_and_adapters
-from glore_lib.models.sources import locate
+from glore_lib.models.loading import base_and_adapters
+from glore_lib.models.sources import ADAPTER_FILES, locate
 from glore_lib.models.tokens import generation_config
 from glore_lib.params import ParamsError, Sampling
 from glore_lib.sampling import Answers, Completion, Ends, Growing, Request
@@ -61,15 +61,16 @@ class _Row(Growing):
 class VLLMSampler:
     """A :class:`glore_lib.sampling.Sampler` of the model ``source``: a folder, perhaps of an adapter, or a hub name.
 
-    ``base`` is the base model of its run.
-    The engine starts with the first requests and holds the GPU until :meth:`free`.
+    ``base`` is the base model of its run. The engine starts with the first requests and holds the GPU until
+    :meth:`free`.
     """
 
     def __init__(
         self, source: str, tokenizer: PreTrainedTokenizerBase, dtype: str, params: Sampling, base: str | None = None
     ):  # fmt: skip
-        self.source, self.tokenizer, self.dtype, self.params, self.base = source, tokenizer, dtype, params, base
-        self.ends = Ends(tokenizer, generation_config(base_and_adapters(source, base)[0]))
+        self.source, self.tokenizer, self.dtype, self.params = source, tokenizer, dtype, params
+        self._base, self._adapters = base_and_adapters(source, base)
+        self.ends = Ends(tokenizer, generation_config(self._base))
         self._names = map(str, count())
         self._resources = ExitStack()
         self._log: Path | None = None
@@ -113,8 +114,7 @@ class VLLMSampler:
         folder = Path(self._resources.enter_context(TemporaryDirectory(prefix="glore-vllm-")))
         self._log = folder / "log.txt"
         with self._watched(Exception), _output_to(self._log):
-            base, adapters = base_and_adapters(self.source, self.base)
-            model, revision = locate(base)
+            model, revision = locate(self._base)
             arguments = EngineArgs(
                 model=model, **revision, load_format="safetensors",  # never pickled weights
                 dtype=self.dtype, max_model_len=-1, max_num_seqs=self.params.rows,
@@ -122,7 +122,7 @@ class VLLMSampler:
                 gpu_memory_utilization=self.params.vllm.memory_fraction, enable_prefix_caching=True,
                 # Prompts and completions are tokens, and this class decides where a text ends.
                 skip_tokenizer_init=True, generation_config="vllm", disable_log_stats=True,
-                **(self._adapt(adapters, folder) if adapters else {}),
+                **(self._adapt(self._adapters, folder) if self._adapters else {}),
             )  # fmt: skip
             self._engine = LLMEngine.from_engine_args(arguments, UsageContext.LLM_CLASS, enable_multiprocessing=True)
         self._resources.callback(self._engine.engine_core.shutdown, timeout=60)
@@ -195,7 +195,7 @@ class VLLMSampler:
             setting = "sampling.backend = 'vllm'"
             remedy = "run again, or set it to transformers"
         else:
-            setting = f"base_model.source = {base_and_adapters(self.source, self.base)[0]!r}"
+            setting = f"base_model.source = {self._base!r}"
             remedy = "name a model that vLLM supports, or set sampling.backend to transformers"
         event = "died" if self._engine else "did not start"
         explained = ParamsError(f"{setting}: vLLM {event} ({' '.join(cause.split())}); {remedy}")

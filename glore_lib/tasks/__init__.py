@@ -78,15 +78,14 @@ def checked_task(p: params.Params) -> Task:
 def _check_solutions(task: Task, p: params.Params) -> None:
     """Raise ParamsError if supervised fine-tuning is asked for and no question that it uses has a solution."""
     settings = {
-        "student.start": (p.student.start, "sft", "one_shot"),
-        "student.sft_control": (p.student.sft_control, True, "false"),
-        "reward_models.figure4": (p.reward_models.figure4, True, "false"),
+        "student.start = 'sft'": (p.student.start == "sft", "one_shot"),
+        "student.sft_control = true": (p.student.sft_control, "false"),
+        "reward_models.figure4 = true": (p.reward_models.figure4, "false"),
     }
-    asked = {name: remedy for name, (value, needs, remedy) in settings.items() if value == needs}
-    learned = min(p.student.sft_questions, p.task.train_questions)
-    if asked and not any(q.reference_solution for q in task.questions("train", learned, p.seed)):
-        name, remedy = next(iter(asked.items()))
-        value = repr(settings[name][0]) if isinstance(settings[name][0], str) else "true"
+    asked = [(setting, remedy) for setting, (is_asked, remedy) in settings.items() if is_asked]
+    counts = 1, min(p.student.sft_questions, p.task.train_questions)  # the first question mostly has one
+    if asked and not any(q.reference_solution for n in counts for q in task.questions("train", n, p.seed)):
+        setting, remedy = asked[0]
         raise params.ParamsError(
-            f"{name} = {value}: trains on reference solutions, and {task.caption} has none; set it to {remedy}"
+            f"{setting}: trains on reference solutions, and {task.caption} has none; set it to {remedy}"
         )

@@ -16,10 +16,8 @@ from typing import Any
 import psutil
 from packaging.requirements import Requirement
 
-import glore_lib
+from glore_lib.params import ROOT
 from glore_lib.threads import cores
-
-ROOT = Path(glore_lib.__file__).resolve().parents[1]
 
 
 def provide_home() -> None:
