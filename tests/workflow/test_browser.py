@@ -303,11 +303,11 @@ def test_lab_opens_the_clone_at_its_notebooks(lab, browser, shoot):
     page = browser.new_context(viewport=WIDE).new_page()
     page.set_default_timeout(1000 * PATIENCE)
     page.goto(f"{lab.address}/?token={lab.token}")
-    page.locator(".jp-DirListing-item").get_by_text("03_sorm.ipynb").wait_for()
+    expect(page.locator(".jp-DirListing-item").get_by_text("03_sorm.ipynb")).to_be_visible(timeout=1000 * PATIENCE)
     page.locator(".jp-BreadCrumbs-home").click()
     page.locator(".jp-DirListing-item").get_by_text("params").dblclick()
     page.locator(".jp-DirListing-item").get_by_text("mini-hard.yaml").dblclick()
-    page.locator(".jp-FileEditor").get_by_text("train_questions: 12").wait_for()
+    expect(page.locator(".jp-FileEditor").get_by_text("train_questions: 12")).to_be_visible(timeout=1000 * PATIENCE)
     shoot(page, "lab-params")
     page.context.close()
 
