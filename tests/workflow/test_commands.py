@@ -99,9 +99,12 @@ def test_plan(settings):
 @pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.parametrize("settings", [RUNS["without both"]], ids=["without both"])
-def test_run_and_what_follows_it_over_the_real_notebooks(settings, tiny_base, tmp_path):
+def test_run_and_what_follows_it_over_the_real_notebooks(settings, tmp_path):
+    # Without SFT the base model must solve something: the mini base answers about one in ten, a random model none.
+    settings = settings | {"task__train_questions": 8, "student__samples_per_question": 32}
+    settings |= {"sampling__max_new_tokens": 80}
     given = [f"--set={key.replace('__', '.')}={json.dumps(value)}" for key, value in settings.items()]
-    given += [f"--set=base_model.source={tiny_base}", "--artifacts", str(tmp_path / "artifacts")]
+    given += ["--artifacts", str(tmp_path / "artifacts")]
     root = tmp_path / "results"
     shown = glore("run", TINY, "--out", root, *given)
     assert shown.exit_code == 0, shown.stderr
