@@ -1,12 +1,14 @@
 """Intervals, paired comparisons, and accuracy as a function of K from one pool of samples.
 
 Answers to different questions are independent: an accuracy over one answer per question has a Wilson interval. Steps of
-one question are not: their intervals are bootstrapped over questions. All intervals are 95 % intervals.
+one question are not: their intervals are bootstrapped over questions. With several seeds of a run, a statistic is the
+mean over the seeds, and the bootstrap resamples seeds and questions. Intervals are 95 % intervals if nothing else is
+said.
 """
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import combinations
 from math import comb, nan
@@ -20,18 +22,21 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
 LEVEL = 0.95
-RESAMPLES = 2000
+EQUIVALENCE_LEVEL = 0.90  # of the interval of two one-sided tests (TOST) at 5 % each
+RESAMPLES = 2000  # with fixed seeds, so that the same data have the same interval in every table
+FLIPS = 9999
 DRAWS = 200  # random subsets for majority@K if there are more subsets than that
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value, its 95 % interval, and the number of steps, answers or questions; NaN if ``n`` is 0."""
+    """A value, its interval, the number of steps, answers or questions, and of questions; NaN if ``n`` is 0."""
 
     value: float
     ci_low: float
     ci_high: float
     n: int
+    clusters: int = 0
 
     def percent(self, unit: str = "", sign: str = "") -> str:
         """Return "value [low, high]" in per cent, with ``unit`` after the value, or "n = 0"."""
@@ -45,27 +50,212 @@ NO_DATA = Estimate(nan, nan, nan, 0)
 
 
 @dataclass(frozen=True)
-class Confusion:
-    """Agreement of 0/1 predictions with 0/1 labels; each rate has the ``n`` of its own denominator."""
+class Outcome:
+    """Hits and counts of each question: a statistic is the mean over its parts of sum(hits) / sum(counts).
 
-    accuracy: Estimate
-    false_positive_rate: Estimate  # of the steps labelled 0, the share predicted 1
-    false_negative_rate: Estimate  # of the steps labelled 1, the share predicted 0
-    precision: Estimate  # of the steps predicted 1, the share labelled 1
-    recall: Estimate  # of the steps labelled 1, the share predicted 1
+    ``questions`` are ids [questions], each once; ``hits`` and ``counts`` are [parts, questions]. An accuracy has one
+    part, a balanced accuracy one per label. A question without a count does not matter for a part.
+    """
+
+    questions: NDArray[np.str_]
+    hits: NDArray[np.float64]
+    counts: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, values: ArrayLike, questions: ArrayLike, where: ArrayLike | None = None) -> "Outcome":
+        """Build the outcome whose statistic is the mean of values [n] of questions [n], of those ``where`` is true."""
+        numbers, ids = np.asarray(values, dtype=float), np.asarray(questions, dtype=str)
+        counted = np.ones(len(ids)) if where is None else np.asarray(where, dtype=float)
+        if not numbers.shape == ids.shape == counted.shape:
+            raise ValueError(f"values {numbers.shape}, questions {ids.shape}, where {counted.shape}: of one length")
+        if not np.isfinite(numbers).all():
+            raise ValueError("values: must be finite")
+        names, codes = np.unique(ids, return_inverse=True)
+        hits, counts = (np.bincount(codes, weights=w, minlength=len(names)) for w in (numbers * counted, counted))
+        return cls(names, hits[None], counts[None])
+
+    @classmethod
+    def balanced(cls, labels: ArrayLike, predictions: ArrayLike, questions: ArrayLike) -> "Outcome":
+        """Build the balanced accuracy of 0/1 predictions [n]: the mean of the shares of 1s and of 0s predicted so."""
+        truth, guess = _binary(labels, "labels"), _binary(predictions, "predictions")
+        return cls._joined(cls.of(guess == truth, questions, truth == label) for label in (1, 0))
+
+    @classmethod
+    def auc(cls, labels: ArrayLike, scores: ArrayLike, questions: ArrayLike) -> "Outcome":
+        """Build the area under the ROC curve of scores [n]: the chance that a 1 is scored above a 0; ties count half.
+
+        Resampled hits of a U statistic would need all pairs. These are its linear approximation, as in DeLong's and
+        Obuchowski's variances: 2 V - AUC for each score, V being the share of the other label that it is ranked
+        rightly against.
+        """
+        truth, values = _binary(labels, "labels"), np.asarray(scores, dtype=float)
+        placed, positive = np.zeros(len(truth)), truth == 1
+        sizes = {1: positive.sum(), 0: len(truth) - positive.sum()}
+        if sizes[0] and sizes[1]:
+            ranks = rankdata(values)
+            for label, among in ((1, positive), (0, ~positive)):
+                below = (ranks[among] - rankdata(values[among])) / sizes[1 - label]
+                placed[among] = below if label else 1 - below
+            placed = 2 * placed - placed[positive].mean()
+        return cls._joined(cls.of(placed, questions, among) for among in (positive, ~positive))
+
+    @classmethod
+    def _joined(cls, parts: Iterable["Outcome"]) -> "Outcome":
+        some = list(parts)
+        return cls(some[0].questions, *(np.concatenate([getattr(p, k) for p in some]) for k in ("hits", "counts")))
+
+    @property
+    def n(self) -> int:
+        """The number of answers, steps or questions counted."""
+        return round(self.counts.sum())
+
+    @property
+    def value(self) -> float:
+        """The statistic; NaN if a part counts nothing."""
+        return float(_ratio(self.hits.sum(axis=1), self.counts.sum(axis=1)))
+
+    def contributions(self, other: "Outcome | float") -> NDArray[np.float64]:
+        """Return what each question adds to the difference to a paired outcome, or to a constant: [questions]."""
+        hits = other.hits if isinstance(other, Outcome) else other * self.counts
+        return ((self.hits - hits) / self.counts.sum(axis=1, keepdims=True)).mean(axis=0)
+
+    @property
+    def is_one_answer_per_question(self) -> bool:
+        """Whether every question counts one answer that is right or wrong, or none."""
+        return len(self.hits) == 1 and bool(np.isin(self.counts, (0, 1)).all() and np.isin(self.hits, (0, 1)).all())
+
+
+@dataclass(frozen=True)
+class Resampled:
+    """A statistic, or a difference of two, over one or several seeds, with its bootstrap replicates."""
+
+    value: float
+    replicates: NDArray[np.float64] = field(repr=False)
+    n: int
+    clusters: int
+    bounds: tuple[float, float] = (0.0, 1.0)
+
+    @property
+    def standard_error(self) -> float:
+        """The standard deviation of the replicates."""
+        return float(np.nanstd(self.replicates))
+
+    def estimate(self, level: float = LEVEL) -> Estimate:
+        """Return the value with its percentile interval.
+
+        If no replicate differs, each question counts as one trial, and the share of questions that differ is at most
+        Wilson's upper bound for 0 of them.
+        """
+        if np.isnan(self.value):
+            return NO_DATA
+        if np.nanmax(self.replicates) - np.nanmin(self.replicates) < 1e-12:
+            low, high = _unseen(self.value, self.clusters, self.bounds, level)
+        else:
+            low, high = np.nanquantile(self.replicates, [0.5 - level / 2, 0.5 + level / 2])
+        return Estimate(self.value, float(low), float(high), self.n, self.clusters)
+
+
+def resampled(outcomes: Sequence[Outcome]) -> Resampled:
+    """Bootstrap a statistic over the seeds of a run, one outcome each, and their questions.
+
+    A question that several seeds share is drawn for all of them together.
+    """
+    names = _names(outcomes)
+    weights = _resamples(len(names))
+    replicates = []
+    for o in outcomes:
+        drawn = weights if len(o.questions) == len(names) else weights[:, np.searchsorted(names, o.questions)]
+        replicates.append(_ratio(o.hits @ drawn.T, o.counts @ drawn.T))
+    values = np.array(replicates)  # [seeds, resamples]
+    if len(outcomes) > 1:
+        values = np.einsum("rs,sr->r", _resamples(len(outcomes), level="seeds") / len(outcomes), values)
+    counted = {q for o in outcomes for q in o.questions[o.counts.any(axis=0)]}
+    value = float(np.mean([o.value for o in outcomes]))
+    return Resampled(value, values.reshape(-1), sum(o.n for o in outcomes), len(counted))
+
+
+def estimate(outcomes: Sequence[Outcome]) -> Estimate:
+    """Estimate a statistic over the seeds of a run, one outcome each: the mean over the seeds.
+
+    One answer per question of one seed has a Wilson interval, everything else a bootstrap interval.
+    """
+    if len(outcomes) == 1 and outcomes[0].is_one_answer_per_question:
+        return proportion(outcomes[0].hits[outcomes[0].counts == 1])
+    return resampled(outcomes).estimate()
+
+
+def difference(a: Sequence[Outcome], b: Sequence[Outcome] | float) -> Resampled:
+    """Bootstrap a statistic of ``a`` minus that of ``b`` on the same questions and seeds, or minus a constant."""
+    first = resampled(a)
+    if isinstance(b, float):
+        return Resampled(first.value - b, first.replicates - b, first.n, first.clusters, (-b, 1 - b))
+    _check_paired(a, b)
+    second = resampled(b)
+    change = first.replicates - second.replicates
+    return Resampled(first.value - second.value, change, first.n, first.clusters, (-1.0, 1.0))
+
+
+def paired_p(a: Sequence[Outcome], b: Sequence[Outcome] | float) -> float:
+    """Return the two-sided p value of no difference between ``a`` and ``b``: methods swapped question by question.
+
+    For one answer per question of one seed this is McNemar's exact test; otherwise a sign-flip test with ``FLIPS``
+    random draws, of each question's mean over the seeds.
+    """
+    if not isinstance(b, float):
+        _check_paired(a, b)
+        if len(a) == 1 and a[0].is_one_answer_per_question and b[0].is_one_answer_per_question:
+            counted = a[0].counts[0] == 1
+            return mcnemar_p(a[0].hits[0, counted], b[0].hits[0, counted])
+    names = _names(a)
+    total = np.zeros(len(names))
+    for i, one in enumerate(a):
+        other = b if isinstance(b, float) else b[i]
+        total[np.searchsorted(names, one.questions)] += one.contributions(other) / len(a)
+    extreme = np.abs(_flips(len(names)) @ total) >= abs(total.sum()) - 1e-12
+    return float((1 + extreme.sum()) / (1 + FLIPS))
+
+
+def equivalence_power(standard_error: float, low: float, high: float) -> float:
+    """Return the power of two one-sided tests at 5 % that a difference lies in (low, high), if it is truly 0."""
+    if standard_error == 0:
+        return 1.0
+    z = norm.ppf(0.5 + EQUIVALENCE_LEVEL / 2)
+    return float(max(0.0, norm.cdf(high / standard_error - z) - norm.cdf(low / standard_error + z)))
+
+
+def _ratio(hits: NDArray, counts: NDArray) -> NDArray[np.float64]:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.mean(hits / counts, axis=0)
+
+
+def _names(outcomes: Sequence[Outcome]) -> NDArray[np.str_]:
+    if len(outcomes) == 1:
+        return outcomes[0].questions
+    return np.unique(np.concatenate([o.questions for o in outcomes]))
+
+
+def _check_paired(a: Sequence[Outcome], b: Sequence[Outcome]) -> None:
+    if [o.questions.tolist() for o in a] != [o.questions.tolist() for o in b]:
+        raise ValueError("a and b: must be outcomes of the same seeds and questions")
+
+
+def _unseen(value: float, size: int, bounds: tuple[float, float], level: float = LEVEL) -> tuple[float, float]:
+    z2 = norm.ppf(0.5 + level / 2) ** 2
+    unseen = z2 / (size + z2)
+    return value + unseen * (bounds[0] - value), value + unseen * (bounds[1] - value)
 
 
 def row(task: str, model: str, method: str, metric: str, estimate: Estimate) -> dict[str, Any]:
     """Return an estimate as a row of a ``numbers`` frame."""
     return {
         "task": task, "model": model, "method": method, "metric": metric, "value": estimate.value,
-        "ci_low": estimate.ci_low, "ci_high": estimate.ci_high, "n": estimate.n,
+        "ci_low": estimate.ci_low, "ci_high": estimate.ci_high, "n": estimate.n, "clusters": estimate.clusters,
     }  # fmt: skip
 
 
-def estimate(row: Any) -> Estimate:
+def of_row(row: Any) -> Estimate:
     """Build an Estimate from a row of a ``numbers`` frame, as ``itertuples`` yields it."""
-    return Estimate(row.value, row.ci_low, row.ci_high, row.n)
+    return Estimate(row.value, row.ci_low, row.ci_high, row.n, row.clusters)
 
 
 def proportion(successes: ArrayLike) -> Estimate:
@@ -80,10 +270,10 @@ def proportion(successes: ArrayLike) -> Estimate:
     value = count / n
     low, high = proportion_confint(count, n, alpha=1 - LEVEL, method="wilson")
     # Rounding can push a bound 1e-17 beyond 0, 1 or the value.
-    return Estimate(value, min(max(float(low), 0.0), value), max(min(float(high), 1.0), value), n)
+    return Estimate(value, min(max(float(low), 0.0), value), max(min(float(high), 1.0), value), n, n)
 
 
-def clustered(values: ArrayLike, clusters: ArrayLike, seed: int, bounds: tuple[float, float] = (0.0, 1.0)) -> Estimate:
+def clustered(values: ArrayLike, clusters: ArrayLike, bounds: tuple[float, float] = (0.0, 1.0)) -> Estimate:
     """Estimate the mean of values [n] that are independent only between clusters [n], such as the steps of a question.
 
     The interval is the percentile bootstrap over clusters, taken in sorted order, so the order of rows does not matter.
@@ -100,27 +290,27 @@ def clustered(values: ArrayLike, clusters: ArrayLike, seed: int, bounds: tuple[f
         raise ValueError(f"values: must lie in [{low:g}, {high:g}]")
     if len(numbers) == 0:
         return NO_DATA
-    _, codes = np.unique(ids, return_inverse=True)
-    counts = np.bincount(codes).astype(float)
-    sums = np.bincount(codes, weights=numbers)
-    size, value = len(counts), float(sums.sum() / counts.sum())
-    if np.ptp(sums / counts) < 1e-12:
-        z2 = norm.ppf(0.5 + LEVEL / 2) ** 2
-        unseen = z2 / (size + z2)
-        ends = [value + unseen * (low - value), value + unseen * (high - value)]
-    else:
-        weights = _resamples(size, seed)
-        ends = np.quantile((weights @ sums) / (weights @ counts), [0.5 - LEVEL / 2, 0.5 + LEVEL / 2])
-    return Estimate(value, float(ends[0]), float(ends[1]), len(numbers))
+    drawn = resampled([Outcome.of(numbers, ids)])
+    return replace(drawn, bounds=bounds).estimate()
 
 
 @lru_cache(maxsize=8)  # every number of a table resamples the same questions
-def _resamples(size: int, seed: int) -> NDArray[np.float64]:
-    """Count how often each of ``size`` clusters is drawn in each resample: [RESAMPLES, size]."""
-    return np.random.default_rng(seed).multinomial(size, np.full(size, 1 / size), RESAMPLES).astype(float)
+def _resamples(size: int, level: str = "questions") -> NDArray[np.float64]:
+    """Count how often each of ``size`` questions, or seeds, is drawn in each resample: [RESAMPLES, size]."""
+    return (
+        np.random.default_rng(["questions", "seeds"].index(level))
+        .multinomial(size, np.full(size, 1 / size), RESAMPLES)
+        .astype(float)
+    )
 
 
-def paired_difference(a: ArrayLike, b: ArrayLike, clusters: ArrayLike | None = None, seed: int = 0) -> Estimate:
+@lru_cache(maxsize=2)
+def _flips(size: int) -> NDArray[np.float32]:
+    """Draw ``FLIPS`` signs for each of ``size`` questions: [FLIPS, size]."""
+    return np.random.default_rng(2).choice(np.array([-1, 1], dtype=np.float32), (FLIPS, size))
+
+
+def paired_difference(a: ArrayLike, b: ArrayLike, clusters: ArrayLike | None = None) -> Estimate:
     """Estimate the mean of ``a - b`` over paired outcomes in [0, 1], with the paired bootstrap interval.
 
     Without ``clusters`` each pair is its own cluster. For step-level data pass the questions: McNemar's test would
@@ -130,7 +320,7 @@ def paired_difference(a: ArrayLike, b: ArrayLike, clusters: ArrayLike | None = N
     if first.shape != second.shape:
         raise ValueError(f"a {first.shape} and b {second.shape}: must be paired")
     ids = np.arange(len(first)) if clusters is None else clusters
-    return clustered(first - second, ids, seed, bounds=(-1.0, 1.0))
+    return clustered(first - second, ids, bounds=(-1.0, 1.0))
 
 
 def mcnemar_p(a: ArrayLike, b: ArrayLike) -> float:
@@ -142,28 +332,19 @@ def mcnemar_p(a: ArrayLike, b: ArrayLike) -> float:
     return float(mcnemar(table, exact=True).pvalue)
 
 
-def confusion(labels: ArrayLike, predictions: ArrayLike, clusters: ArrayLike, seed: int) -> Confusion:
-    """Compare 0/1 predictions with 0/1 labels, each [n]: accuracy and error rates, with intervals by cluster.
+def confusion(labels: ArrayLike, predictions: ArrayLike, questions: ArrayLike) -> dict[str, Outcome]:
+    """Compare 0/1 predictions with 0/1 labels of questions, each [n].
 
-    A rate is resampled over the clusters that its denominator reaches.
+    Returned by name: ``accuracy``; ``false_positive_rate`` of those labelled 0, ``false_negative_rate`` and ``recall``
+    of those labelled 1, ``precision`` of those predicted 1, and ``false_negative_share`` of the errors.
     """
-    truth, guess, ids = _binary(labels, "labels"), _binary(predictions, "predictions"), np.asarray(clusters)
-    if not truth.shape == guess.shape == ids.shape:
-        raise ValueError(
-            f"labels {truth.shape}, predictions {guess.shape}, clusters {ids.shape}: must be of one length"
-        )
-
-    def rate(hits: NDArray, of: NDArray) -> Estimate:
-        return clustered(hits[of], ids[of], seed)
-
-    negative, positive, flagged = truth == 0, truth == 1, guess == 1
-    return Confusion(
-        accuracy=clustered(truth == guess, ids, seed),
-        false_positive_rate=rate(guess, negative),
-        false_negative_rate=rate(1 - guess, positive),
-        precision=rate(truth, flagged),
-        recall=rate(guess, positive),
-    )
+    truth, guess = _binary(labels, "labels"), _binary(predictions, "predictions")
+    shares = {
+        "accuracy": (guess == truth, None), "false_positive_rate": (guess, truth == 0),
+        "false_negative_rate": (1 - guess, truth == 1), "precision": (truth, guess == 1), "recall": (guess, truth == 1),
+        "false_negative_share": (truth, guess != truth),
+    }  # fmt: skip
+    return {name: Outcome.of(hits, questions, where) for name, (hits, where) in shares.items()}
 
 
 def best_of_k(scores: ArrayLike, correct: ArrayLike, ks: Sequence[int]) -> NDArray[np.float64]:

@@ -40,9 +40,8 @@ SCHEMAS: dict[str, dict[str, str]] = {
         "question_id": "str", "sample_id": "str", "kind": "str", "first_error": "int64", "text": "str",
         "final_answer": "str", "is_correct": "bool",
     },
-    "numbers": {
-        "task": "str", "model": "str", "method": "str", "metric": "str", "value": "float64", "ci_low": "float64",
-        "ci_high": "float64", "n": "int64",
+    "outcomes": {
+        "method": "str", "metric": "str", "part": "int64", "question_id": "str", "hits": "float64", "counts": "float64",
     },
 }  # fmt: skip
 

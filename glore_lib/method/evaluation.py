@@ -1,10 +1,11 @@
 """The (Q, D) test set, Tables 1-3, reranking and its baselines (paper, sections 4.2 and 5).
 
-Every function returns rows of the long ``numbers`` table (:data:`glore_lib.artifacts.records.SCHEMAS`), computed from
-stored samples and scores.
+The tables are outcomes by method and metric (:class:`glore_lib.statistics.Outcome`), computed from stored samples and
+scores. :func:`numbers` turns them, of one or several seeds, into rows with intervals.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import nan
 
@@ -13,6 +14,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from glore_lib import statistics as st
+from glore_lib.artifacts.records import SCHEMAS
 from glore_lib.artifacts.store import Artifact
 from glore_lib.method import rollouts, step_labels
 from glore_lib.method.refinement import locate_first_error
@@ -20,9 +22,33 @@ from glore_lib.method.reward_models import answer_scores
 from glore_lib.method.students import Student, sample_solutions
 from glore_lib.models.tokens import encode
 from glore_lib.run import Run
-from glore_lib.solutions import split_steps
+from glore_lib.solutions import ANSWER_MARK, split_steps
 
 Numbers = list[dict]
+Outcomes = dict[tuple[str, str], st.Outcome]  # by method and metric
+
+# Columns of a frame of numbers: shares with their 95 % intervals. ``seed`` is empty over several seeds.
+NUMBERS = ["task", "model", "seed", "method", "metric", "value", "ci_low", "ci_high", "n", "clusters"]
+SUFFIXES = re.compile(r"(_all)?(_exact|_human)?(@\d+)?$")  # after a metric's name: steps, labels, K
+_OVER_ORM = [("balanced_orm", "orm"), ("sorm", "orm"), ("sorm_raw", "orm"), ("sorm", "sorm_raw")]
+_REFINED = ("global", "local+orm", "local+balanced_orm", "local+sorm")
+# The paired differences in the numbers, by metric without its suffixes.
+COMPARED: dict[str, list[tuple[str, str]]] = {
+    **dict.fromkeys(
+        ("step_accuracy", "step_balanced_accuracy", "step_auc", "first_error_accuracy", "final_accuracy",
+         "final_balanced_accuracy", "final_auc", "rerank_accuracy"), _OVER_ORM),
+    "label_accuracy": [("consistent", "monotone")],
+    "fixed_fraction": [
+        ("local+sorm", "local+orm"), ("local+sorm", "local+balanced_orm"), ("local+sorm", "global"),
+        ("global+local+sorm", "global"), ("global+local+sorm", "local+sorm"), ("global+local+sorm", "resample"),
+        ("global+local+sorm", "global+global_sampled"), ("global+local+sorm", "global+resample"),
+    ],
+    "accuracy_all_drafts": [*((kind, "greedy") for kind in _REFINED), ("local+sorm", "global")],
+    "accuracy_incorrect_drafts": [(kind, "greedy") for kind in _REFINED],
+    "accuracy": [
+        ("reranked", "greedy"), ("reranked", "bo3"), ("bo3", "greedy"), ("oracle_reranked", "oracle_bo3")
+    ],
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -50,127 +76,20 @@ def draft_set(run: Run, student: Student, split: str) -> DraftSet:
 
 
 class Tables:
-    """The tables of one run as rows of numbers; ``seed`` drives the bootstraps."""
+    """The tables of one run as outcomes by method and metric."""
 
     def __init__(self, run: Run):
-        self.run, self.seed, self.threshold = run, run.seed("statistics"), run.params.reward_models.threshold
+        self.run, self.threshold = run, run.params.reward_models.threshold
 
     def row(self, method: str, metric: str, estimate: st.Estimate) -> dict:
-        """Return an estimate as a row of the ``numbers`` table."""
-        return st.row(self.run.params.run, self.run.params.base_model.source, method, metric, estimate)
+        """Return an estimate as a row of numbers."""
+        p = self.run.params
+        return st.row(p.run, p.base_model.source, method, metric, estimate) | {"seed": p.seed}
 
-    def table1(self, draft_set: DraftSet, scores: Mapping[str, Artifact]) -> Numbers:
-        """Compute step accuracy, false positives and false negatives of every reward model, and differences to the ORM.
-
-        Labels are those by rollouts and, with the suffix ``_exact``, the exact ones. ``step_error_balance`` is
-        (false negatives - false positives) / errors, in [-1, 1].
-        """
-        numbers: Numbers = []
-        for suffix, labels in draft_set.truths.items():
-            numbers += self.steps(labels, scores, suffix)
-        return numbers + self._first_errors(draft_set, scores)
-
-    def steps(self, labels: pd.DataFrame, scores: Mapping[str, Artifact], suffix: str) -> Numbers:
-        """Compute the step rows of :meth:`table1` for one set of labels, named by ``suffix``."""
-        truth = labels.set_index(["sample_id", "step"])
-        y, questions = truth["label"].to_numpy(), truth["question_id"].to_numpy()
-        guesses = {m: self._step_guesses(artifact, truth.index) for m, artifact in scores.items()}
-        numbers: Numbers = []
-        for method, guess in (guesses | {"all_positive": np.ones_like(y)}).items():
-            c = st.confusion(y, guess, questions, self.seed)
-            numbers += [
-                self.row(method, f"step_accuracy{suffix}", c.accuracy),
-                self.row(method, f"step_false_positive_rate{suffix}", c.false_positive_rate),
-                self.row(method, f"step_false_negative_rate{suffix}", c.false_negative_rate),
-            ]
-            if method == "all_positive":
-                continue
-            errors = guess != y
-            balance = st.clustered((y - guess)[errors], questions[errors], self.seed, bounds=(-1.0, 1.0))
-            numbers.append(self.row(method, f"step_error_balance{suffix}", balance))
-            if method != "orm":
-                difference = st.paired_difference(guess == y, guesses["orm"] == y, questions, self.seed)
-                numbers.append(self.row(f"{method}-orm", f"step_accuracy_difference{suffix}", difference))
-        return numbers
-
-    def _step_guesses(self, scores: Artifact, index: pd.Index) -> np.ndarray:
-        predicted = scores.read().set_index(["sample_id", "step"])["score"].reindex(index)
-        return (predicted > self.threshold).to_numpy().astype(int)
-
-    def _first_errors(self, draft_set: DraftSet, scores: Mapping[str, Artifact]) -> Numbers:
-        """Compute the share of wrong drafts whose first error is located.
-
-        Wrong drafts whose labels show no error, which labels by rollouts allow, are left out.
-        """
-        drafts = draft_set.drafts.read()
-        wrong = set(drafts.loc[~drafts["is_correct"], "sample_id"])
-        numbers = []
-        for suffix, labels in draft_set.truths.items():
-            truth = step_labels.first_errors(labels)
-            truth = truth[truth.index.isin(wrong)]
-            for method, artifact in scores.items():
-                found = locate_first_error(artifact.read(), self.threshold).reindex(truth.index, fill_value=0)
-                numbers.append(self.row(method, f"first_error_accuracy{suffix}", st.proportion(found == truth)))
-        return numbers
-
-    def table2(self, draft_set: DraftSet, scores: Mapping[str, Artifact]) -> Numbers:
-        """Compute how well the score after the last step predicts that the final answer is correct."""
-        drafts = draft_set.drafts.read().set_index("sample_id")
-        right, questions = drafts["is_correct"].to_numpy().astype(int), drafts["question_id"].to_numpy()
-        numbers, hits = [], {}
-        for method, artifact in scores.items():
-            guess = (answer_scores(artifact.read()).reindex(drafts.index, fill_value=0) > self.threshold).to_numpy()
-            hits[method] = guess == right
-            c = st.confusion(right, guess.astype(int), questions, self.seed)
-            numbers += [
-                self.row(method, "final_accuracy", st.proportion(hits[method])),
-                self.row(method, "final_false_positive_rate", c.false_positive_rate),
-                self.row(method, "final_false_negative_rate", c.false_negative_rate),
-            ]
-            if method != "orm":
-                numbers += self.compared(method, "orm", hits, "final_accuracy")
-        numbers.append(self.row("all_positive", "final_accuracy", st.proportion(right)))
-        return numbers
-
-    def label_quality(self, draft_set: DraftSet) -> Numbers:
-        """Compute the share of positive labels, and precision and recall of labels by rollouts against exact ones.
-
-        Labels are compared raw and after each post-processing step.
-        """
-        numbers = [self.row("labels", "positive_labels", self._clustered(draft_set.labels))]
-        if draft_set.exact is None:
-            return numbers
-        numbers.append(self.row("labels", "positive_labels_exact", self._clustered(draft_set.exact)))
-        truth = draft_set.exact.set_index(["sample_id", "step"])
-        for method, (monotone, consistent) in step_labels.POSTPROCESSING.items():
-            made = step_labels.rollout_labels(draft_set.rollouts.read(), monotone, consistent)
-            guess = made.set_index(["sample_id", "step"])["label"].reindex(truth.index).to_numpy()
-            c = st.confusion(truth["label"], guess, truth["question_id"], self.seed)
-            numbers += [
-                self.row(method, "label_precision", c.precision),
-                self.row(method, "label_recall", c.recall),
-                self.row(method, "label_accuracy", c.accuracy),
-            ]
-        return numbers
-
-    def _clustered(self, labels: pd.DataFrame) -> st.Estimate:
-        return st.clustered(labels["label"], labels["question_id"], self.seed)
-
-    def table3(self, drafts: Artifact, refined: Mapping[str, Artifact]) -> Numbers:
-        """Compute the share of wrong drafts that each refinement, and global or local together, fixes."""
-        right = self.right(drafts, refined)
-        fixed = right[~right["greedy"]]
-        for locator in ("orm", "sorm"):
-            fixed[f"global+local+{locator}"] = fixed["global"] | fixed[f"local+{locator}"]
-        numbers = [
-            self.row(method, "fixed_fraction", st.proportion(fixed[method])) for method in fixed if method != "greedy"  # type: ignore[arg-type]
-        ]  # fmt: skip
-        for a, b in (
-            ("local+sorm", "local+orm"), ("local+sorm", "global"), ("global+local+sorm", "global"),
-            ("global+local+sorm", "local+sorm"), ("global+local+sorm", "resample"),
-        ):  # fmt: skip
-            numbers += self.compared(a, b, fixed, "fixed_fraction")
-        return numbers
+    def numbers(self, outcomes: Outcomes) -> pd.DataFrame:
+        """Return outcomes of this run and their differences as :func:`numbers` does."""
+        p = self.run.params
+        return numbers(p.run, p.base_model.source, p.seed, [outcomes])
 
     def compared(
         self, a: str, b: str, hits: Mapping[str, ArrayLike] | pd.DataFrame, metric: str, suffix: str = ""
@@ -179,26 +98,126 @@ class Tables:
 
         ``suffix`` names the labels, as in :attr:`DraftSet.truths`.
         """
-        difference = st.paired_difference(hits[a], hits[b], seed=self.seed)
+        difference = st.paired_difference(hits[a], hits[b])
         p = st.Estimate(st.mcnemar_p(hits[a], hits[b]), nan, nan, difference.n) if difference.n else st.NO_DATA
         return [
             self.row(f"{a}-{b}", f"{metric}_difference{suffix}", difference),
             self.row(f"{a}-{b}", f"{metric}_difference{suffix}_p", p),
         ]
 
-    def figure5(self, drafts: Artifact, refined: Mapping[str, Artifact]) -> Numbers:
-        """Compute accuracy after refining all drafts, and only the wrong ones, with differences to the drafts.
+    def table1(self, draft_set: DraftSet, scores: Mapping[str, Artifact]) -> Outcomes:
+        """Compute how well each reward model judges steps (paper, Table 1), and how often it locates the first error.
 
-        For all drafts, local and global refinement are also compared.
+        Metrics without a suffix count the intermediate steps; ``_all`` adds the line with the answer. Labels are those
+        by rollouts and, with the suffix ``_exact``, the exact ones. ``step_false_negative_share`` is the share of false
+        negatives among the errors. ``all_positive`` and ``all_negative`` are the constant predictions.
         """
-        every = self.right(drafts, refined)
-        only_wrong = every.apply(lambda right: right | every["greedy"])
-        numbers: Numbers = []
-        for method in refined:
-            for metric, right in (("accuracy_all_drafts", every), ("accuracy_incorrect_drafts", only_wrong)):
-                numbers.append(self.row(method, metric, st.proportion(right[method])))
-                numbers += self.compared(method, "greedy", right, metric)
-        return numbers + self.compared("local+sorm", "global", every, "accuracy_all_drafts")
+        outcomes: Outcomes = {}
+        for suffix, labels in draft_set.truths.items():
+            outcomes |= self.steps(draft_set.drafts.read(), labels, scores, suffix)
+        return outcomes | self._first_errors(draft_set, scores)
+
+    def steps(
+        self, samples: pd.DataFrame, labels: pd.DataFrame, scores: Mapping[str, Artifact], suffix: str
+    ) -> Outcomes:  # fmt: skip
+        """Compute the step metrics of :meth:`table1` for one set of labels, named by ``suffix``."""
+        truth = labels.set_index(["sample_id", "step"])
+        predicted = pd.DataFrame(
+            {m: a.read().set_index(["sample_id", "step"])["score"].reindex(truth.index) for m, a in scores.items()}
+        )
+        intermediate = ~_is_answer(samples, truth.index)
+        outcomes: Outcomes = {}
+        for name, rows in (("", intermediate), ("_all", np.ones_like(intermediate))):
+            y, questions = truth["label"].to_numpy()[rows], truth["question_id"].to_numpy()[rows]
+            of_rows = {method: column.to_numpy()[rows] for method, column in predicted.items()}
+            outcomes |= self._judged("step", f"{name}{suffix}", y, questions, of_rows)  # type: ignore[arg-type]
+        return outcomes
+
+    def _judged(
+        self, what: str, suffix: str, labels: np.ndarray, questions: np.ndarray, scores: Mapping[str, np.ndarray]
+    ) -> Outcomes:  # fmt: skip
+        """Compare scores above the threshold, and constant predictions, with 0/1 labels, all [n]."""
+        outcomes: Outcomes = {}
+        constant = {"all_positive": np.ones_like(labels), "all_negative": np.zeros_like(labels)}
+        guesses = {m: (s > self.threshold).astype(int) for m, s in scores.items()}
+        for method, guess in (guesses | constant).items():
+            rates = st.confusion(labels, guess, questions)
+            names = ["accuracy"] if method in constant else [
+                "accuracy", "false_positive_rate", "false_negative_rate", "false_negative_share"
+            ]  # fmt: skip
+            outcomes |= {(method, f"{what}_{name}{suffix}"): rates[name] for name in names}
+        for method, guess in guesses.items():
+            balanced = st.Outcome.balanced(labels, guess, questions)
+            outcomes[method, f"{what}_balanced_accuracy{suffix}"] = balanced
+            outcomes[method, f"{what}_auc{suffix}"] = st.Outcome.auc(labels, scores[method], questions)
+        return outcomes
+
+    def _first_errors(self, draft_set: DraftSet, scores: Mapping[str, Artifact]) -> Outcomes:
+        """Compute the share of wrong drafts whose first error is located.
+
+        Wrong drafts whose labels show no error, which labels by rollouts allow, do not count.
+        """
+        drafts = draft_set.drafts.read()
+        outcomes: Outcomes = {}
+        for suffix, labels in draft_set.truths.items():
+            truth = drafts["sample_id"].map(step_labels.first_errors(labels)).fillna(0)
+            counted = ~drafts["is_correct"] & (truth > 0)
+            for method, artifact in scores.items():
+                errors = locate_first_error(artifact.read(), self.threshold)
+                found = errors.reindex(drafts["sample_id"], fill_value=0).to_numpy()
+                hits = st.Outcome.of(found == truth, drafts["question_id"], counted)
+                outcomes[method, f"first_error_accuracy{suffix}"] = hits
+        return outcomes
+
+    def table2(self, draft_set: DraftSet, scores: Mapping[str, Artifact]) -> Outcomes:
+        """Compute how well the score after the last step predicts the final answer's correctness (paper, Table 2)."""
+        drafts = draft_set.drafts.read()
+        right, questions = drafts["is_correct"].to_numpy().astype(int), drafts["question_id"].to_numpy()
+        predicted = {
+            method: answer_scores(artifact.read()).reindex(drafts["sample_id"], fill_value=0.0).to_numpy()
+            for method, artifact in scores.items()
+        }
+        return self._judged("final", "", right, questions, predicted)
+
+    def label_quality(self, draft_set: DraftSet) -> Outcomes:
+        """Compute the share of positive labels, and precision and recall of labels by rollouts against exact ones.
+
+        Labels are compared raw and after each post-processing step.
+        """
+        every = draft_set.labels
+        outcomes: Outcomes = {("labels", "positive_labels"): st.Outcome.of(every["label"], every["question_id"])}
+        if draft_set.exact is None:
+            return outcomes
+        exact = draft_set.exact
+        outcomes["labels", "positive_labels_exact"] = st.Outcome.of(exact["label"], exact["question_id"])
+        return outcomes | rule_outcomes(draft_set.rollouts.read(), exact)
+
+    def table3(self, drafts: Artifact, refined: Mapping[str, Artifact]) -> Outcomes:
+        """Compute the share of wrong drafts that each refinement fixes, and two together (paper, Table 3).
+
+        A union cannot lose: ``global+global_sampled`` and ``global+resample`` show what a second try adds.
+        ``fixed_jaccard`` is the share of the drafts fixed by either that both fix.
+        """
+        right, questions = self.right(drafts, refined), drafts.read()["question_id"]
+        wrong = ~right["greedy"]
+        seconds = [kind for kind in right if kind.startswith("local+") or kind in ("global_sampled", "resample")]
+        fixed = right.drop(columns="greedy").assign(
+            **{f"global+{kind}": right["global"] | right[kind] for kind in seconds}
+        )
+        outcomes = {(kind, "fixed_fraction"): st.Outcome.of(fixed[kind], questions, wrong) for kind in fixed}
+        for kind in seconds:
+            both, either = right["global"] & right[kind], right["global"] | right[kind]
+            outcomes[f"global+{kind}", "fixed_jaccard"] = st.Outcome.of(both, questions, wrong & either)
+        return outcomes  # type: ignore[return-value]
+
+    def figure5(self, drafts: Artifact, refined: Mapping[str, Artifact]) -> Outcomes:
+        """Compute accuracy after refining all drafts, and only the wrong ones, without reranking (paper, Figure 5)."""
+        every, questions = self.right(drafts, refined), drafts.read()["question_id"]
+        outcomes = {}
+        for kind in every:
+            outcomes[kind, "accuracy_all_drafts"] = st.Outcome.of(every[kind], questions)
+            outcomes[kind, "accuracy_incorrect_drafts"] = st.Outcome.of(every[kind] | every["greedy"], questions)
+        return outcomes  # type: ignore[return-value]
 
     def right(self, drafts: Artifact, refined: Mapping[str, Artifact]) -> pd.DataFrame:
         """Return whether each draft (``greedy``) and each of its refinements is correct, one row per draft."""
@@ -242,17 +261,19 @@ class Tables:
             }
         )  # fmt: skip
 
-    def figure6(self, choices: pd.DataFrame, samples: pd.DataFrame) -> Numbers:
+    def figure6(self, choices: pd.DataFrame, drafts: Artifact, samples: pd.DataFrame) -> Outcomes:
         """Compute the accuracy of each of the :meth:`choices`, and of a random one of the ``samples``."""
-        numbers = [self.row(method, "accuracy", st.proportion(choices[method])) for method in choices]  # type: ignore[arg-type]
-        random_pick = st.clustered(samples["is_correct"], samples["question_id"], self.seed)
-        numbers.append(self.row("random_sample", "accuracy", random_pick))
-        for a, b in (("reranked", "greedy"), ("reranked", "bo3"), ("bo3", "greedy"), ("oracle_reranked", "oracle_bo3")):
-            numbers += self.compared(a, b, choices, "accuracy")
-        return numbers
+        ids = drafts.read()
+        chosen = choices.loc[ids["sample_id"]]
+        outcomes = {(way, "accuracy"): st.Outcome.of(chosen[way], ids["question_id"]) for way in chosen}
+        outcomes["random_sample", "accuracy"] = st.Outcome.of(samples["is_correct"], samples["question_id"])
+        return outcomes  # type: ignore[return-value]
 
-    def figure4(self, samples: pd.DataFrame, scores: Mapping[str, pd.DataFrame], greedy: pd.DataFrame) -> Numbers:
-        """Compute the accuracy of the top-scored of K samples, K in powers of two, with greedy, majority and oracle."""
+    def figure4(self, samples: pd.DataFrame, scores: Mapping[str, pd.DataFrame], greedy: pd.DataFrame) -> Outcomes:
+        """Compute the accuracy of the top-scored of K samples, K in powers of two, with greedy, majority and oracle.
+
+        ``random`` takes one of the samples at random: what a constant score gives.
+        """
         pool = samples.sort_values(["question_id", "sample_id"])
         n = int(pool.groupby("question_id").size().iloc[0])
         questions = pool["question_id"].to_numpy()[::n]
@@ -260,26 +281,92 @@ class Tables:
         answers = pool["final_answer"].to_numpy().reshape(-1, n).tolist()
         ks = [2**i for i in range(n.bit_length()) if 2**i <= n]
         curves = {
-            method: st.best_of_k(
+            (method, "rerank_accuracy"): st.best_of_k(
                 answer_scores(frame).reindex(pool["sample_id"], fill_value=0.0).to_numpy().reshape(-1, n), right, ks
             )
             for method, frame in scores.items()
         }
-        numbers = [self.row("greedy_sft", "accuracy", st.proportion(greedy["is_correct"]))]
-        for method, curve in curves.items():
-            numbers += self._curve(method, "rerank_accuracy", ks, curve, questions)
-        for a, b in [*((method, "orm") for method in curves if method != "orm"), ("sorm", "sorm_raw")]:
-            for k, first, second in zip(ks, curves[a], curves[b], strict=True):
-                difference = st.paired_difference(first, second, questions, self.seed)
-                numbers.append(self.row(f"{a}-{b}", f"rerank_accuracy_difference@{k}", difference))
-        numbers += self._curve("majority", "majority", ks, st.majority_at_k(answers, right, ks, self.seed), questions)
-        return numbers + self._curve("oracle", "rerank_accuracy", ks, st.oracle_at_k(right, ks), questions)
+        curves["random", "rerank_accuracy"] = np.tile(right.mean(axis=1), (len(ks), 1))
+        curves["majority", "majority"] = st.majority_at_k(answers, right, ks, seed=0)
+        curves["oracle", "rerank_accuracy"] = st.oracle_at_k(right, ks)
+        outcomes = {("greedy_sft", "accuracy"): st.Outcome.of(greedy["is_correct"], greedy["question_id"])}
+        for (method, metric), curve in curves.items():
+            outcomes |= {(method, f"{metric}@{k}"): st.Outcome.of(v, questions) for k, v in zip(ks, curve, strict=True)}
+        return outcomes
 
-    def _curve(self, method: str, metric: str, ks: list[int], curve: np.ndarray, questions: np.ndarray) -> Numbers:
-        return [
-            self.row(method, f"{metric}@{k}", st.clustered(values, questions, self.seed))
-            for k, values in zip(ks, curve, strict=True)
-        ]  # fmt: skip
+
+def rule_outcomes(rollouts: pd.DataFrame, exact: pd.DataFrame) -> Outcomes:
+    """Compute precision, recall and accuracy of labels by rollouts, raw and after each post-processing rule."""
+    truth, outcomes = exact.set_index(["sample_id", "step"]), {}
+    for rule, switches in step_labels.POSTPROCESSING.items():
+        made = step_labels.rollout_labels(rollouts, *switches).set_index(["sample_id", "step"])["label"]
+        compared = st.confusion(truth["label"], made.reindex(truth.index), truth["question_id"])
+        outcomes |= {(rule, f"label_{name}"): compared[name] for name in ("precision", "recall", "accuracy")}
+    return outcomes
+
+
+def _is_answer(drafts: pd.DataFrame, steps: pd.Index) -> np.ndarray:
+    """Return whether each (sample_id, step) is the line with the final answer."""
+    lines = {
+        (sample, i): ANSWER_MARK in step
+        for sample, text in zip(drafts["sample_id"], drafts["text"], strict=True)
+        for i, step in enumerate(split_steps(text), start=1)
+    }
+    return np.array([lines.get(step, False) for step in steps], dtype=bool)
+
+
+def differences(metric: str) -> list[tuple[str, str]]:
+    """Return the pairs of methods of :data:`COMPARED` for a metric with its suffixes."""
+    return COMPARED.get(re.sub(SUFFIXES, "", metric, count=1), [])
+
+
+def difference_name(metric: str) -> str:
+    """Return the name of a metric's differences: "_difference" goes before what names labels or K."""
+    return re.sub(SUFFIXES, r"_difference\g<0>", metric, count=1)
+
+
+def numbers(task: str, model: str, seed: int | None, outcomes: Sequence[Outcomes]) -> pd.DataFrame:
+    """Return the outcomes of one or several seeds of a run, and their differences, as a frame of :data:`NUMBERS`.
+
+    ``seed`` is None over several seeds. A difference has a row ``..._p`` with its p value
+    (:func:`glore_lib.statistics.paired_p`), unless its metric is a curve over K.
+    """
+    found = {key: [of_seed[key] for of_seed in outcomes] for key in outcomes[0]}
+    rows = []
+    for (method, metric), of_method in found.items():
+        rows.append(st.row(task, model, method, metric, st.estimate(of_method)))
+        for a, b in differences(metric):
+            if a == method and (b, metric) in found:
+                other, name = found[b, metric], difference_name(metric)
+                change = st.difference(of_method, other).estimate()
+                rows.append(st.row(task, model, f"{a}-{b}", name, change))
+                if "@" not in metric:
+                    p = st.Estimate(st.paired_p(of_method, other), nan, nan, change.n, change.clusters)
+                    rows.append(st.row(task, model, f"{a}-{b}", f"{name}_p", p if change.n else st.NO_DATA))
+    frame = pd.DataFrame(rows).assign(seed=seed)
+    return frame[NUMBERS].astype({"seed": "Int64"})
+
+
+def to_frame(outcomes: Outcomes) -> pd.DataFrame:
+    """Return outcomes as the record ``outcomes``, a row per method, metric, part and question."""
+    parts = [
+        pd.DataFrame(
+            {"method": method, "metric": metric, "part": part, "question_id": o.questions, "hits": hits, "counts": n}
+        )
+        for (method, metric), o in outcomes.items()
+        for part, (hits, n) in enumerate(zip(o.hits, o.counts, strict=True))
+    ]  # fmt: skip
+    return pd.concat(parts, ignore_index=True)[list(SCHEMAS["outcomes"])]
+
+
+def from_frame(frame: pd.DataFrame) -> Outcomes:
+    """Return the outcomes in a frame that :func:`to_frame` made."""
+    outcomes: Outcomes = {}
+    for (method, metric), rows in frame.groupby(["method", "metric"], sort=False):
+        parts = rows["part"].nunique()
+        hits, counts = (rows[name].to_numpy().reshape(parts, -1) for name in ("hits", "counts"))
+        outcomes[method, metric] = st.Outcome(rows["question_id"].to_numpy(str)[: hits.shape[1]], hits, counts)
+    return outcomes
 
 
 def written_tokens(run: Run, answers: pd.DataFrame) -> pd.Series:

@@ -11,7 +11,15 @@ import pandas as pd
 
 from glore_lib.artifacts.store import Artifact
 from glore_lib.method import expert_iteration, refinement, reward_models, step_labels, students
-from glore_lib.method.evaluation import DraftSet, Tables, draft_set, written_tokens
+from glore_lib.method.evaluation import (
+    DraftSet,
+    Outcomes,
+    Tables,
+    draft_set,
+    from_frame,
+    to_frame,
+    written_tokens,
+)
 from glore_lib.method.refinement import RefinementSpec
 from glore_lib.method.reward_models import RewardModelData, score_steps
 from glore_lib.method.schedule import KINDS
@@ -126,25 +134,19 @@ class Replication:
 
         If a gate fails, refinement is not expected to work: improve the base model, and leave the test split alone.
         """
-        numbers = self.validation.numbers.read()
-        value = numbers.set_index(["method", "metric"])["value"]
-        exact = "_exact" if ("sorm", "first_error_accuracy_exact") in value.index else ""
-        rows = [
-            (
-                "best of 3 by the ORM − random sample",
-                value["bo3", "accuracy"] - value["random_sample", "accuracy"],
-                0.05,
-            ),
-            ("first error found by the SORM", value["sorm", f"first_error_accuracy{exact}"], 0.5),
-        ]
+        outcomes = self.validation.outcomes
+        exact = "_exact" if ("sorm", "first_error_accuracy_exact") in outcomes else ""
+        random = outcomes["bo3", "accuracy"].value - outcomes["random_sample", "accuracy"].value
+        located = outcomes["sorm", f"first_error_accuracy{exact}"].value
+        rows = [("best of 3 by the ORM − random sample", random, 0.05), ("first error found by the SORM", located, 0.5)]
         holds = ["n = 0" if isnan(v) else bool(v >= w) for _, v, w in rows]
         return pd.DataFrame(rows, columns=["gate", "value", "wanted"]).assign(holds=holds)
 
     @cached_property
-    def figure4_numbers(self) -> Artifact | None:
+    def _figure4(self) -> Outcomes:
         """Figure 4's curves: the SFT student's samples on the test split, reranked by reward models of that student."""
         if not self.run.params.reward_models.figure4:
-            return None
+            return {}
         p = self.run.params.evaluation
         samples = sample_solutions(self.run, self.sft_student, "test", p.rerank_samples, p.temperature, "figure4")
         greedy = sample_solutions(self.run, self.sft_student, "test", 1, 0.0, "greedy-sft")
@@ -155,27 +157,20 @@ class Replication:
 
         def make() -> pd.DataFrame:
             curves = {k: a.read() for k, a in scores.items()}
-            return pd.DataFrame(self.tables.figure4(samples.read(), curves, greedy.read()))
+            return to_frame(self.tables.figure4(samples.read(), curves, greedy.read()))
 
-        return self.run.frame("numbers-figure4", "numbers", make, self._statistics, [samples, greedy, *scores.values()])
+        made = self.run.frame("outcomes-figure4", "outcomes", make, {}, [samples, greedy, *scores.values()])
+        return from_frame(made.read())
 
-    @property
-    def _statistics(self) -> dict:
-        p = self.run.params
-        rm = p.reward_models
-        return {
-            "run": p.run,
-            "model": p.base_model.source,
-            "t": rm.threshold,
-            "monotone": rm.monotone,
-            "consistent": rm.consistent,
-        }
+    @cached_property
+    def outcomes(self) -> Outcomes:
+        """The outcomes of the test split behind Tables 1-3 and Figures 4-6."""
+        return self.test.outcomes | self._figure4
 
     @cached_property
     def numbers(self) -> pd.DataFrame:
-        """All numbers of the test split behind Tables 1-3 and Figures 4-6."""
-        parts = [self.test.numbers, *([self.figure4_numbers] if self.figure4_numbers else [])]
-        return pd.concat([part.read() for part in parts], ignore_index=True)
+        """All numbers of the test split: :attr:`outcomes` and their differences, with intervals."""
+        return self.tables.numbers(self.outcomes)
 
 
 class SplitEvaluation:
@@ -275,17 +270,20 @@ class SplitEvaluation:
         return self.replication.tables.choices(candidates, self.samples.read(), self.bo3_scores.read())
 
     @cached_property
-    def numbers(self) -> Artifact:
-        """Tables 1-3, Figures 5 and 6 and the label quality, as numbers."""
+    def outcomes(self) -> Outcomes:
+        """Tables 1-3, Figures 5 and 6 and the label quality (:class:`glore_lib.method.evaluation.Tables`)."""
         tables = self.replication.tables
 
         def make() -> pd.DataFrame:
-            return pd.DataFrame(
-                tables.label_quality(self.draft_set) + tables.table1(self.draft_set, self.scores)
-                + tables.table2(self.draft_set, self.scores) + tables.table3(self.drafts, self.refined)
-                + tables.figure5(self.drafts, self.refined) + tables.figure6(self.choices, self.samples.read())
+            return to_frame(
+                tables.label_quality(self.draft_set) | tables.table1(self.draft_set, self.scores)
+                | tables.table2(self.draft_set, self.scores) | tables.table3(self.drafts, self.refined)
+                | tables.figure5(self.drafts, self.refined)
+                | tables.figure6(self.choices, self.drafts, self.samples.read())
             )  # fmt: skip
 
+        rm = self.run.params.reward_models
+        switches = {"t": rm.threshold, "monotone": rm.monotone, "consistent": rm.consistent}
         inputs = [
             self.draft_set.rollouts,
             self.drafts,
@@ -295,9 +293,14 @@ class SplitEvaluation:
             *self.refined.values(),
             *(scores for _, scores in self.candidates.values()),
         ]
-        return self.run.frame(f"numbers-{self.split}", "numbers", make, self.replication._statistics, inputs)
+        return from_frame(self.run.frame(f"outcomes-{self.split}", "outcomes", make, switches, inputs).read())
 
-    def outcomes(self) -> pd.DataFrame:
+    @cached_property
+    def numbers(self) -> pd.DataFrame:
+        """All numbers of the split: :attr:`outcomes` and their differences, with intervals."""
+        return self.replication.tables.numbers(self.outcomes)
+
+    def costs(self) -> pd.DataFrame:
         """Return the tokens and the gain of each way to solve more problems than the greedy drafts, per draft.
 
         Columns: task, setting, method, tokens, gain. Setting ``wrong drafts``: what each refinement or a fresh sample

@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 
 from glore_lib.reporting import style
 from glore_lib.reporting.style import with_style
-from glore_lib.statistics import LEVEL, RESAMPLES, clustered, estimate, proportion
+from glore_lib.statistics import LEVEL, RESAMPLES, clustered, of_row, proportion
 
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # those seen well on white
 COST_MARKERS = {"local+orm": "D", "local+sorm": "s", "global+local+sorm": "^", "resample": "v", "bo3": "D"}
@@ -72,7 +72,7 @@ def scores_by_step_rows(step_scores: pd.DataFrame) -> pd.DataFrame:
     ``step_scores`` has the columns task, question_id, step, model, score and label (exact, or by rollouts if unknown).
     """
     right = step_scores[step_scores.label == 1]
-    return _grouped(right, BY_STEP, lambda steps: asdict(clustered(steps.score, steps.question_id, seed=0)))
+    return _grouped(right, BY_STEP, lambda steps: asdict(clustered(steps.score, steps.question_id)))
 
 
 @with_style()
@@ -84,9 +84,7 @@ def scores_by_step(rows: pd.DataFrame) -> Figure:
 def calibration_rows(step_scores: pd.DataFrame) -> pd.DataFrame:
     """Return mean score minus share of correct steps, as :func:`scores_by_step_rows`; negative is pessimistic."""
     bounds = (-1.0, 1.0)
-    return _grouped(
-        step_scores, BY_STEP, lambda s: asdict(clustered(s.score - s.label, s.question_id, seed=0, bounds=bounds))
-    )
+    return _grouped(step_scores, BY_STEP, lambda s: asdict(clustered(s.score - s.label, s.question_id, bounds=bounds)))
 
 
 @with_style()
@@ -195,7 +193,7 @@ def fixed_overlap(rows: pd.DataFrame) -> Figure:
     names = [style.METHOD_LABELS[method] for method in FIXERS]
     shape = (len(FIXERS), len(FIXERS))
     for axes, (task, cells) in zip(panels, tasks, strict=True):
-        shown = [estimate(row).percent().replace(" ", "\n", 1) for row in cells.itertuples()]
+        shown = [of_row(row).percent().replace(" ", "\n", 1) for row in cells.itertuples()]
         sns.heatmap(
             cells.value.to_numpy().reshape(shape), vmin=0, vmax=0.8, cmap="Blues", annot=np.reshape(shown, shape),
             fmt="", annot_kws={"size": 9.5, "color": style.INK}, cbar=False, linewidths=2, ax=axes,

@@ -10,18 +10,18 @@ from dataclasses import dataclass
 import pandas as pd
 
 from glore_lib import statistics as st
-from glore_lib.method.appendix.measures import first_error_numbers
-from glore_lib.method.evaluation import Numbers
-from glore_lib.method.replication import Replication, SplitEvaluation
+from glore_lib.method.evaluation import Outcomes
+from glore_lib.method.replication import Replication
 from glore_lib.reporting import read_asset
-from glore_lib.reporting.examples import Outcomes
-from glore_lib.reporting.scoreboard import SIDES, verdict
-from glore_lib.reporting.tables import greedy_outcomes, training_label_numbers
+from glore_lib.reporting.examples import Outcomes as Drafts
+from glore_lib.reporting.scoreboard import CLAIMS, NOT_REPLICATED, REPLICATED, Judgement, benchmark, judge
+from glore_lib.reporting.tables import greedy_samples, training_label_outcomes
 from glore_lib.solutions import split_steps
 from glore_lib.tasks.arithmetic import OPERATORS, parse_step
 
 PAPER, EXPECTED = "The paper", "Expected"
-Line = tuple[str, str, str, str, str]  # text, method and metric of its number, and the side claimed for it by whom
+SEEN = {REPLICATED: "as expected", NOT_REPLICATED: "not as expected"}  # the verdicts on what we expect
+Line = tuple[str, str, str, str, str, str]  # text, and a claim's id or: methods a and b, metric, side
 LINES: dict[str, list[Line]] = {
     str(about): list(lines.drop(columns="about").itertuples(index=False, name=None))
     for about, lines in read_asset("findings.csv").groupby("about")
@@ -40,12 +40,7 @@ class Values:
     """``numbers`` by method and metric."""
 
     def __init__(self, numbers: pd.DataFrame):
-        self._rows = {(row.method, row.metric): st.estimate(row) for row in numbers.itertuples()}
-
-    def findings(self, lines: Iterable[Line]) -> list[Finding]:
-        """Return a finding for each line whose number exists."""
-        found = [(text, self._rows.get((method, metric)), side, by) for text, method, metric, side, by in lines]
-        return [compared(t, e, side, by) if side else stated(t, e) for t, e, side, by in found if e]
+        self._rows = {(row.method, row.metric): st.of_row(row) for row in numbers.itertuples()}
 
     def share(self, method: str, metric: str) -> str:
         """Return a number in per cent with its interval and n, or "unknown"."""
@@ -64,17 +59,32 @@ def stated(what: str, estimate: st.Estimate) -> Finding:
     return Finding(f"{what}: {_share(estimate)}.")
 
 
-def compared(what: str, difference: st.Estimate, side: str, by: str) -> Finding:
-    """Return a finding that compares a difference with a claim by the scoreboard's rule.
+def found_in(outcomes: Outcomes, lines: Iterable[Line], stands_for: str = "") -> list[Finding]:
+    """Return a finding for each line that the outcomes of one seed measure.
 
-    ``side`` is a word of the scoreboard's ``SIDES``, claimed ``by`` the paper or expectation. The finding is surprising
-    if the whole interval lies on another side.
+    A claim of the paper is judged as on the scoreboard, on the benchmark that the run ``stands_for`` alone; another
+    line with a side is judged by the same rule. A metric that ends in ``*`` is that of the best labels there are.
     """
-    if not difference.n:
-        return Finding(f"{what}: nothing to compare (n = 0).")
-    found = verdict(difference.ci_low, difference.ci_high, SIDES[side])
-    points = f"{difference.percent(' points', '+')} (n = {difference.n:,})"
-    return Finding(f"{what}: {points}. {by}: {side}. {found.capitalize()}.", found == "not replicated")
+    found = []
+    for text, claim_id, a, b, metric, side in lines:
+        claim = next((c for c in CLAIMS if c.id == claim_id), None)
+        if claim and claim.about in ("", stands_for):
+            judged = judge([outcomes], claim.a, claim.b, claim.metric, claim.side, claim.needs)
+            found += [judged_finding(text, judged, claim.side, PAPER)] if judged else []
+        elif not claim:
+            name = metric.removesuffix("*") + ("_exact" if (a, metric.replace("*", "_exact")) in outcomes else "")
+            if not side and (a, name) in outcomes:
+                found.append(stated(text, st.estimate([outcomes[a, name]])))
+            elif side and (judged := judge([outcomes], a, b, name, side)):
+                found.append(judged_finding(text, judged, side, EXPECTED))
+    return found
+
+
+def judged_finding(what: str, judged: Judgement, side: str, by: str) -> Finding:
+    """Return a finding that states a difference and its verdict; it is surprising if it contradicts its side."""
+    points = f"{judged.found.percent(' points', '+')} (n = {judged.found.n:,})"
+    verdict = judged.verdict if by == PAPER else SEEN.get(judged.verdict, judged.verdict)
+    return Finding(f"{what}: {points}. {by}: {side}. {verdict.capitalize()}.", judged.verdict == NOT_REPLICATED)
 
 
 def _share(estimate: st.Estimate) -> str:
@@ -95,21 +105,27 @@ def tell(found: Iterable[Finding]) -> None:
 
 def students(lab: Replication) -> list[Finding]:
     """Return the findings of notebook 01, on the validation split."""
-    right, p = greedy_outcomes(lab, lab.student), lab.run.params.student
-    found = [stated(f"Accuracy of the student of expert iteration ({lab.student.policy})", st.proportion(right))]
-    others = [("the SFT student", lab.sft_student, PAPER)] if p.start == "sft" else []
+    p, student = lab.run.params.student, lab.student
+    others = [("the SFT student", lab.sft_student)] if p.start == "sft" else []
     if p.sft_control:
-        others.append(("the SFT control (as many steps on the SFT data)", lab.sft_control, EXPECTED))
-    for name, other, by in others:
-        if other.policy != lab.student.policy:
-            difference = st.paired_difference(right, greedy_outcomes(lab, other), seed=lab.tables.seed)
-            found.append(compared(f"Expert iteration − {name}", difference, "more", by))
+        others.append(("the SFT control (as many steps on the SFT data)", lab.sft_control))
+    outcomes = {}
+    for policy in (student, *(other for _, other in others)):
+        greedy = greedy_samples(lab, policy)
+        outcomes[policy.policy, "accuracy"] = st.Outcome.of(greedy["is_correct"], greedy["question_id"])
+    lines = [
+        (f"Accuracy of the student of expert iteration ({student.policy})", "", student.policy, "", "accuracy", "")
+    ]
+    for name, other in others:
+        if other.policy != student.policy:
+            lines.append((f"Expert iteration − {name}", "", student.policy, other.policy, "accuracy", "more"))
     last = lab.rounds.iloc[-1]
-    text = f"The last round made {last['student']} on {last['solutions']:,} solutions; best: {lab.student.policy}."
-    return [*found, Finding(text, lab.student.policy != last["student"]), *_kinds_of_error(Outcomes(lab, "validation"))]
+    text = f"The last round made {last['student']} on {last['solutions']:,} solutions; used later: {student.policy}."
+    found = [*found_in(outcomes, lines), Finding(text, student.policy != last["student"])]
+    return [*found, *_kinds_of_error(Drafts(lab, "validation"))]
 
 
-def _kinds_of_error(drafts: Outcomes) -> list[Finding]:
+def _kinds_of_error(drafts: Drafts) -> list[Finding]:
     """Describe the first errors of the drafts, if exact labels are known."""
     if drafts.exact is None:
         return []
@@ -125,69 +141,37 @@ def _kinds_of_error(drafts: Outcomes) -> list[Finding]:
 
 def orm(lab: Replication) -> list[Finding]:
     """Return the findings of notebook 02, on the validation split."""
-    drafts = Outcomes(lab, "validation")
-    accepted = {"orm": drafts.orm_says_right == drafts.right, "all_positive": drafts.right}
-    numbers = _reward_model_numbers(lab, "orm", "balanced_orm")
-    numbers += lab.tables.compared("orm", "all_positive", accepted, "final_accuracy")
-    return Values(pd.DataFrame(numbers)).findings(LINES["orm"])
+    return found_in(_judged_by(lab, "orm", "balanced_orm"), LINES["orm"], stands_for(lab))
 
 
 def sorm(lab: Replication) -> list[Finding]:
     """Return the findings of notebook 03, on the training samples (labels) and the validation split."""
-    drafts = Outcomes(lab, "validation")
-    numbers = _reward_model_numbers(lab, "orm", "balanced_orm", "sorm", "sorm_raw") + _located(drafts)
-    truth = drafts.true_labels.set_index(["sample_id", "step"])
-    limit = lab.run.params.reward_models.threshold
-    scores = [drafts.scores(kind).set_index(["sample_id", "step"])["score"] for kind in ("sorm", "sorm_raw")]
-    hits = [(score.reindex(truth.index) > limit) == truth["label"].astype(bool) for score in scores]
-    steps = st.paired_difference(hits[0], hits[1], truth["question_id"], lab.tables.seed)
-    numbers.append(lab.tables.row("sorm-sorm_raw", "step_accuracy_difference", steps))
-    return Values(pd.DataFrame(training_label_numbers(lab) + numbers)).findings(LINES["labels"] + LINES["sorm"])
+    outcomes = training_label_outcomes(lab) | _judged_by(lab, "orm", "balanced_orm", "sorm", "sorm_raw")
+    return found_in(outcomes, LINES["labels"] + LINES["steps"] + LINES["sorm"], stands_for(lab))
 
 
-def _reward_model_numbers(lab: Replication, *kinds: str) -> Numbers:
-    """Return the numbers of Tables 1 and 2 on the validation split."""
-    evaluated = lab.validation
-    scores = {kind: evaluated.scores[kind] for kind in kinds}
-    return lab.tables.table1(evaluated.draft_set, scores) + lab.tables.table2(evaluated.draft_set, scores)
-
-
-def _located(drafts: Outcomes) -> Numbers:
-    """Return how often reward models locate the true first error of a wrong draft that has one."""
-    truth = drafts.true_errors[~drafts.right & (drafts.true_errors > 0)]
-    found = {kind: drafts.found_errors(kind) for kind in ("orm", "sorm")}
-    tables = drafts.evaluated.replication.tables
-    return first_error_numbers(tables, truth, found, "_true", [("sorm", "orm")])
+def _judged_by(lab: Replication, *kinds: str) -> Outcomes:
+    """Return Tables 1 and 2 on the validation split."""
+    scores, drafts = {kind: lab.validation.scores[kind] for kind in kinds}, lab.validation.draft_set
+    return lab.tables.table1(drafts, scores) | lab.tables.table2(drafts, scores)
 
 
 def refiners(lab: Replication) -> list[Finding]:
     """Return the findings of notebook 04, on the validation split."""
-    numbers = pd.concat([lab.validation.numbers.read(), _controls(lab.validation)])
     gates = [
         Finding(f"Gate: {row.gate}: {100 * row.value:.1f} (required: {100 * row.wanted:.0f}).", not row.holds)
         for row in lab.gate().itertuples()
         if row.holds != "n = 0"
     ]
-    return Values(numbers).findings(LINES["refiners"]) + gates
-
-
-def _controls(evaluated: SplitEvaluation) -> pd.DataFrame:
-    """Compare the controls of local refinement with it, and the true first error with global refinement."""
-    tables = evaluated.replication.tables
-    right = tables.right(evaluated.drafts, evaluated.refined)
-    controls = [kind for kind in ("local+oracle", "local+sorm_forced", "local+sorm_free") if kind in right]
-    pairs = [(kind, "local+sorm") for kind in controls] + [("local+oracle", "global")] * ("local+oracle" in right)
-    rows = [row for a, b in pairs for row in tables.compared(a, b, right[~right["greedy"]], "fixed_fraction")]
-    return pd.DataFrame(rows)
+    return found_in(lab.validation.outcomes, LINES["refiners"], stands_for(lab)) + gates
 
 
 def evaluation(lab: Replication) -> list[Finding]:
     """Return the findings of notebook 05, on the test split."""
-    numbers = pd.concat([lab.numbers, _controls(lab.test), pd.DataFrame(_located(Outcomes(lab, "test")))])
-    largest = 2 ** (lab.run.params.evaluation.rerank_samples.bit_length() - 1)
-    metric = f"rerank_accuracy_difference@{largest}"
-    reranking = [
-        (f"Best of {largest} samples, raw SORM − ORM", "sorm_raw-orm", metric, "less", PAPER),
-        (f"Best of {largest} samples, SORM − ORM", "sorm-orm", metric, "about the same", PAPER),
-    ]
-    return Values(numbers).findings(LINES["answers"] + LINES["sorm"] + LINES["refiners"] + reranking)
+    lines = LINES["answers"] + LINES["claims"] + LINES["sorm"] + LINES["refiners"]
+    return found_in(lab.outcomes, lines, stands_for(lab))
+
+
+def stands_for(lab: Replication) -> str:
+    """Return the benchmark that a run's task is or stands in for."""
+    return benchmark(lab.run.params.task)

@@ -15,7 +15,8 @@ import pandas as pd
 from IPython.display import SVG
 from matplotlib.figure import Figure
 
-from glore_lib.artifacts.records import write
+from glore_lib.artifacts.records import StoreError, check_schema, write
+from glore_lib.method.evaluation import NUMBERS, Outcomes, from_frame, to_frame
 from glore_lib.method.replication import Replication
 from glore_lib.params import ParamsError
 from glore_lib.reporting import ASSETS, analysis_figures, paper_figures, style
@@ -23,26 +24,34 @@ from glore_lib.reporting.analysis_figures import BY_STEP, INTERVAL
 from glore_lib.reporting.scoreboard import benchmark, scoreboard, to_read
 from glore_lib.reporting.tables import scored_steps, wide
 
-RUN_FILE = "run.json"
+RUN_FILE, OUTCOMES = "run.json", "outcomes.parquet"
 RUN_FIELDS = ("run", "caption", "model", "stands_for", "stale")
 DIAGRAMS = ("pipeline", "figure1", "figure3")
 # The CSV files of a run, with their columns.
 TABLES: dict[str, list[str]] = {
-    "numbers": ["task", "model", "method", "metric", *INTERVAL],
+    "numbers": NUMBERS,
     "scores_by_step": [*BY_STEP, *INTERVAL],
     "calibration": [*BY_STEP, *INTERVAL],
     "reliability": [*BY_STEP, "bin", "score", *INTERVAL],
     "fixed_overlap": ["task", "fixed_by", "not_by", "value", "ci_low", "ci_high", "count", "n"],
     "cost": ["task", "setting", "method", *INTERVAL],
 }
+_LABELS = ("", "_exact")
+_JUDGED = ("balanced_accuracy", "accuracy", "auc")
+_RATES = ("false_positive_rate", "false_negative_rate")
 TABLE_METRICS = {
     "table1": [
-        f"step_{metric}{labels}" for labels in ("", "_exact")
-        for metric in ("accuracy", "false_positive_rate", "false_negative_rate", "accuracy_difference")
+        *(f"step_{metric}{labels}" for labels in _LABELS for metric in (*_JUDGED, *_RATES)),
+        *(f"step_{metric}_all{labels}" for labels in _LABELS for metric in _JUDGED),
+        *(f"first_error_accuracy{labels}" for labels in _LABELS),
+        *(f"step_{metric}_difference{labels}" for labels in _LABELS for metric in _JUDGED),
+        *(f"first_error_accuracy_difference{labels}" for labels in _LABELS),
     ],
-    "table2": [f"final_{metric}" for metric in (
-        "accuracy", "false_positive_rate", "false_negative_rate", "accuracy_difference", "accuracy_difference_p")],
-    "table3": ["fixed_fraction", "fixed_fraction_difference", "fixed_fraction_difference_p"],
+    "table2": [
+        *(f"final_{metric}" for metric in (*_JUDGED, *_RATES)),
+        *(f"final_{metric}_difference{p}" for metric in _JUDGED for p in ("", "_p")),
+    ],
+    "table3": ["fixed_fraction", "fixed_jaccard", "fixed_fraction_difference", "fixed_fraction_difference_p"],
 }  # fmt: skip
 # The functions that draw a figure from its rows.
 DRAW: dict[str, Callable[[pd.DataFrame], Figure]] = {
@@ -65,6 +74,7 @@ class Comparison:
     folders: list[Path]
     runs: list[dict[str, Any]]
     tables: dict[str, pd.DataFrame]
+    outcomes: dict[str, list[Outcomes]]  # of each run by seed
 
     @property
     def stale_notes(self) -> list[str]:
@@ -89,10 +99,11 @@ def save_run(lab: Replication, out: str | Path) -> None:
         "calibration": analysis_figures.calibration_rows(steps),
         "reliability": analysis_figures.reliability_rows(steps),
         "fixed_overlap": analysis_figures.fixed_overlap_rows(fixed),
-        "cost": analysis_figures.cost_rows(lab.test.outcomes()),
+        "cost": analysis_figures.cost_rows(lab.test.costs()),
     }
     for name, rows in tables.items():
         style.save_rows(rows, Path(out) / "tables", name)
+    to_frame(lab.outcomes).to_parquet(Path(out) / "tables" / OUTCOMES, index=False)
     params = lab.run.params
     run = {
         "run": params.run, "caption": lab.run.task.caption, "model": params.base_model.source,
@@ -116,7 +127,18 @@ def load_runs(folders: Sequence[str | Path]) -> Comparison:
         read = [read_table(path / "tables" / f"{name}.csv", columns) for path in paths]
         filled = [table for table in read if len(table)]  # an empty table has no column types
         tables[name] = pd.concat(filled or read, ignore_index=True)
-    return Comparison(paths, runs, tables)
+    outcomes = {run["run"]: [_load_outcomes(path)] for run, path in zip(runs, paths, strict=True)}
+    return Comparison(paths, runs, tables, outcomes)
+
+
+def _load_outcomes(folder: Path) -> Outcomes:
+    path = folder / "tables" / OUTCOMES
+    try:
+        return from_frame(check_schema(pd.read_parquet(path), "outcomes"))
+    except FileNotFoundError:
+        raise ParamsError(f"{path}: no such file; glore run PARAMS --from 05 writes it") from None
+    except (OSError, ValueError, StoreError):
+        raise ParamsError(f"{path}: is damaged; glore run PARAMS --from 05 writes it again") from None
 
 
 def _load_run(folder: Path) -> dict[str, Any]:
@@ -185,7 +207,7 @@ def save_diagram(name: str, out: str | Path) -> SVG:
 
 def save_scoreboard(c: Comparison, out: str | Path) -> pd.DataFrame:
     """Write ``out``/scoreboard.csv; return the table to display."""
-    scores = scoreboard(c.tables["numbers"], {run["run"]: run["stands_for"] for run in c.runs})
+    scores = scoreboard(c.outcomes, c.runs)
     style.save_rows(scores, Path(out), "scoreboard")
     return to_read(scores)
 

@@ -1,59 +1,95 @@
 """The paper's claims compared with what each run measured, with a verdict by one fixed rule.
 
-Every claim says on which side a number must lie: an open interval, such as (0, ∞) for "the SORM is better". It is
-``replicated`` if the 95 % interval of our number lies wholly inside it, ``not replicated`` if wholly outside,
-``inconclusive`` otherwise, and ``not tested here`` if the run has no such number or stands in for another benchmark.
-Directions and differences are tested. Levels and effect sizes are shown but not tested: a model of 1.2 M parameters on
-generated problems is another scale than 7-13 B on GSM8K. "About the same" is |difference| < :data:`MARGIN`, half of the
-smallest gap that the paper's text speaks of (5 points: the SORM's lag on final answers, 13B students over 7B ones).
+Every claim says on which side a difference must lie. Differences point in the claim's direction: + is as the paper
+says. The rule (:func:`judge`):
+
+- a direction is ``replicated`` if the 95 % interval lies above 0 and a paired test rejects no difference at 5 %,
+  ``not replicated`` if it lies below 0 and the test rejects, and ``inconclusive`` otherwise;
+- a bound, such as "about the same", is tested by two one-sided tests: ``replicated`` if the 90 % interval lies within
+  the bounds, ``not replicated`` if it lies outside, otherwise ``inconclusive``. If a true difference of 0 would be
+  confirmed in less than half of all samples, the claim is ``underpowered``;
+- it is ``not informative`` if a method that it is about is not better than the best constant prediction;
+- ``not judged`` are numbers that cannot contradict their claim, and ``not tested here`` what a run does not measure or
+  is not about.
+
+Levels and effect sizes are shown but not tested: a model of 1.2 M parameters on generated problems is another scale
+than 7-13 B on GSM8K. "About the same" is |difference| < :data:`MARGIN`, half of the smallest gap that the paper's text
+speaks of (5 points: the SORM's lag on final answers, 13B students over 7B ones).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import inf, isnan
+from math import inf, nan
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from statsmodels.stats.multitest import multipletests
 
+from glore_lib import statistics as st
+from glore_lib.method.evaluation import Outcomes
 from glore_lib.params import Task
 from glore_lib.reporting import read_asset
 from glore_lib.reporting.tables import format_estimate
-from glore_lib.statistics import Estimate
 
 MARGIN = 0.025
-ABOVE, BELOW, SAME = (0.0, inf), (-inf, 0.0), (-MARGIN, MARGIN)
+ALPHA = 0.05
+LEAST_POWER = 0.5
 SIDES = {
-    "more": ABOVE, "less": BELOW, "about the same": SAME, "no less": (-MARGIN, inf), "no more": (-inf, MARGIN),
-    "at most 5 points less": (-0.05 - MARGIN, inf), "at most 1 point more": (-inf, 0.01),
-    "balanced": (-0.1, 0.1),  # the paper calls test sets with 45-55 % positive labels well balanced
+    "more": (0.0, inf), "about the same": (-MARGIN, MARGIN), "no less": (-MARGIN, inf),
+    "at most 5 points less": (-0.05 - MARGIN, inf), "at most 1 point less": (-0.01, inf),
+    "within 5 points": (-0.05, 0.05),  # the paper calls test sets with 45-55 % positive labels well balanced
 }  # fmt: skip
 
-VERDICTS = ("replicated", "not replicated", "inconclusive", "not tested here")
-COLUMNS = ["id", "claim", "paper", "task", "model", "ours", "ci_low", "ci_high", "n", "verdict"]
+REPLICATED, NOT_REPLICATED, INCONCLUSIVE = "replicated", "not replicated", "inconclusive"
+UNDERPOWERED, NOT_INFORMATIVE = "underpowered", "not informative"
+NOT_JUDGED, NOT_TESTED = "not judged", "not tested here"
+VERDICTS = (REPLICATED, NOT_REPLICATED, INCONCLUSIVE, UNDERPOWERED, NOT_INFORMATIVE, NOT_JUDGED, NOT_TESTED)
+COLUMNS = [
+    "id", "claim", "paper", "task", "model", "seeds", "ours", "ci_low", "ci_high", "n", "clusters", "p", "p_holm",
+    "power", "verdict",
+]  # fmt: skip
+SYMBOLS = {
+    REPLICATED: "✓", NOT_REPLICATED: "✗", INCONCLUSIVE: "~", UNDERPOWERED: "~", NOT_INFORMATIVE: "–", NOT_JUDGED: "–",
+    NOT_TESTED: "",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim and the row of a ``numbers`` table that measures it, as in ``assets/claims.csv``.
+    """A claim and the difference that measures it, as in ``assets/claims.csv``.
 
-    ``metric`` ending in ``@`` is that of the largest K there is. ``about`` names the benchmark whose stand-ins alone
-    can test the claim; empty where every run can. ``side`` (of :data:`SIDES`) is where the number lies if the paper is
-    right. A claim that no run of ours can test has no ``method``, and ``untested`` says why.
+    The difference is that of the methods ``a`` and ``b`` (or a constant) in ``metric``; one that ends in ``@`` is that
+    of the largest K there is. ``side`` (of :data:`SIDES`) is where it lies if the paper is right. ``about`` names the
+    benchmark whose stand-ins alone can test the claim; empty where every run can. ``needs`` lists differences, as
+    "a b metric" separated by semicolons, that must lie above 0 for the claim to be informative. ``note`` says why a
+    claim is not judged or, without a metric, cannot be tested by any run of ours.
     """
 
     id: str
     claim: str
     paper: str
-    method: str
+    a: str
+    b: str
     metric: str
     side: str
     about: str
-    untested: str
+    needs: str
+    note: str
 
 
 # METHOD.md's c1-c17; q1 and on are said in the paper's sections 5.1 and 5.2 in words only.
 CLAIMS = tuple(Claim(*row) for row in read_asset("claims.csv").itertuples(index=False))
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A difference, its p value and power (NaN where the other kind of test applies), and the verdict."""
+
+    found: st.Estimate
+    p: float
+    power: float
+    verdict: str
 
 
 def benchmark(task: Task) -> str:
@@ -61,41 +97,89 @@ def benchmark(task: Task) -> str:
     return {"hard": "gsm8k", "easy": "svamp"}[task.difficulty] if task.name == "arithmetic" else task.name
 
 
-def verdict(low: float, high: float, side: tuple[float, float]) -> str:
-    """Apply the rule: compare the interval [low, high] with the open interval of the claim."""
-    if isnan(low) or isnan(high):
-        return "not tested here"
-    if side[0] < low and high < side[1]:
-        return "replicated"
-    return "not replicated" if high < side[0] or side[1] < low else "inconclusive"
+def directional(low: float, high: float, p: float) -> str:
+    """Apply the rule for a direction: the 95 % interval and the p value must agree."""
+    if p >= ALPHA or low <= 0 <= high:
+        return INCONCLUSIVE
+    return REPLICATED if low > 0 else NOT_REPLICATED
 
 
-def scoreboard(numbers: pd.DataFrame, stands_for: Mapping[str, str]) -> pd.DataFrame:
-    """Return a row per claim and run: columns :data:`COLUMNS`, ``task`` being the run's name as in ``numbers``.
+def bounded(low: float, high: float, power: float, side: tuple[float, float]) -> str:
+    """Apply the rule for bounds: compare the 90 % interval with the open interval ``side``."""
+    if high < side[0] or side[1] < low:
+        return NOT_REPLICATED
+    if power < LEAST_POWER:
+        return UNDERPOWERED
+    return REPLICATED if side[0] < low and high < side[1] else INCONCLUSIVE
 
-    ``ours`` and its interval are as in ``numbers``: shares of 1, not points; empty where the claim is not tested.
-    ``stands_for`` gives the benchmark of each run (:func:`benchmark`).
+
+def judge(outcomes: Sequence[Outcomes], a: str, b: str, metric: str, side: str, needs: str = "") -> Judgement | None:
+    """Judge the difference of two methods over one or several seeds of a run; None if a run does not measure it."""
+    pair = _pair(outcomes, a, b, metric)
+    if pair is None:
+        return None
+    change, found = st.difference(*pair), st.difference(*pair).estimate()
+    p, power, bounds = nan, nan, SIDES[side]
+    if bounds == SIDES["more"]:
+        p = st.paired_p(*pair)
+        verdict = directional(found.ci_low, found.ci_high, p)
+    else:
+        power = st.equivalence_power(change.standard_error, *bounds)
+        narrow = change.estimate(st.EQUIVALENCE_LEVEL)
+        verdict = bounded(narrow.ci_low, narrow.ci_high, power, bounds)
+    for condition in filter(None, needs.split("; ")):
+        better = _pair(outcomes, *condition.split())
+        if better is None or not st.difference(*better).estimate().ci_low > 0:
+            verdict = NOT_INFORMATIVE
+    return Judgement(found, p, power, verdict)
+
+
+def _pair(outcomes: Sequence[Outcomes], a: str, b: str, metric: str) -> tuple[list[st.Outcome], Any] | None:
+    """Return the outcomes of two methods by seed (a float for a constant); None if one is missing or counts nothing."""
+    if metric.endswith("@"):
+        ks = [int(name.removeprefix(metric)) for _, name in outcomes[0] if name.startswith(metric)]
+        metric = f"{metric}{max(ks, default=0)}"
+    constant = b.replace(".", "", 1).isdecimal()
+    methods = [a] if constant else [a, b]
+    if any((method, metric) not in of_seed for method in methods for of_seed in outcomes):
+        return None
+    first, *second = [[of_seed[method, metric] for of_seed in outcomes] for method in methods]
+    if not all(o.counts.any(axis=1).all() for o in first):
+        return None
+    return first, float(b) if constant else second[0]
+
+
+def scoreboard(outcomes: Mapping[str, Sequence[Outcomes]], runs: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Return a row per claim and run: columns :data:`COLUMNS`, ``task`` being the run's name.
+
+    ``outcomes`` holds those of each seed by run, ``runs`` the ``run.json`` of each run. ``ours`` and its interval are
+    shares of 1, not points; empty where the claim is not tested. ``p_holm`` corrects the p values of all directions
+    that a run tests. ``seeds`` is their number.
     """
     rows = []
     for claim in CLAIMS:
-        for (task, model), of_run in numbers.groupby(["task", "model"], sort=False):
-            row = {"id": claim.id, "claim": claim.claim, "paper": claim.paper, "task": task, "model": model}
-            found = _measured(of_run, claim) if claim.about in ("", stands_for[str(task)]) else None
+        for run in runs:
+            row = {
+                "id": claim.id,
+                "claim": claim.claim,
+                "paper": claim.paper,
+                "task": run["run"],
+                "model": run["model"],
+            }
+            row |= {"seeds": len(outcomes[run["run"]]), "verdict": NOT_TESTED}
+            found = None
+            if claim.metric and claim.about in ("", run["stands_for"]):
+                found = judge(outcomes[run["run"]], claim.a, claim.b, claim.metric, claim.side, claim.needs)
             if found is not None:
-                row |= {"ours": found.value, "ci_low": found.ci_low, "ci_high": found.ci_high, "n": found.n}
-                row["verdict"] = verdict(found.ci_low, found.ci_high, SIDES[claim.side])
-            rows.append({"verdict": "not tested here"} | row)
-    return pd.DataFrame(rows, columns=COLUMNS).astype({"n": "Int64"})
-
-
-def _measured(numbers: pd.DataFrame, claim: Claim) -> pd.Series | None:
-    """Return the row of one run that measures a claim; None if missing or nothing was counted."""
-    rows = numbers[(numbers["method"] == claim.method) & (numbers["n"] > 0)]
-    if claim.metric.endswith("@"):
-        rows = rows[rows["metric"].str.startswith(claim.metric)]
-        return None if rows.empty else rows.iloc[rows["metric"].str.rpartition("@")[2].astype(int).argmax()]
-    rows = rows[rows["metric"] == claim.metric]
-    return None if rows.empty else rows.iloc[0]
+                e = found.found
+                row |= {"ours": e.value, "ci_low": e.ci_low, "ci_high": e.ci_high, "n": e.n, "clusters": e.clusters}
+                judged = {"p": found.p, "power": found.power, "verdict": found.verdict}
+                row |= {"verdict": NOT_JUDGED} if claim.note else judged
+            rows.append(row)
+    frame = pd.DataFrame(rows, columns=COLUMNS).astype({"n": "Int64", "clusters": "Int64"})
+    for _, of_run in frame[frame["p"].notna()].groupby("task"):
+        frame.loc[of_run.index, "p_holm"] = multipletests(of_run["p"], method="holm")[1]
+    return frame
 
 
 def to_read(scores: pd.DataFrame) -> pd.DataFrame:
@@ -110,11 +194,15 @@ def to_read(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def _verdict_cell(row: Any) -> str:
-    if row.verdict == "not tested here":
-        return next((f"not tested here: {c.untested}" for c in CLAIMS if c.id == row.id and c.untested), row.verdict)
-    return f"{format_estimate(Estimate(row.ours, row.ci_low, row.ci_high, row.n), '+')} {row.verdict}"
+    note = next((f": {c.note}" for c in CLAIMS if c.id == row.id and c.note), "")
+    if row.verdict == NOT_TESTED:
+        return f"{NOT_TESTED}{note}"
+    details = [f"p = {row.p:.2g}, Holm {row.p_holm:.2g}"] if pd.notna(row.p) else []
+    details += [f"power {100 * row.power:.0f} %"] if pd.notna(row.power) else []
+    shown = format_estimate(st.Estimate(row.ours, row.ci_low, row.ci_high, row.n), "+")
+    return f"{shown} {row.verdict}{note if row.verdict == NOT_JUDGED else ''}{f' ({details[0]})' if details else ''}"
 
 
 def read(path: Path) -> pd.DataFrame:
     """Read a ``scoreboard.csv``."""
-    return pd.read_csv(path).astype({"n": "Int64"})
+    return pd.read_csv(path).astype({"n": "Int64", "clusters": "Int64"})

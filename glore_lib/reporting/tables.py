@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from glore_lib import statistics as st
 from glore_lib.artifacts.store import Artifact
 from glore_lib.method import refinement, step_labels
-from glore_lib.method.appendix.measures import QUALITY, label_numbers
-from glore_lib.method.evaluation import Numbers
+from glore_lib.method.appendix.measures import QUALITY
+from glore_lib.method.evaluation import Outcomes, rule_outcomes
 from glore_lib.method.replication import Replication
 from glore_lib.method.reward_models import RewardModelData, labels_for
 from glore_lib.method.students import Student, sample_solutions
@@ -47,14 +47,14 @@ def student_comparison(lab: Replication) -> pd.DataFrame:
         compared.insert(0, lab.sft_student)
     if lab.run.params.student.sft_control:
         compared.insert(1, lab.sft_control)
-    estimates = {s.policy: st.proportion(greedy_outcomes(lab, s)) for s in compared}  # the last may be the SFT student
-    rows = {name: {"accuracy, %": estimate.percent(), "n": estimate.n} for name, estimate in estimates.items()}
+    shares = {s.policy: st.proportion(greedy_samples(lab, s)["is_correct"]) for s in compared}  # may hold one twice
+    rows = {name: {"accuracy, %": share.percent(), "n": share.n} for name, share in shares.items()}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("student")
 
 
-def greedy_outcomes(lab: Replication, student: Student) -> pd.Series:
-    """Return whether a student's greedy answer to each validation question is correct."""
-    return sample_solutions(lab.run, student, "validation", 1, 0.0, f"greedy-{student.policy}").read()["is_correct"]
+def greedy_samples(lab: Replication, student: Student) -> pd.DataFrame:
+    """Return a student's greedy answers to the validation questions (record ``samples``)."""
+    return sample_solutions(lab.run, student, "validation", 1, 0.0, f"greedy-{student.policy}").read()
 
 
 def questions(lab: Replication, count: int) -> None:
@@ -106,8 +106,10 @@ def reward_model_table(lab: Replication, split: str, *kinds: str) -> pd.DataFram
     evaluated = getattr(lab, split)
     scores = {k: evaluated.scores[k] for k in kinds}
     tables, drafts = lab.tables, evaluated.draft_set
-    numbers = pd.DataFrame(tables.table1(drafts, scores) + tables.table2(drafts, scores))
-    return wide(numbers, ["step_accuracy", "step_accuracy_exact", "final_accuracy", "first_error_accuracy_exact"])
+    numbers = tables.numbers(tables.table1(drafts, scores) | tables.table2(drafts, scores))
+    metrics = ["step_balanced_accuracy", "step_accuracy", "step_auc", "final_balanced_accuracy", "final_accuracy"]
+    metrics += [f"{metric}_exact" for metric in ("step_balanced_accuracy", "step_accuracy", "first_error_accuracy")]
+    return wide(numbers, metrics)
 
 
 def scored_steps(lab: Replication, split: str, kinds: Sequence[str]) -> pd.DataFrame:
@@ -124,25 +126,19 @@ def pessimism(lab: Replication, split: str, *kinds: str) -> Figure:
     return analysis_figures.scores_by_step(analysis_figures.scores_by_step_rows(scored_steps(lab, split, kinds)))
 
 
-def training_label_numbers(lab: Replication) -> Numbers:
-    """Compare the training labels by rollouts with the exact ones after each post-processing rule; [] if unknown."""
+def training_label_outcomes(lab: Replication) -> Outcomes:
+    """Compare the training labels by rollouts with the exact ones after each post-processing rule; {} if unknown."""
     rollouts, samples = lab.data.rollouts.read(), lab.data.samples.read()
     exact = step_labels.exact_labels(lab.run, samples[samples["sample_id"].isin(rollouts["sample_id"])], "train")
-    if exact is None:
-        return []
-    truth, numbers, hits = exact.set_index(["sample_id", "step"]), [], {}
-    for rule, switches in step_labels.POSTPROCESSING.items():
-        made = step_labels.rollout_labels(rollouts, *switches)
-        numbers += label_numbers(lab.tables, rule, made, exact)
-        hits[rule] = made.set_index(["sample_id", "step"])["label"].reindex(truth.index) == truth["label"]
-    gain = st.paired_difference(hits["consistent"], hits["monotone"], truth["question_id"], lab.tables.seed)
-    return [*numbers, lab.tables.row("consistent-monotone", "label_accuracy_difference", gain)]
+    return {} if exact is None else rule_outcomes(rollouts, exact)
 
 
 def training_label_quality(lab: Replication) -> pd.DataFrame:
     """Return precision, recall and accuracy of the training labels by rollouts, after each post-processing rule."""
-    numbers = training_label_numbers(lab)
-    return wide(pd.DataFrame(numbers), list(QUALITY)) if numbers else pd.DataFrame({"exact labels": ["unknown"]})
+    outcomes = training_label_outcomes(lab)
+    return (
+        wide(lab.tables.numbers(outcomes), list(QUALITY)) if outcomes else pd.DataFrame({"exact labels": ["unknown"]})
+    )
 
 
 def stepwise(lab: Replication) -> pd.DataFrame:
@@ -168,7 +164,7 @@ def wide(numbers: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
     """
     shown = numbers[numbers["metric"].isin(metrics)]
     cells = [
-        f"{row.value:.2g}" if row.metric.endswith("_p") and row.n else format_estimate(st.estimate(row))
+        f"{row.value:.2g}" if row.metric.endswith("_p") and row.n else format_estimate(st.of_row(row))
         for row in shown.itertuples()
     ]
     table = shown.assign(cell=cells).pivot(index=["task", "method"], columns="metric", values="cell").fillna("")

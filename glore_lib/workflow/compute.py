@@ -28,5 +28,5 @@ def _stages(lab: Replication) -> dict[str, Callable[[], object]]:
         "02_orm": lambda: [lab.reward_models[kind] for kind in ("orm", "balanced_orm")],
         "03_sorm": lambda: (*lab.reward_models.values(), lab.sft_reward_models),
         "04_refiners": lambda: (lab.refiner, lab.validation.numbers),
-        "05_evaluation": lambda: (lab.numbers, lab.test.outcomes()),
+        "05_evaluation": lambda: (lab.numbers, lab.test.costs()),
     }

@@ -81,4 +81,4 @@ def _with(run: Run, section: str, **values: Any) -> Run:
 
 
 def _positive(tables: Tables, method: str, metric: str, labels: pd.DataFrame) -> dict:
-    return tables.row(method, metric, st.clustered(labels["label"], labels["question_id"], tables.seed))
+    return tables.row(method, metric, st.clustered(labels["label"], labels["question_id"]))

@@ -73,21 +73,22 @@ def label_quality(lab: Replication) -> pd.DataFrame:
     Metrics ``label_…`` and those that end in ``_exact`` or ``_human`` use the judge's labels, the others those by
     rollouts. First errors are those of the wrong solutions in which the judge finds one.
     """
-    judged, tables, numbers = judged_solutions(lab), lab.tables, []
+    judged, tables = judged_solutions(lab), lab.tables
     suffix, threshold = f"_{judged.judge}", lab.run.params.reward_models.threshold
+    samples = judged.samples.read()
+    outcomes = tables.steps(samples, judged.truth, judged.scores, suffix)
     if judged.rolled_out:
-        numbers += tables.label_quality(judged.rolled_out)
-        numbers += tables.steps(judged.rolled_out.labels, judged.scores, "")
+        outcomes |= tables.label_quality(judged.rolled_out)
+        outcomes |= tables.steps(samples, judged.rolled_out.labels, judged.scores, "")
     else:
-        positive = st.clustered(judged.truth["label"], judged.truth["question_id"], tables.seed)
-        numbers.append(tables.row("labels", f"positive_labels{suffix}", positive))
-    numbers += tables.steps(judged.truth, judged.scores, suffix)
+        positive = st.Outcome.of(judged.truth["label"], judged.truth["question_id"])
+        outcomes["labels", f"positive_labels{suffix}"] = positive
     found = {kind: locate_first_error(scores.read(), threshold) for kind, scores in judged.scores.items()}
     if judged.rolled_out:
         rollouts = judged.rolled_out.rollouts.read()
         by_rule = {rule: rollout_labels(rollouts, *on) for rule, on in step_labels.POSTPROCESSING.items()}
         found = {rule: first_errors(labels) for rule, labels in by_rule.items()} | found
     errors = true_errors(judged.samples, judged.truth)
-    numbers += first_error_numbers(tables, errors, found, suffix, [("sorm", "orm"), ("balanced_orm", "orm")])
-    frame = pd.DataFrame(numbers)
+    numbers = first_error_numbers(tables, errors, found, suffix, [("sorm", "orm"), ("balanced_orm", "orm")])
+    frame = pd.concat([tables.numbers(outcomes), pd.DataFrame(numbers)], ignore_index=True)
     return frame.assign(metric=frame["metric"].str.replace("_exact", suffix))

@@ -45,5 +45,5 @@ def label_numbers(tables: Tables, method: str, labels: pd.DataFrame, exact: pd.D
         return []
     keys = ["sample_id", "step"]
     truth = exact.set_index(keys)["label"].reindex(pd.MultiIndex.from_frame(labels[keys]))
-    c = st.confusion(truth, labels["label"], labels["question_id"], tables.seed)
-    return [tables.row(method, m, e) for m, e in zip(QUALITY, (c.precision, c.recall, c.accuracy), strict=True)]
+    c = st.confusion(truth, labels["label"], labels["question_id"])
+    return [tables.row(method, m, st.estimate([c[m.removeprefix("label_")]])) for m in QUALITY]
