@@ -156,7 +156,12 @@ class Resampled:
 
 
 def resampled(outcomes: Sequence[Outcome]) -> Resampled:
-    """Bootstrap a statistic over the seeds of a run, one outcome each, and their questions.
+    """Bootstrap a statistic over the seeds of a run, one outcome each, and their questions."""
+    return _over_seeds(outcomes, [o.value for o in outcomes], _by_seed(outcomes))
+
+
+def _by_seed(outcomes: Sequence[Outcome]) -> NDArray[np.float64]:
+    """Return the statistic of each seed in each resample of the questions: [seeds, resamples].
 
     A question that several seeds share is drawn for all of them together.
     """
@@ -166,12 +171,25 @@ def resampled(outcomes: Sequence[Outcome]) -> Resampled:
     for o in outcomes:
         drawn = weights if len(o.questions) == len(names) else weights[:, np.searchsorted(names, o.questions)]
         replicates.append(_ratio(o.hits @ drawn.T, o.counts @ drawn.T))
-    values = np.array(replicates)  # [seeds, resamples]
-    if len(outcomes) > 1:
-        values = np.einsum("rs,sr->r", _resamples(len(outcomes), level="seeds") / len(outcomes), values)
-    counted = {q for o in outcomes for q in o.questions[o.counts.any(axis=0)]}
-    value = float(np.mean([o.value for o in outcomes]))
-    return Resampled(value, values.reshape(-1), sum(o.n for o in outcomes), len(counted))
+    return np.array(replicates)
+
+
+def _over_seeds(
+    outcomes: Sequence[Outcome], values: Sequence[float], replicates: NDArray, bounds: tuple[float, float] = (0.0, 1.0)
+) -> Resampled:
+    """Join the replicates [seeds, resamples] of a statistic with the ``values`` [seeds].
+
+    The second level draws seeds. Their deviations from the mean are shrunk to the variance that the sampling of
+    questions does not explain, which would otherwise count twice (Davison and Hinkley, 1997, section 3.8).
+    """
+    points, mean, size = np.array(values), replicates.mean(axis=0), len(values)
+    if size > 1 and np.ptp(points) > 0:
+        sampling = np.nanvar(replicates - mean, axis=1).mean() * size / (size - 1)
+        between = max(0.0, np.var(points, ddof=1) - sampling)
+        effects = (points - points.mean()) * np.sqrt(between / np.var(points))
+        mean = mean + _resamples(size, level="seeds") @ effects / size
+    counted = {question for o in outcomes for question in o.questions[o.counts.any(axis=0)]}
+    return Resampled(float(points.mean()), mean, sum(o.n for o in outcomes), len(counted), bounds)
 
 
 def estimate(outcomes: Sequence[Outcome]) -> Estimate:
@@ -186,13 +204,12 @@ def estimate(outcomes: Sequence[Outcome]) -> Estimate:
 
 def difference(a: Sequence[Outcome], b: Sequence[Outcome] | float) -> Resampled:
     """Bootstrap a statistic of ``a`` minus that of ``b`` on the same questions and seeds, or minus a constant."""
-    first = resampled(a)
+    first = [o.value for o in a]
     if isinstance(b, float):
-        return Resampled(first.value - b, first.replicates - b, first.n, first.clusters, (-b, 1 - b))
+        return _over_seeds(a, [value - b for value in first], _by_seed(a) - b, (-b, 1 - b))
     _check_paired(a, b)
-    second = resampled(b)
-    change = first.replicates - second.replicates
-    return Resampled(first.value - second.value, change, first.n, first.clusters, (-1.0, 1.0))
+    values = [one - other.value for one, other in zip(first, b, strict=True)]
+    return _over_seeds(a, values, _by_seed(a) - _by_seed(b), (-1.0, 1.0))
 
 
 def paired_p(a: Sequence[Outcome], b: Sequence[Outcome] | float) -> float:

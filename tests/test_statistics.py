@@ -1,5 +1,6 @@
 import warnings
 from itertools import combinations
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -7,20 +8,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy.stats import mannwhitneyu, permutation_test
 
 from glore_lib import statistics
-from glore_lib.artifacts.records import SCHEMAS
 from glore_lib.statistics import (
     Estimate,
+    Outcome,
     best_of_k,
     clustered,
     confusion,
+    difference,
+    equivalence_power,
+    estimate,
     majority_at_k,
     majority_vote,
     mcnemar_p,
+    of_row,
     oracle_at_k,
     paired_difference,
+    paired_p,
     proportion,
+    resampled,
     row,
 )
 
@@ -55,9 +63,9 @@ def test_no_outcomes_give_nan_and_no_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert is_no_data(proportion([]))
-        assert is_no_data(clustered([], [], 0))
+        assert is_no_data(clustered([], []))
         assert is_no_data(paired_difference([], []))
-        assert is_no_data(confusion([], [], [], 0).precision)
+        assert is_no_data(estimate([confusion([], [], [])["precision"]]))
 
 
 @pytest.mark.parametrize("bad", [[0, 2], [0.5], [np.nan]])
@@ -72,7 +80,7 @@ def test_clustered_agrees_with_a_plain_bootstrap_over_questions():
     values = rng.random(30)[clusters] > rng.random(len(clusters))
     rows_of = [np.flatnonzero(clusters == c) for c in range(30)]
     means = [values[np.concatenate([rows_of[c] for c in rng.integers(0, 30, 30)])].mean() for _ in range(4000)]
-    estimate = clustered(values, clusters, seed=1)
+    estimate = clustered(values, clusters)
     assert estimate.value == values.mean()
     assert estimate.n == len(values)
     assert_allclose([estimate.ci_low, estimate.ci_high], np.quantile(means, [0.025, 0.975]), atol=0.015)
@@ -80,24 +88,24 @@ def test_clustered_agrees_with_a_plain_bootstrap_over_questions():
 
 def test_clustered_interval_covers_95_percent():
     rng, truth, covered = np.random.default_rng(0), 0.7, 0
-    for repeat in range(300):
+    for _ in range(300):
         clusters = np.repeat(np.arange(60), 4)
         rates = rng.beta(1.4, 0.6, 60)  # questions differ a lot; their mean is 0.7
-        estimate = clustered(rng.random(240) < rates[clusters], clusters, seed=repeat)
+        estimate = clustered(rng.random(240) < rates[clusters], clusters)
         covered += estimate.ci_low <= truth <= estimate.ci_high
     assert 0.91 <= covered / 300 <= 0.98
 
 
 def test_repeating_every_step_does_not_narrow_the_clustered_interval():
     values, clusters = [0, 1, 1, 0, 1, 1, 1, 0, 1, 1], list("abcdefghij")
-    once, ten_times = clustered(values, clusters, 0), clustered(values * 10, clusters * 10, 0)
+    once, ten_times = clustered(values, clusters), clustered(values * 10, clusters * 10)
     assert_allclose([ten_times.ci_low, ten_times.ci_high], [once.ci_low, once.ci_high])
     assert ten_times.n == 100
 
 
 def test_clusters_that_all_agree_get_wilsons_interval_of_as_many_trials():
     wilson = proportion([1] * 20)
-    estimate = clustered([1] * 60, np.repeat(np.arange(20), 3), 0)
+    estimate = clustered([1] * 60, np.repeat(np.arange(20), 3))
     assert_allclose([estimate.ci_low, estimate.ci_high], [wilson.ci_low, wilson.ci_high])
     assert estimate.n == 60
     same = paired_difference([1, 0] * 10, [1, 0] * 10)
@@ -111,9 +119,9 @@ def test_clusters_that_all_agree_get_wilsons_interval_of_as_many_trials():
 )
 def test_clustered_interval_holds_the_mean_and_ignores_the_order_of_rows(rows, random):
     values, clusters = zip(*rows, strict=True)
-    estimate = clustered(values, clusters, 3)
+    estimate = clustered(values, clusters)
     assert estimate.ci_low - 1e-9 <= estimate.value <= estimate.ci_high + 1e-9
-    again = clustered(*zip(*random.sample(rows, len(rows)), strict=True), 3)
+    again = clustered(*zip(*random.sample(rows, len(rows)), strict=True))
     assert_allclose(
         [again.value, again.ci_low, again.ci_high], [estimate.value, estimate.ci_low, estimate.ci_high], atol=1e-9
     )
@@ -124,7 +132,7 @@ def test_clustered_interval_holds_the_mean_and_ignores_the_order_of_rows(rows, r
 )
 def test_clustered_refuses_what_it_cannot_average(values, clusters):
     with pytest.raises(ValueError, match="must"):
-        clustered(values, clusters, 0)
+        clustered(values, clusters)
 
 
 def test_paired_difference_is_paired():
@@ -161,26 +169,186 @@ def test_mcnemar_by_hand():
 def test_confusion_by_hand():
     labels = [1, 1, 1, 0, 0, 0, 0, 1]
     predictions = [1, 1, 0, 0, 0, 0, 1, 0]
-    result = confusion(labels, predictions, list("aabbccdd"), 0)
-    values = {name: (getattr(result, name).value, getattr(result, name).n) for name in vars(result)}
-    assert values == {
+    result = confusion(labels, predictions, list("aabbccdd"))
+    assert {name: (rate.value, rate.n) for name, rate in result.items()} == {
         "accuracy": (5 / 8, 8), "false_positive_rate": (1 / 4, 4), "false_negative_rate": (2 / 4, 4),
-        "precision": (2 / 3, 3), "recall": (2 / 4, 4),
+        "precision": (2 / 3, 3), "recall": (2 / 4, 4), "false_negative_share": (2 / 3, 3),
     }  # fmt: skip
-    nothing_flagged = confusion([1, 0], [0, 0], ["a", "b"], 0)
-    assert is_no_data(nothing_flagged.precision)
-    assert nothing_flagged.recall.value == 0
+    nothing_flagged = confusion([1, 0], [0, 0], ["a", "b"])
+    assert is_no_data(estimate([nothing_flagged["precision"]]))
+    assert nothing_flagged["recall"].value == 0
 
 
 @given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=1, max_size=20))
 @settings(max_examples=30, deadline=None)
 def test_confusion_rates_add_up(pairs):
     labels, predictions = zip(*pairs, strict=True)
-    result = confusion(labels, predictions, range(len(pairs)), 0)
-    errors = [rate.value * rate.n for rate in (result.false_positive_rate, result.false_negative_rate) if rate.n]
-    assert sum(errors) == pytest.approx((1 - result.accuracy.value) * len(pairs))
-    if result.recall.n:
-        assert result.recall.value == pytest.approx(1 - result.false_negative_rate.value)
+    result = confusion(labels, predictions, range(len(pairs)))
+    rates = [result["false_positive_rate"], result["false_negative_rate"]]
+    errors = sum(rate.value * rate.n for rate in rates if rate.n)
+    assert errors == pytest.approx((1 - result["accuracy"].value) * len(pairs))
+    balanced = Outcome.balanced(labels, predictions, range(len(pairs)))
+    if all(rate.n for rate in rates):
+        assert balanced.value == pytest.approx(1 - (rates[0].value + rates[1].value) / 2)
+        constant = Outcome.balanced(labels, [1] * len(pairs), range(len(pairs)))
+        assert constant.value == 0.5 and is_bounded(estimate([constant]))
+    else:
+        assert is_no_data(estimate([balanced]))
+
+
+def is_bounded(found: Estimate) -> bool:
+    return -1e-12 <= found.ci_low <= found.value <= found.ci_high <= 1 + 1e-12
+
+
+# Outcomes by question
+
+
+def test_an_outcome_by_hand():
+    outcome = Outcome.of([1, 0, 1, 1], ["b", "a", "b", "c"], where=[1, 1, 1, 0])
+    assert outcome.questions.tolist() == ["a", "b", "c"]
+    assert (outcome.hits.tolist(), outcome.counts.tolist()) == ([[0, 2, 0]], [[1, 2, 0]])
+    assert (outcome.value, outcome.n) == (2 / 3, 3)
+    found = estimate([outcome])
+    assert (found.value, found.n, found.clusters) == (2 / 3, 3, 2)
+    with pytest.raises(ValueError, match="of one length"):
+        Outcome.of([1], ["a", "b"])
+    with pytest.raises(ValueError, match="finite"):
+        Outcome.of([np.nan], ["a"])
+
+
+def labelled_scores(seed: int, questions: int = 40) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return labels, scores with ties, and questions of steps: questions differ in difficulty."""
+    rng = np.random.default_rng(seed)
+    ids = np.repeat(np.arange(questions), rng.integers(1, 6, questions))
+    easy = rng.random(questions)[ids]
+    labels = (rng.random(len(ids)) < easy).astype(int)
+    return labels, np.round(0.5 * easy + 0.3 * labels + 0.4 * rng.random(len(ids)), 1), ids
+
+
+def area(labels: np.ndarray, scores: np.ndarray) -> float:
+    positive, negative = scores[labels == 1], scores[labels == 0]
+    return float(mannwhitneyu(positive, negative).statistic / (len(positive) * len(negative)))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_area_under_the_curve_is_mann_whitneys_and_its_interval_that_of_resampled_questions(seed):
+    labels, scores, ids = labelled_scores(seed)
+    outcome = Outcome.auc(labels, scores, ids)
+    assert outcome.value == pytest.approx(area(labels, scores))
+    rng, rows_of = np.random.default_rng(9), [np.flatnonzero(ids == q) for q in range(40)]
+    drawn = [np.concatenate([rows_of[q] for q in rng.integers(0, 40, 40)]) for _ in range(1500)]
+    direct = np.quantile([area(labels[rows], scores[rows]) for rows in drawn], [0.025, 0.975])
+    found = estimate([outcome])
+    assert_allclose([found.ci_low, found.ci_high], direct, atol=0.02)
+
+
+def test_an_area_without_one_of_the_labels_is_unknown():
+    assert is_no_data(estimate([Outcome.auc([1, 1], [0.2, 0.4], ["a", "b"])]))
+    assert Outcome.auc([1, 0, 0], [0.5, 0.5, 0.1], list("abc")).value == 0.75  # a tie counts half
+
+
+@pytest.mark.parametrize("kind", [Outcome.balanced, Outcome.auc])
+def test_a_difference_pairs_the_questions(kind):
+    labels, scores, ids = labelled_scores(1)
+    a, b = scores > 0.5, scores > 0.6
+    first, second = (kind(labels, guess.astype(int), ids) for guess in (a, b))
+    found = difference([first], [second]).estimate()
+    assert found.value == pytest.approx(first.value - second.value)
+    apart = [estimate([o]) for o in (first, second)]
+    assert found.ci_high - found.ci_low < max(e.ci_high - e.ci_low for e in apart)
+    same = difference([first], [first]).estimate()
+    assert same.value == 0 and same.ci_low < 0 < same.ci_high  # not of zero width
+    against_constant = difference([first], 0.5).estimate()
+    assert against_constant.ci_low == pytest.approx(apart[0].ci_low - 0.5)
+    with pytest.raises(ValueError, match="same seeds and questions"):
+        difference([first], [kind(labels[ids > 0], b[ids > 0].astype(int), ids[ids > 0])])
+
+
+# Several seeds
+
+
+def answers(rng: np.random.Generator, names: list[str], rate: float) -> Outcome:
+    return Outcome.of(rng.random(len(names)) < rate, names)
+
+
+def test_seeds_average_and_shared_questions_are_drawn_together():
+    rng, names = np.random.default_rng(0), [f"q{i}" for i in range(200)]
+    one = answers(rng, names, 0.6)
+    width = {}
+    for name, outcomes in {
+        "one": [one, one],  # two seeds that agree on everything tell no more than one
+        "others": [one, Outcome(np.char.add("x", one.questions), one.hits, one.counts)],
+        "seeds differ": [one, answers(rng, names, 0.9)],
+    }.items():
+        found = resampled(outcomes).estimate()
+        assert found.value == pytest.approx(np.mean([o.value for o in outcomes]))
+        assert found.n == 400 and found.clusters == (400 if name == "others" else 200)
+        width[name] = found.ci_high - found.ci_low
+    single = resampled([one]).estimate()
+    assert width["one"] == pytest.approx(single.ci_high - single.ci_low)
+    assert width["others"] == pytest.approx(width["one"] / np.sqrt(2), rel=0.1)
+    assert width["seeds differ"] > 1.5 * width["one"]  # 60 and 90 %
+
+
+def test_the_interval_over_seeds_covers_the_mean_over_trainings():
+    rng, covered = np.random.default_rng(1), 0
+    for _ in range(150):
+        seeds = [answers(rng, [f"{s}-{i}" for i in range(150)], rng.normal(0.6, 0.05)) for s in range(5)]
+        found = estimate(seeds)
+        covered += found.ci_low <= 0.6 <= found.ci_high
+    assert 0.85 <= covered / 150 <= 0.99  # five seeds are few: the percentile bootstrap is a little short
+
+
+# Tests of a difference
+
+
+def test_one_answer_per_question_is_mcnemars_test():
+    names = [f"q{i}" for i in range(9)]
+    a, b = Outcome.of([0] + [1] * 5 + [1, 0, 0], names), Outcome.of([1] + [0] * 5 + [1, 0, 0], names)
+    assert paired_p([a], [b]) == pytest.approx(14 / 64)
+    skipped = Outcome.of([1, 0], ["q0", "q1"], where=[1, 0]), Outcome.of([0, 1], ["q0", "q1"], where=[1, 0])
+    assert paired_p([skipped[0]], [skipped[1]]) == 1  # one pair only
+
+
+def test_steps_are_tested_by_swapping_the_methods_question_by_question():
+    labels, scores, ids = labelled_scores(2, questions=12)
+    a, b = (Outcome.balanced(labels, (scores > t).astype(int), ids) for t in (0.45, 0.65))
+    changes = a.contributions(b)
+    assert changes.sum() == pytest.approx(a.value - b.value)
+    exact = permutation_test((changes,), np.sum, permutation_type="samples", n_resamples=np.inf).pvalue
+    assert paired_p([a], [b]) == pytest.approx(exact, abs=0.015)
+    assert paired_p([b], [a]) == paired_p([a], [b])
+    share = confusion(labels, (scores > 0.45).astype(int), ids)["false_negative_share"]
+    assert share.contributions(0.5).sum() == pytest.approx(share.value - 0.5)
+
+
+def test_a_test_over_seeds_uses_each_questions_mean():
+    names = [f"q{i}" for i in range(10)]
+    a, b = Outcome.of([1] * 10, names), Outcome.of([0] * 10, names)
+    assert paired_p([a, b], [b, a]) == 1  # the seeds contradict each other
+    assert paired_p([a, a], [b, b]) == pytest.approx(2 / 2**10, abs=0.002)
+
+
+def test_p_values_are_rarely_small_without_a_difference():
+    rng, small = np.random.default_rng(3), 0
+    for _ in range(200):
+        ids = np.repeat(np.arange(30), 4)
+        labels = rng.integers(0, 2, 120)
+        a, b = (Outcome.balanced(labels, rng.integers(0, 2, 120), ids) for _ in "ab")
+        small += paired_p([a], [b]) < 0.05
+    assert small / 200 <= 0.09
+
+
+def test_power_of_equivalence_by_hand():
+    # With a margin of 2.5 standard errors: 2 * Phi(2.5 - 1.645) - 1.
+    assert equivalence_power(0.01, -0.025, 0.025) == pytest.approx(2 * 0.80375 - 1, abs=1e-4)
+    assert equivalence_power(0.01, -0.025, np.inf) == pytest.approx(0.80375, abs=1e-4)
+    assert equivalence_power(0.02, -0.025, 0.025) == 0  # 90 % of the interval is wider than the margins
+    assert equivalence_power(0.0, -0.025, 0.025) == 1
+    rng = np.random.default_rng(4)
+    drawn = rng.normal(0, 0.012, 20_000)
+    confirmed = (drawn - 1.645 * 0.012 > -0.025) & (drawn + 1.645 * 0.012 < 0.025)
+    assert equivalence_power(0.012, -0.025, 0.025) == pytest.approx(confirmed.mean(), abs=0.01)
 
 
 def brute_force_best_of_k(scores, correct, k):
@@ -216,7 +384,7 @@ def test_best_of_k_of_a_large_pool_ends_at_the_top_score():
     assert_array_equal(curve[-1], correct[np.arange(5), scores.argmax(axis=1)])
     always_right = best_of_k(rng.random((200, 96)), np.ones((200, 96)), range(1, 97))
     assert always_right.max() <= 1
-    assert clustered(always_right[47], range(200), 0).value == pytest.approx(1)
+    assert clustered(always_right[47], range(200)).value == pytest.approx(1)
 
 
 @settings(deadline=None)
@@ -299,7 +467,8 @@ def test_curves_refuse_what_has_no_meaning(call, message):
         call()
 
 
-def test_row_fits_the_numbers_schema():
-    cells = row("mini-hard", "mini-base", "orm", "accuracy", Estimate(0.5, 0.4, 0.6, 10))
-    assert list(cells) == list(SCHEMAS["numbers"])
-    assert list(cells.values()) == ["mini-hard", "mini-base", "orm", "accuracy", 0.5, 0.4, 0.6, 10]
+def test_a_row_keeps_the_estimate():
+    found = Estimate(0.5, 0.4, 0.6, 10, 5)
+    cells = row("mini-hard", "mini-base", "orm", "accuracy", found)
+    assert list(cells.values()) == ["mini-hard", "mini-base", "orm", "accuracy", 0.5, 0.4, 0.6, 10, 5]
+    assert of_row(SimpleNamespace(**cells)) == found

@@ -6,8 +6,7 @@ import pandas as pd
 import pytest
 
 from glore_lib import statistics as st
-from glore_lib.artifacts.records import check_schema
-from glore_lib.method.evaluation import DraftSet, Tables, draft_set
+from glore_lib.method.evaluation import NUMBERS, DraftSet, Outcomes, Tables, draft_set, from_frame, numbers, to_frame
 from glore_lib.reporting.tables import wide
 from glore_lib.run import Run
 from tiny import Scripted, frame, label_rows, rollout_rows, sample_rows, score_rows, solver, some_student
@@ -80,52 +79,79 @@ def refinements(kind: str, right: list[bool]) -> pd.DataFrame:
     return ids.assign(kind=kind, first_error=1, text=kind, final_answer="", is_correct=right)
 
 
-def values(numbers: list[dict]) -> dict[tuple[str, str], tuple[float, int]]:
+def values(outcomes: Outcomes) -> dict[tuple[str, str], tuple[float, int]]:
     """Return (method, metric) -> (value, n), after checks that hold for all numbers."""
-    table = check_schema(pd.DataFrame(numbers), "numbers")
+    table = numbers("tiny", "m", 0, [from_frame(to_frame(outcomes))])
+    assert list(table) == NUMBERS
     known = table[(table["n"] > 0) & ~table["metric"].str.endswith("_p")]  # a p value has no interval
     assert (known["ci_low"] <= known["value"] + 1e-12).all() and (known["value"] <= known["ci_high"] + 1e-12).all()
+    assert (known["clusters"] >= 1).all() and (known["clusters"] <= 4).all()
+    assert table.loc[table["metric"].str.endswith("_p") & (table["n"] > 0), "value"].between(0, 1).all()
     assert not table.duplicated(["method", "metric"]).any()
-    assert set(table["task"]) == {"tiny"}
+    assert set(table["task"]) == {"tiny"} and set(table["seed"]) == {0}
     return {(row.method, row.metric): (row.value, row.n) for row in table.itertuples()}
 
 
-def assert_numbers(numbers: list[dict], expected: dict[tuple[str, str], tuple[float, int]]) -> None:
-    """Check that the numbers are exactly the expected ones."""
-    found = values(numbers)
+def assert_numbers(
+    outcomes: Outcomes, expected: dict[tuple[str, str], tuple[float, int]], random_p: str | tuple[str, ...] = ()
+) -> None:
+    """Check that the numbers are exactly the expected ones, but p values of metrics that begin with ``random_p``."""
+    found = values(outcomes)
+    found = {k: v for k, v in found.items() if not (k[1].startswith(random_p) and k[1].endswith("_p"))}
     assert {key: n for key, (_, n) in found.items()} == {key: n for key, (_, n) in expected.items()}
     for key, (value, n) in expected.items():
         assert found[key][0] == (pytest.approx(value) if n else pytest.approx(math.nan, nan_ok=True)), key
 
 
+# (hits, of) of accuracy, false positives, false negatives, false negatives among errors; balanced accuracy; AUC.
+# Intermediate steps are the first two of s0 and s3, and the first of s1 and s2. Scores of right and of wrong ones by
+# rollouts, ORM: .9 .4 .7 .6 and .6 .5; SORM: .9 .9 .3 .2 and .4 .5. Exactly, ORM: .9 .6 .4 and .5 .7 .6; SORM: .9 .4 .9
+# and .5 .3 .2.
+STEPS = {
+    "": {"orm": [(4, 6), (1, 2), (1, 4), (1, 2), 0.625, 5.5 / 8],
+         "sorm": [(4, 6), (0, 2), (2, 4), (2, 2), 0.75, 4 / 8], "constant": [4, 2]},
+    "_all": {"orm": [(7, 9), (1, 4), (1, 5), (1, 2), 0.775, 17.5 / 20],
+             "sorm": [(7, 9), (0, 4), (2, 5), (2, 2), 0.8, 14 / 20], "constant": [5, 4]},
+    "_exact": {"orm": [(3, 6), (2, 3), (1, 3), (1, 3), 0.5, 4.5 / 9],
+               "sorm": [(5, 6), (0, 3), (1, 3), (1, 1), 5 / 6, 8 / 9], "constant": [3, 3]},
+    "_all_exact": {"orm": [(6, 9), (2, 5), (1, 4), (1, 3), 0.675, 15.5 / 20],
+                   "sorm": [(8, 9), (0, 5), (1, 4), (1, 1), 0.875, 19 / 20], "constant": [4, 5]},
+}  # fmt: skip
+RATES = ("accuracy", "false_positive_rate", "false_negative_rate", "false_negative_share")
+
+
 def test_table_1(tables, drafted, scores):
     expected = {}
-    by_hand = {
-        "": {"orm": [(7, 9), (1, 4), (1, 5)], "sorm": [(7, 9), (0, 4), (2, 5)],
-             "all_positive": [(5, 9), (4, 4), (0, 5)]},
-        "_exact": {"orm": [(6, 9), (2, 5), (1, 4)], "sorm": [(8, 9), (0, 5), (1, 4)],
-                   "all_positive": [(4, 9), (5, 5), (0, 4)]},
-    }  # fmt: skip
-    for suffix, methods in by_hand.items():
-        for method, counts in methods.items():
-            names = ("step_accuracy", "step_false_positive_rate", "step_false_negative_rate")
-            expected |= {(method, name + suffix): (k / n, n) for name, (k, n) in zip(names, counts, strict=True)}
+    for suffix, methods in STEPS.items():
+        right, wrong = methods["constant"]
+        n = right + wrong
+        for method in ("orm", "sorm"):
+            *counts, balanced, auc = methods[method]
+            for name, (k, of) in zip(RATES, counts, strict=True):
+                expected[method, f"step_{name}{suffix}"] = (k / of, of)
+            expected[method, f"step_balanced_accuracy{suffix}"] = (balanced, n)
+            expected[method, f"step_auc{suffix}"] = (auc, n)
+        for name, place in (("accuracy", 0), ("balanced_accuracy", 4), ("auc", 5)):
+            a, b = (methods[m][place][0] / n if place == 0 else methods[m][place] for m in ("sorm", "orm"))
+            expected["sorm-orm", f"step_{name}_difference{suffix}"] = (a - b, n)
+        expected["all_positive", f"step_accuracy{suffix}"] = (right / n, n)
+        expected["all_negative", f"step_accuracy{suffix}"] = (wrong / n, n)
     expected |= {
-        ("sorm-orm", "step_accuracy_difference"): (0, 9), ("sorm-orm", "step_accuracy_difference_exact"): (2 / 9, 9),
         # By rollouts s0's first error is 2 and s1's is 1, and s3 has none; exactly they are 3, 1 and 1.
-        # Wrong on 1 right and 1 wrong step, and on 2 right ones; exactly on 1 and 2, and on 1 right one.
-        ("orm", "step_error_balance"): (0, 2), ("sorm", "step_error_balance"): (1, 2),
-        ("orm", "step_error_balance_exact"): (-1 / 3, 3), ("sorm", "step_error_balance_exact"): (1, 1),
         ("orm", "first_error_accuracy"): (1 / 2, 2), ("sorm", "first_error_accuracy"): (2 / 2, 2),
         ("orm", "first_error_accuracy_exact"): (2 / 3, 3), ("sorm", "first_error_accuracy_exact"): (2 / 3, 3),
+        ("sorm-orm", "first_error_accuracy_difference"): (1 / 2, 2),
+        ("sorm-orm", "first_error_accuracy_difference_exact"): (0, 3),
+        ("sorm-orm", "first_error_accuracy_difference_p"): (1, 2),
+        ("sorm-orm", "first_error_accuracy_difference_exact_p"): (1, 3),
     }  # fmt: skip
-    assert_numbers(tables.table1(drafted, scores), expected)
+    assert_numbers(tables.table1(drafted, scores), expected, random_p="step")
 
 
 def test_table_1_without_exact_labels(tables, drafted, scores):
     inexact = DraftSet(drafted.drafts, drafted.rollouts, drafted.labels, None)
     every = values(tables.table1(drafted, scores))
-    expected = {key: number for key, number in every.items() if not key[1].endswith("_exact")}
+    expected = {key: number for key, number in every.items() if "_exact" not in key[1]}
     assert values(tables.table1(inexact, scores)) == expected
 
 
@@ -136,9 +162,16 @@ def test_table_2(tables, drafted, scores):
             ("orm", "final_accuracy"): (3 / 4, 4), ("sorm", "final_accuracy"): (1, 4),
             ("orm", "final_false_positive_rate"): (1 / 3, 3), ("sorm", "final_false_positive_rate"): (0, 3),
             ("orm", "final_false_negative_rate"): (0, 1), ("sorm", "final_false_negative_rate"): (0, 1),
+            ("orm", "final_false_negative_share"): (0, 1), ("sorm", "final_false_negative_share"): (0, 0),
+            ("orm", "final_balanced_accuracy"): (5 / 6, 4), ("sorm", "final_balanced_accuracy"): (1, 4),
+            ("orm", "final_auc"): (1, 4), ("sorm", "final_auc"): (1, 4),
             ("sorm-orm", "final_accuracy_difference"): (1 / 4, 4),
-            ("sorm-orm", "final_accuracy_difference_p"): (1, 4), ("all_positive", "final_accuracy"): (1 / 4, 4),
+            ("sorm-orm", "final_accuracy_difference_p"): (1, 4),
+            ("sorm-orm", "final_balanced_accuracy_difference"): (1 / 6, 4),
+            ("sorm-orm", "final_auc_difference"): (0, 4),
+            ("all_positive", "final_accuracy"): (1 / 4, 4), ("all_negative", "final_accuracy"): (3 / 4, 4),
         },
+        random_p=("final_balanced", "final_auc"),
     )  # fmt: skip
 
 
@@ -160,7 +193,9 @@ def test_quality_of_labels_by_rollouts(tables, drafted):
             ("monotone", "label_precision"): (3 / 7, 7), ("monotone", "label_recall"): (3 / 4, 4),
             ("monotone", "label_accuracy"): (4 / 9, 9), ("consistent", "label_precision"): (3 / 3, 3),
             ("consistent", "label_recall"): (3 / 4, 4), ("consistent", "label_accuracy"): (8 / 9, 9),
+            ("consistent-monotone", "label_accuracy_difference"): (4 / 9, 9),
         },
+        random_p="label",
     )  # fmt: skip
 
 
@@ -171,17 +206,23 @@ def test_table_3(tables, drafted, refined):
             ("global", "fixed_fraction"): (1 / 3, 3), ("local+orm", "fixed_fraction"): (1 / 3, 3),
             ("local+sorm", "fixed_fraction"): (2 / 3, 3), ("resample", "fixed_fraction"): (0, 3),
             ("global+local+orm", "fixed_fraction"): (1 / 3, 3), ("global+local+sorm", "fixed_fraction"): (1, 3),
+            ("global+resample", "fixed_fraction"): (1 / 3, 3),
+            # Fixed by global: s0; by local + ORM: s0; by local + SORM: s1, s3; by the fresh sample: none.
+            ("global+local+orm", "fixed_jaccard"): (1, 1), ("global+local+sorm", "fixed_jaccard"): (0, 3),
+            ("global+resample", "fixed_jaccard"): (0, 1),
             ("local+sorm-local+orm", "fixed_fraction_difference"): (1 / 3, 3),
             ("local+sorm-global", "fixed_fraction_difference"): (1 / 3, 3),
             ("global+local+sorm-global", "fixed_fraction_difference"): (2 / 3, 3),
             ("global+local+sorm-local+sorm", "fixed_fraction_difference"): (1 / 3, 3),
             ("global+local+sorm-resample", "fixed_fraction_difference"): (1, 3),
-            # Pairs that differ, in favour of each: 1:0, 2:1, 2:0, 1:0, 3:0.
+            ("global+local+sorm-global+resample", "fixed_fraction_difference"): (2 / 3, 3),
+            # Pairs that differ, in favour of each: 1:0, 2:1, 2:0, 1:0, 3:0, 2:0.
             ("local+sorm-local+orm", "fixed_fraction_difference_p"): (1, 3),
             ("local+sorm-global", "fixed_fraction_difference_p"): (1, 3),
             ("global+local+sorm-global", "fixed_fraction_difference_p"): (1 / 2, 3),
             ("global+local+sorm-local+sorm", "fixed_fraction_difference_p"): (1, 3),
             ("global+local+sorm-resample", "fixed_fraction_difference_p"): (1 / 4, 3),
+            ("global+local+sorm-global+resample", "fixed_fraction_difference_p"): (1 / 2, 3),
         },
     )  # fmt: skip
 
@@ -195,6 +236,7 @@ def test_figure_5(tables, drafted, refined):
     assert_numbers(
         tables.figure5(drafted.drafts, refined),
         {
+            ("greedy", "accuracy_all_drafts"): (1 / 4, 4), ("greedy", "accuracy_incorrect_drafts"): (1 / 4, 4),
             ("global", "accuracy_all_drafts"): (1 / 4, 4), ("global", "accuracy_incorrect_drafts"): (2 / 4, 4),
             ("local+orm", "accuracy_all_drafts"): (2 / 4, 4), ("local+orm", "accuracy_incorrect_drafts"): (2 / 4, 4),
             ("local+sorm", "accuracy_all_drafts"): (3 / 4, 4), ("local+sorm", "accuracy_incorrect_drafts"): (3 / 4, 4),
@@ -208,12 +250,12 @@ def figure_5_differences() -> dict[tuple[str, str], tuple[float, int]]:
     """Compute by hand: the draft of s2 is right. McNemar's p by pairs that differ: 1:1 1; 1:0 1; 2:0 1/2; 0:1 1."""
     by_hand = {
         "global": [(0, 1), (1 / 4, 1)], "local+orm": [(1 / 4, 1), (1 / 4, 1)],
-        "local+sorm": [(2 / 4, 1 / 2), (2 / 4, 1 / 2)], "resample": [(-1 / 4, 1), (0, 1)],
+        "local+sorm": [(2 / 4, 1 / 2), (2 / 4, 1 / 2)],
     }  # fmt: skip
     rows = {("local+sorm-global", "accuracy_all_drafts_difference"): (2 / 4, 4),
             ("local+sorm-global", "accuracy_all_drafts_difference_p"): (5 / 8, 4)}  # fmt: skip
-    for method, numbers in by_hand.items():
-        for which, (difference, p) in zip(("all", "incorrect"), numbers, strict=True):
+    for method, changes in by_hand.items():
+        for which, (difference, p) in zip(("all", "incorrect"), changes, strict=True):
             rows[f"{method}-greedy", f"accuracy_{which}_drafts_difference"] = (difference, 4)
             rows[f"{method}-greedy", f"accuracy_{which}_drafts_difference_p"] = (p, 4)
     return rows
@@ -237,9 +279,10 @@ def best_of_three_samples() -> tuple[pd.DataFrame, pd.DataFrame]:
     return mixed(samples), mixed(score_rows(scores))
 
 
-def figure_6(tables: Tables, candidates: dict) -> list[dict]:
+def figure_6(tables: Tables, candidates: dict) -> Outcomes:
     samples, scores = best_of_three_samples()
-    return tables.figure6(tables.choices(candidates, samples, scores), samples)
+    drafts = frame(tables.run, "samples", DRAFTS)
+    return tables.figure6(mixed(tables.choices(candidates, samples, scores)), drafts, samples)
 
 
 def test_figure_6(tables, candidates):
@@ -293,18 +336,9 @@ def test_figure_4(tables):
             ("sorm-sorm_raw", "rerank_accuracy_difference@2"): (3 / 4, 2),
             ("majority", "majority@1"): (1 / 2, 2), ("majority", "majority@2"): (1 / 2, 2),
             ("oracle", "rerank_accuracy@1"): (1 / 2, 2), ("oracle", "rerank_accuracy@2"): (1, 2),
+            ("random", "rerank_accuracy@1"): (1 / 2, 2), ("random", "rerank_accuracy@2"): (1 / 2, 2),
         },
     )  # fmt: skip
-
-
-def test_every_number_of_a_run_has_one_row(tables, drafted, scores, refined, candidates):
-    """Or no table could be made of them."""
-    numbers = pd.DataFrame(
-        tables.label_quality(drafted) + tables.table1(drafted, scores) + tables.table2(drafted, scores)
-        + tables.table3(drafted.drafts, refined) + tables.figure5(drafted.drafts, refined)
-        + figure_6(tables, candidates)
-    )  # fmt: skip
-    assert numbers[numbers.duplicated(["method", "metric"])][["method", "metric"]].values.tolist() == []
 
 
 # The (Q, D) set
