@@ -13,8 +13,7 @@ from glore_lib.params import Params
 def planned_and_actual(folder: Path) -> pd.DataFrame:
     """Return planned and actual tokens and seconds of every run and stage.
 
-    The plan gets what cannot be known before a run: the accuracy of the greedy drafts, and whether expert iteration
-    helped. It did not if the greedy drafts are those of the SFT student.
+    The plan gets what cannot be known before a run: the accuracy of the greedy drafts.
     """
     rows = []
     for made in run_folders(folder):
@@ -22,9 +21,8 @@ def planned_and_actual(folder: Path) -> pd.DataFrame:
         run, params = manifest["run"], Params.model_validate(manifest["params"])
         greedy = _accuracy(made, "greedy")
         assert greedy is not None, f"{made} has no greedy accuracy"
-        helped = greedy != _accuracy(made, "greedy_sft")
         took = {stage["stage"]: stage for stage in manifest["stages"]}
-        for stage in plan(params, greedy, helped=helped).stages[:-1]:
+        for stage in plan(params, greedy).stages[:-1]:
             actual = took[stage.stage]
             for what, planned, spent in (
                 ("generated", stage.generated, actual["tokens"].get("tokens_generated", 0)),

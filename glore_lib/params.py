@@ -198,7 +198,7 @@ class Student(Section):
     samples_per_question: Count  # K = 96 in the paper
     temperature: Temperature
     max_kept_per_question: Count  # distinct correct solutions per question and round
-    convergence: Annotated[float, Field(ge=0, lt=1)]  # stop once validation maj@1 gains less than this
+    convergence: Annotated[float, Field(ge=0, lt=1)]  # stop once a round's validation maj@1 gains less than this
     training: Training
     sft_control: bool = False  # also train the base on the SFT data alone, for as many steps
 
@@ -206,20 +206,21 @@ class Student(Section):
 class RewardModels(Section):
     """ORM, balanced ORM and SORM (paper, section 4.1)."""
 
-    start: Literal["student", "base"]
+    start: Literal["student", "base"] = "base"
     samples_per_question: Count
     temperature: Temperature
-    rollouts_per_step: Count  # K = 8 in the paper
+    rollouts_per_step: Count = 8
     rollout_temperature: Temperature
     early_stop: bool = True  # stop sampling rollouts of a prefix whose labels are settled
     # With early_stop, the number of the K rollouts to sample first. One takes the fewest tokens if rollouts differ from
     # their first words on; K is faster if most are alike, because equal ones are decoded once.
     rollouts_at_first: Count = 1
-    sorm_samples_per_question: Count  # of these samples, the number per question to label by rollouts
-    monotone: bool  # post-processing 1: a positive step makes the earlier ones positive
-    consistent: bool  # post-processing 2: a rollout verifies only if it uses the prefix's results
-    balance_steps: bool  # post-processing 3: as many positive as negative labels at each step number
-    threshold: Fraction  # T = 0.5 in the paper
+    # Of these samples, the most distinct ones per question to label by rollouts; all at samples_per_question.
+    sorm_samples_per_question: Count
+    monotone: bool = True  # post-processing 1: a positive step makes the earlier ones positive
+    consistent: bool = True  # post-processing 2: a rollout verifies only if it uses the prefix's results
+    balance_steps: bool = True  # post-processing 3: as many positive as negative labels at each step number
+    threshold: Fraction = 0.5
     # Solutions of a question that share one sequence of a batch, up to finetuning.max_length. Their common beginnings
     # are computed once.
     solutions_per_row: Count = 1
@@ -244,11 +245,12 @@ class RewardModels(Section):
 class Refiner(Section):
     """One model for local and global refinements (paper, section 4.1, step 3)."""
 
-    start: Literal["student", "base"]
+    start: Literal["student", "base"] = "base"
     pairs_per_question: Count  # of each kind, at most
     training: Training
-    force_prefix: bool  # local: decode after the steps before [BAD] instead of letting the refiner repeat them
-    no_error_found: Literal["last_step", "keep_draft"]  # what local refinement does if no step is <= threshold
+    force_prefix: bool = False  # local: decode after the steps before [BAD] instead of letting the refiner repeat them
+    # What local refinement does if no step is <= threshold; last_step marks the last one, an ablation.
+    no_error_found: Literal["keep_draft", "last_step"] = "keep_draft"
 
 
 class Evaluation(Section):

@@ -8,9 +8,11 @@ import re
 BAD = "[BAD]"
 ANSWER_MARK = "####"  # starts the line with the final answer, the last line of a solution
 _ANNOTATION = re.compile(r"<<[^<>]*>>")
-_DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?"  # commas only between thousands: 1,5 is two numbers
-_RESULT = re.compile(rf"=\s*\$?(-?{_DIGITS})")
-_NUMBER = re.compile(rf"(?:(?<![\w)%])-)?{_DIGITS}")  # the minus in 46-23 is not a sign
+# Unsigned, because 46-23 has no sign. Commas only between thousands: 1,5 is two numbers.
+_NUMBER = re.compile(r"((?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)(\s?%)?")
+_RESULT = re.compile(rf"=[\s$-]*+{_NUMBER.pattern}")
+# What follows a number that is part of an expression: 4S, 4(2), 2:10; after a unit, an operator or one more equation.
+_EXPRESSION = re.compile(r"[A-Za-z](?![A-Za-z])|\(|:\d|[A-Za-z /]{0,40}(?:=|(?:[-+*/×÷^]|\bx)\s?[$(]?\.?\d)")
 
 
 def split_steps(solution: str) -> list[str]:
@@ -41,21 +43,50 @@ def strip_annotations(text: str) -> str:
 
 
 def results(text: str) -> list[str]:
-    """Return the intermediate results in ``text``: the number after each equals sign, without commas."""
-    return [number.replace(",", "") for number in _RESULT.findall(strip_annotations(text))]
+    """Return the values of the intermediate results in ``text``: the plain number that each equation ends with.
+
+    Of a chain, 2 * 3 * 4 = 6 * 4 = 24, that is the last number. Algebra has none: 4S, 3/4 and 2 + x are not numbers.
+    Values have no sign, currency, commas or padding zeros: $1,200.00 is 1200 and .50 is 0.5.
+    """
+    return [_value(number[1]) for line in strip_annotations(text).split("\n") for number in _computed(line)]
 
 
 def is_consistent(prefix: str, suffix: str) -> bool:
     """Return whether each intermediate result of ``prefix`` is used later (paper, section 4.1, post-processing 2).
 
-    A result is used if its number occurs in the suffix, or in the prefix after its equation: early results of a chain
-    are used before P_i ends. Whole numbers are compared, so 3 is not found in 13. The paper does not say how to treat
-    numbers that recur by chance; here they count as used. Annotations are removed first: each repeats the number after
-    it, so that every result would be used. Linear in the text.
+    A result (:func:`results`) is used if its value occurs in a later step: of the prefix, since early results of a
+    chain are used before P_i ends, or of the suffix. Its own step does not count. Values are compared: 9.00 is 9 and
+    3 is not in 13. A number with a percent sign has both its values, 20% is 20 and 0.2. Numbers that recur by chance
+    count as used; the paper does not say how to treat them. Annotations are removed first. Linear in the text.
     """
-    prefix, suffix = strip_annotations(prefix), strip_annotations(suffix)
-    last = {number[0].replace(",", ""): number.start() for number in _NUMBER.finditer(f"{prefix}\n{suffix}")}
-    return all(last[match[1].replace(",", "")] > match.start(1) for match in _RESULT.finditer(prefix))
+    later: set[str] = set()
+    for step in reversed(strip_annotations(suffix).split("\n")):
+        later.update(*map(_values, _NUMBER.finditer(step)))
+    for step in reversed(strip_annotations(prefix).split("\n")):
+        if any(later.isdisjoint(_values(result)) for result in _computed(step)):
+            return False
+        later.update(*map(_values, _NUMBER.finditer(step)))
+    return True
+
+
+def _computed(step: str) -> list[re.Match[str]]:
+    """Return the results of a step: group 1 has the number, group 2 its percent sign."""
+    return [m for m in _RESULT.finditer(step) if not _EXPRESSION.match(step, m.end())]
+
+
+def _values(number: re.Match[str]) -> set[str]:
+    values = {_value(number[1])}
+    if number[2]:
+        whole, _, decimals = number[1].replace(",", "").partition(".")
+        whole = whole.rjust(2, "0")
+        values.add(_value(f"{whole[:-2]}.{whole[-2:]}{decimals}"))
+    return values
+
+
+def _value(number: str) -> str:
+    """Return the one way to write an unsigned number: exact, where floats of many digits are not."""
+    whole, _, decimals = number.replace(",", "").partition(".")
+    return (whole.lstrip("0") or "0") + f".{decimals}".rstrip("0").rstrip(".")
 
 
 def normalise(solution: str) -> str:

@@ -127,17 +127,16 @@ def _sum(stage: str, parts: list[Work]) -> Work:
     return Work(stage, "", memory=max(part.memory for part in parts), **sums)
 
 
-def plan(p: Params, accuracy: float = 0.6, hardware: str = "cpu", helped: bool = True) -> Plan:
+def plan(p: Params, accuracy: float = 0.6, hardware: str = "cpu") -> Plan:
     """Plan a run whose students have this ``accuracy``, on one of :data:`HARDWARE`.
 
-    If expert iteration has not ``helped``, the student stays the SFT student, and Figure 4 needs no samples and
-    rollouts of its own. Raises ParamsError if the parameters, the data, the model or the hardware cannot be used.
+    Raises ParamsError if the parameters, the data, the model or the hardware cannot be used.
     """
     if not 0 < accuracy < 1:
         raise ParamsError(f"--accuracy {accuracy}: must be between 0 and 1, both excluded")
     if hardware not in HARDWARE:
         raise ParamsError(f"--hardware {hardware}: must be one of {', '.join(HARDWARE)}")
-    planner = _Planner(p, accuracy, HARDWARE[hardware], helped)
+    planner = _Planner(p, accuracy, HARDWARE[hardware])
     for stage in (planner.students, planner.orm, planner.sorm, planner.refiner, planner.evaluation):
         stage()
     right, wrong = planner.text.new_texts
@@ -168,8 +167,8 @@ def _distinct(count: np.ndarray, new: float) -> np.ndarray:
 class _Planner:
     """Collects the work of one run, one method per notebook. Arrays have one entry per question of a split."""
 
-    def __init__(self, p: Params, accuracy: float, hardware: Hardware, helped: bool):
-        self.p, self.hardware, self.helped = p, hardware, helped
+    def __init__(self, p: Params, accuracy: float, hardware: Hardware):
+        self.p, self.hardware = p, hardware
         task = checked_task(p)
         self.size, self.sized_by = model_size(p.base_model.location)
         count, self.counted_by = token_counter(p.base_model.location)
@@ -237,12 +236,9 @@ class _Planner:
         for kind in ("sorm", "sorm_raw"):
             self._train_reward_model(kind, self.samples, p.training)
         self._score("validation", *self._greedy("validation"), times=2)
-        # If the student is the SFT student, its samples and rollouts are there already.
-        if p.figure4 and p.figure4_training and (self.helped or p.figure4_training != p.training):
-            samples = self.samples
-            if self.helped:
-                samples = self._reward_samples()
-                self._roll_out("train", *self._drafts(samples))
+        if p.figure4 and p.figure4_training:  # of the SFT student
+            samples = self._reward_samples()
+            self._roll_out("train", *self._drafts(samples))
             for kind in KINDS:
                 self._train_reward_model(kind, samples, p.figure4_training)
 
@@ -269,8 +265,7 @@ class _Planner:
         self._refine("test")
         if self.p.reward_models.figure4:
             self._sample("figure 4", "test", p.rerank_samples)
-            if self.helped:
-                self._sample("greedy of sft", "test")
+            self._sample("greedy of sft", "test")
             self._score("test", *self._texts(self._counts("test", p.rerank_samples)), times=len(KINDS))
 
     def _reward_samples(self) -> Pair:
@@ -306,7 +301,8 @@ class _Planner:
         locators = ["orm", "sorm", *(["oracle"] if self.exact else [])]
         local = {f"local+{locator}": p.force_prefix for locator in locators}
         other = {"local+sorm, prefix " + ("free" if p.force_prefix else "forced"): not p.force_prefix}
-        self._generate("global", right + wrong, lengths.solution, lengths.refine)
+        for name in ("global", "global, sampled"):
+            self._generate(name, right + wrong, lengths.solution, lengths.refine)
         for i, (name, forced) in enumerate((local | other).items()):
             # With the same mark and the same freedom of the answer, it is the same refinement.
             new = 1 if forced != p.force_prefix else NEW_MARKS if i else 1 - NEW_MARKS / 2
@@ -332,11 +328,10 @@ class _Planner:
         return right, wrong
 
     def _drafts(self, samples: Pair) -> Pair:
-        """Return the samples that get rollouts: wrong and right ones in turn (step_labels.choose_drafts)."""
-        n = self.p.reward_models.sorm_samples_per_question
+        """Return the samples that get rollouts: the first distinct ones (step_labels.choose_drafts)."""
         right, wrong = self._texts(samples)
-        wrong = np.minimum(wrong, np.maximum(math.ceil(n / 2), n - right))
-        return np.minimum(right, n - wrong), wrong
+        share = np.minimum(1, self.p.reward_models.sorm_samples_per_question / np.maximum(right + wrong, 1))
+        return right * share, wrong * share
 
     def _step_chance(self, split: str) -> np.ndarray:
         """Return the probability that a rollout from the first 1, 2, ... right steps is right, [questions, steps]."""

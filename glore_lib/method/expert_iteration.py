@@ -45,18 +45,19 @@ def round_samples(run: Run, student: Student, i: int) -> Artifact:
 
 
 def expert_iteration(run: Run) -> tuple[Student, pd.DataFrame]:
-    """Run expert iteration; return the best student and a frame with one row per round.
+    """Run expert iteration; return the converged student and a frame with one row per round.
 
     Each round samples K solutions per training question from the last student, adds the correct ones to the data, and
-    fine-tunes the base model on all of it. It stops after ``student.rounds`` rounds, or once validation maj@1 gains
-    less than ``student.convergence``. The student with the best validation maj@1 is returned, never the base model.
+    fine-tunes the base model on all of it. Rounds end with the first whose student's validation maj@1 is not at least
+    ``student.convergence`` above that of the student before, or after ``student.rounds``. The last round's student is
+    returned, as in the paper, also if another one scored higher.
     """
     p = run.params.student
     questions = run.questions("train")
     student = first_student(run)
-    best, best_accuracy, table = student, validation_accuracy(run, student), []
+    reached = validation_accuracy(run, student)
     first = {"round": 0, "student": student.policy, "new": 0}
-    table.append(first | {"solutions": len(student.data.read()), "maj@1": best_accuracy})  # type: ignore[union-attr]
+    table = [first | {"solutions": len(student.data.read()), "maj@1": reached}]  # type: ignore[union-attr]
     for i in range(1, p.rounds + 1):
         samples = round_samples(run, student, i)
         before = student.data
@@ -67,7 +68,7 @@ def expert_iteration(run: Run) -> tuple[Student, pd.DataFrame]:
         )  # fmt: skip
         pairs = [(questions[r.question_id], r.text) for r in merged.read().itertuples()]
         student = Student(fine_tune(run, f"ei{i}", pairs, p.training, merged), f"ei{i}", merged)
-        reached = validation_accuracy(run, student)
+        last, reached = reached, validation_accuracy(run, student)
         drawn = samples.read()
         table.append(
             {
@@ -76,9 +77,6 @@ def expert_iteration(run: Run) -> tuple[Student, pd.DataFrame]:
                 "questions solved": drawn.groupby("question_id")["is_correct"].any().mean(),
             }
         )  # fmt: skip
-        gain = reached - best_accuracy
-        if gain > 0 or best.model is None:
-            best, best_accuracy = student, reached
-        if gain < p.convergence:
+        if reached - last < p.convergence:
             break
-    return best, pd.DataFrame(table)
+    return student, pd.DataFrame(table)

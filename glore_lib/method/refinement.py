@@ -14,7 +14,7 @@ from glore_lib.models import training
 from glore_lib.models.tokens import encode
 from glore_lib.params import Refiner
 from glore_lib.run import Run
-from glore_lib.sampling import Request
+from glore_lib.sampling import Completion, Request
 from glore_lib.solutions import mark_bad, normalise, prefix_text, split_steps
 
 
@@ -108,21 +108,23 @@ class RefinementSpec:
 
     ``errors`` gives each draft's first error for local refinement (index ``sample_id``; 0: none was found); None means
     global. With ``force_prefix`` the refiner continues after the steps before the error instead of repeating them; None
-    takes the parameter of that name.
+    takes the parameter of that name. ``sampled`` draws at ``evaluation.temperature`` instead of decoding greedily.
     """
 
     errors: pd.Series | None = None
     force_prefix: bool | None = None
+    sampled: bool = False
 
 
 def refine(
     run: Run, refiner: Artifact, drafts: Artifact, split: str, specs: Mapping[str, RefinementSpec]
 ) -> dict[str, Artifact]:  # fmt: skip
-    """Refine all drafts greedily, for each kind in ``specs`` (records ``refinements``).
+    """Refine all drafts, for each kind in ``specs`` (records ``refinements``).
 
-    Where several kinds see the error of a draft in the same place, the refiner writes one refinement for all.
+    Where several kinds see the error of a draft in the same place, the refiner writes one refinement for all, or one
+    for all that are sampled. Samples have a seed for each question.
     """
-    p = run.params.refiner
+    p, temperature = run.params.refiner, run.params.evaluation.temperature
     forced = {kind: p.force_prefix if g.force_prefix is None else g.force_prefix for kind, g in specs.items()}
     questions = run.questions(split)
 
@@ -142,13 +144,17 @@ def refine(
                     kept = steps[: at - 1] if forced[kind] else []
                     prompt = run.task.refine_prompt(questions[draft.question_id].question, mark_bad(steps, at))
                     ids = tuple(encode(run.tokenizer, prompt, kept).ids)
-                    asked.append((row, prefix_text(kept, len(kept)), ids))
-        prompts = list(dict.fromkeys(ids for *_, ids in asked))
-        requests = [Request(ids, 1, seed=0) for ids in prompts]  # greedy: no random numbers
-        answers = run.sampler(refiner).sample(requests, 0.0, run.params.sampling.max_new_tokens, "refinements")
-        written = {ids: completion for ids, (completion,) in zip(prompts, answers, strict=True)}
-        for row, prefix, ids in asked:
-            row["text"] = prefix + written[ids].text
+                    seed = run.seed("refinements", draft.question_id) if spec.sampled else 0  # greedy: not used
+                    asked.append((row, prefix_text(kept, len(kept)), (spec.sampled, Request(ids, 1, seed))))
+        written: dict[tuple[bool, Request], Completion] = {}
+        for sampled in sorted({sampled for *_, (sampled, _) in asked}):
+            requests = list(dict.fromkeys(request for *_, (its, request) in asked if its == sampled))
+            answers = run.sampler(refiner).sample(
+                requests, temperature if sampled else 0.0, run.params.sampling.max_new_tokens, "refinements"
+            )
+            written |= {(sampled, r): completion for r, (completion,) in zip(requests, answers, strict=True)}
+        for row, prefix, request in asked:
+            row["text"] = prefix + written[request].text
         for row in rows:
             row["final_answer"] = run.task.final_answer(row["text"])
             row["is_correct"] = run.task.is_correct(row["text"], questions[row["question_id"]].reference_answer)
@@ -156,7 +162,10 @@ def refine(
 
     params = {
         "specs": {
-            kind: [None if g.errors is None else g.errors.sort_index().astype(int).tolist(), forced[kind]]
+            kind: [
+                None if g.errors is None else g.errors.sort_index().astype(int).tolist(), forced[kind],
+                temperature if g.sampled else 0.0,
+            ]
             for kind, g in specs.items()
         },
         "no_error_found": p.no_error_found, "sampling": run.params.sampling,

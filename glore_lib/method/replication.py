@@ -215,13 +215,13 @@ class SplitEvaluation:
 
     @cached_property
     def refined(self) -> dict[str, Artifact]:
-        """All refinements of the drafts, and three controls.
+        """All refinements of the drafts, and four controls.
 
-        The controls are a fresh sample of the student, the refiner without a draft, and local refinement with
-        ``force_prefix`` negated.
+        The controls are a fresh sample of the student, a second, sampled global refinement, the refiner without a
+        draft, and local refinement with ``force_prefix`` negated.
         """
         refiner, force = self.replication.refiner, self.run.params.refiner.force_prefix
-        specs = {"global": RefinementSpec()}
+        specs = {"global": RefinementSpec(), "global_sampled": RefinementSpec(sampled=True)}
         specs |= {f"local+{locator}": RefinementSpec(errors) for locator, errors in self.first_errors.items()}
         specs["local+sorm_free" if force else "local+sorm_forced"] = RefinementSpec(
             self.first_errors["sorm"], not force

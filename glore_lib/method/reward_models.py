@@ -53,8 +53,9 @@ def reward_model_data(run: Run, student: Student) -> RewardModelData:
 def labels_for(run: Run, kind: str, data: RewardModelData) -> pd.DataFrame:
     """Return the training labels of one kind of reward model (record ``step_labels``).
 
-    Kinds: ``orm``, ``balanced_orm``, ``sorm`` with the post-processing of the parameters, ``sorm_raw`` without any,
-    ``sorm_consistent`` without balancing, ``sorm_balanced`` without the consistency rule.
+    Kinds: ``orm``, ``balanced_orm``, ``sorm`` with the post-processing of the parameters, ``sorm_raw`` without
+    balancing and the consistency rule (the paper's Figure 4), ``sorm_consistent`` without balancing, ``sorm_balanced``
+    without the consistency rule. The monotone rule is a parameter of all four.
     """
     p = run.params.reward_models
     seed = run.seed("labels", kind, data.samples.record["name"])
@@ -62,11 +63,11 @@ def labels_for(run: Run, kind: str, data: RewardModelData) -> pd.DataFrame:
         return step_labels.orm_labels(data.samples.read())
     if kind == "balanced_orm":
         return step_labels.orm_labels(step_labels.balance_samples(data.samples.read(), seed))
-    monotone, consistent, balance = {
-        "sorm": (p.monotone, p.consistent, p.balance_steps), "sorm_raw": (False, False, False),
-        "sorm_consistent": (p.monotone, True, False), "sorm_balanced": (p.monotone, False, True),
+    consistent, balance = {
+        "sorm": (p.consistent, p.balance_steps), "sorm_raw": (False, False), "sorm_consistent": (True, False),
+        "sorm_balanced": (False, True),
     }[kind]  # fmt: skip
-    labels = step_labels.rollout_labels(data.rollouts.read(), monotone, consistent)
+    labels = step_labels.rollout_labels(data.rollouts.read(), p.monotone, consistent)
     return step_labels.balance_steps(labels, seed) if balance else labels
 
 

@@ -26,7 +26,8 @@ def rollouts(
     """Sample up to K completions of every prefix P_i of every sample (record ``rollouts``).
 
     ``is_correct``: the rollout reaches the correct final answer. ``is_consistent``: it also uses the results that the
-    prefix computed. After the last step nothing is left to complete: one row says whether the sample is correct.
+    prefix computed. After the answer nothing is left to complete: one row says whether the sample is correct, and its
+    last step's label is that alone.
 
     Samples of a question share the rollouts of their common prefixes. With ``reward_models.early_stop`` fewer rollouts
     are made and the labels stay the same under every post-processing, because a rollout depends only on its prefix, its
@@ -97,7 +98,7 @@ class Prefix:
 def _prefixes(run: Run, sample: Any, split: str, known: dict[tuple[str, str], Prefix]) -> list[Prefix]:
     """Return P_1, P_2, ... of a sample; add those that are not ``known`` by question and text.
 
-    A prefix that ends with an answer is its own and only rollout.
+    A prefix that ends with an answer is its own and only rollout, to which the consistency rule does not apply.
     """
     question, steps, found = run.questions(split)[sample.question_id], split_steps(sample.text), []  # type: ignore[var-annotated]
     for i in range(1, len(steps) + 1):
@@ -105,7 +106,7 @@ def _prefixes(run: Run, sample: Any, split: str, known: dict[tuple[str, str], Pr
         if (question.question_id, text) not in known:
             new = Prefix(question, text, encode(run.tokenizer, run.task.prompt(question.question), steps[:i]))
             if run.task.final_answer(text):
-                new.rollouts[0] = _graded(run, new, "")
+                new.rollouts[0] = Rollout("", run.task.is_correct(text, question.reference_answer), True)
             elif found:
                 found[-1].longer.append(new)
             known[question.question_id, text] = new

@@ -50,14 +50,8 @@ def balance_steps(labels: pd.DataFrame, seed: int) -> pd.DataFrame:
 
 
 def choose_drafts(samples: pd.DataFrame, per_question: int) -> pd.DataFrame:
-    """Choose the samples to label by rollouts: the first ``per_question`` distinct ones of each question.
-
-    Wrong and correct samples alternate, so that both kinds are chosen where a question has both.
-    """
-    distinct = samples.drop_duplicates(["question_id", "text"])
-    turn = distinct.groupby(["question_id", "is_correct"]).cumcount() * 2 + distinct["is_correct"]
-    chosen = distinct.assign(turn=turn).sort_values(["question_id", "turn"]).groupby("question_id").head(per_question)
-    return distinct.loc[chosen.index.sort_values()]
+    """Choose the samples to label by rollouts: the first ``per_question`` distinct ones of each question."""
+    return samples.drop_duplicates(["question_id", "text"]).groupby("question_id").head(per_question)
 
 
 def rollout_labels(rollouts: pd.DataFrame, monotone: bool, consistent: bool) -> pd.DataFrame:

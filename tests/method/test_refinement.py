@@ -272,6 +272,23 @@ def test_without_a_draft_the_refiner_sees_what_a_student_sees(run, drafts, monke
     assert found["is_correct"].tolist() == right
 
 
+def test_sampled_refinements_have_a_temperature_and_a_seed_of_each_question(run, drafts, monkeypatch):
+    sampler = Scripted(run.tokenizer, lambda prompt, seed, j: f"tom has {seed}\n#### 0\n")
+    monkeypatch.setattr(Run, "sampler", lambda self, source: sampler)
+    source = frame(run, "samples", SAMPLES)
+    specs = {"global_sampled": RefinementSpec(sampled=True), "global": RefinementSpec()}
+    made = {kind: artifact.read() for kind, artifact in refine(run, source, drafts, "test", specs).items()}
+    greedy, sampled = sampler.calls  # of a sampler, a call has one temperature
+    assert sampler.temperatures == [0.0] * 3 + [run.params.evaluation.temperature] * 3
+    assert [r.prompt for r in greedy] == [r.prompt for r in sampled]
+    seeds = [run.seed("refinements", q) for q in drafts.read()["question_id"][:3]]
+    assert [r.seed for r in sampled] == seeds and len(set(seeds)) == 3
+    assert made["global"]["text"].tolist() == ["tom has 0\n#### 0\n"] * 3 + [""]
+    assert made["global_sampled"]["text"].tolist() == [f"tom has {seed}\n#### 0\n" for seed in seeds] + [""]
+    again = refine(run, source, drafts, "test", {"global": RefinementSpec(sampled=True)})["global"].read()
+    assert again["text"].tolist() == made["global_sampled"]["text"].tolist()  # not the greedy ones of that name
+
+
 def test_the_refiner_is_asked_once_where_kinds_see_the_error_in_the_same_place(run, drafts, monkeypatch):
     sampler = Scripted(run.tokenizer, lambda prompt, seed, j: f"{prompt.index('[BAD]')}\n#### 0")
     monkeypatch.setattr(Run, "sampler", lambda self, source: sampler)

@@ -28,8 +28,8 @@ SETTINGS = {
     "evaluation__rerank_samples": 4,
 }  # fmt: skip
 REFINEMENTS = (
-    "global", "local+orm", "local+sorm", "local+oracle", "local+sorm_free", "local+sorm_forced", "refiner_no_draft",
-    "resample",
+    "global", "global_sampled", "local+orm", "local+sorm", "local+oracle", "local+sorm_free", "local+sorm_forced",
+    "refiner_no_draft", "resample",
 )  # fmt: skip
 
 

@@ -167,7 +167,7 @@ def test_first_errors():
 # Drafts
 
 
-def test_drafts_are_distinct_and_wrong_and_right_in_turn():
+def test_drafts_are_the_first_distinct_samples():
     samples = sample_rows(
         ("q1", "right 1", True), ("q1", "right 1", True), ("q1", "right 2", True), ("q1", "wrong 1", False),
         ("q2", "wrong 2", False), ("q1", "wrong 3", False), ("q2", "wrong 2", False), ("q3", "right 3", True),
@@ -176,9 +176,9 @@ def test_drafts_are_distinct_and_wrong_and_right_in_turn():
     def texts(per_question: int) -> list[str]:
         return choose_drafts(samples, per_question)["text"].tolist()
 
-    assert texts(1) == ["wrong 1", "wrong 2", "right 3"]
-    assert texts(2) == ["right 1", "wrong 1", "wrong 2", "right 3"]
-    assert texts(3) == ["right 1", "wrong 1", "wrong 2", "wrong 3", "right 3"]
+    assert texts(1) == ["right 1", "wrong 2", "right 3"]
+    assert texts(2) == ["right 1", "right 2", "wrong 2", "right 3"]
+    assert texts(3) == ["right 1", "right 2", "wrong 1", "wrong 2", "right 3"]
     assert texts(9) == ["right 1", "right 2", "wrong 1", "wrong 2", "wrong 3", "right 3"]
     assert list(choose_drafts(samples, 2).columns) == list(samples.columns)
 
@@ -248,13 +248,24 @@ def test_rollouts_by_hand(run, question, monkeypatch):
     grades = found.groupby("step")[["is_correct", "is_consistent"]].agg(list)
     assert grades.loc[1].tolist() == [[True, True, False, False], [True, False, False, False]]
     assert grades.loc[2].tolist() == [[False, True, False, True], [False, True, False, False]]
-    assert grades.loc[3].tolist() == [[True], [False]]  # the sample's own grade; its 5 is used nowhere
+    assert grades.loc[3].tolist() == [[True], [True]]  # the sample's own grade, though its 5 is used nowhere
     assert found["text"].tolist() == [*written["ann 1 + 1 = 2 pens"], *written["ben 2 + 3 = 5 pens"], ""]
     assert found.groupby("step")["rollout"].agg(list).tolist() == [[0, 1, 2, 3], [0, 1, 2, 3], [0]]
     assert sampler.prompts == [
         f"{question.question}\nann 1 + 1 = 2 pens\n", f"{question.question}\nann 1 + 1 = 2 pens\nben 2 + 3 = 5 pens\n"
     ]  # fmt: skip
     assert set(sampler.temperatures) == {run.params.reward_models.rollout_temperature}
+
+
+def test_a_samples_last_label_is_its_final_answers_correctness(run, question, monkeypatch):
+    """Also under the consistency rule, which no continuation of a step before satisfies here."""
+    q, answer = question.question_id, question.reference_answer
+    lines = "ann 1 + 1 = 2 pens\nben 2 + 3 = 50 pens\n#### "
+    samples = sample_rows((q, lines + answer, True), (q, f"{lines}{int(answer) + 1}", False))
+    found, _ = roll(run, monkeypatch, samples, says({}))
+    for switches in [*POSTPROCESSING.values(), (False, True)]:
+        monotone = switches[0]
+        assert labels_of(rollout_labels(found, *switches)) == {"s0": [int(monotone)] * 2 + [1], "s1": [0, 0, 0]}
 
 
 def test_a_sample_without_final_answer_rolls_out_after_its_last_step(run, question, monkeypatch):

@@ -274,7 +274,7 @@ def test_label_quality_draws_the_frames_numbers():
 @pytest.mark.parametrize(
     ("name", "method", "notes"),
     [
-        ("figure4", "sorm_raw", ["Samples K\nNo data: SORM, raw labels"]),
+        ("figure4", "sorm_raw", ["Samples K\nNo data: SORM, monotone rule only"]),
         ("figure4", "greedy_sft", ["Samples K\nNo data: Greedy"]),
         ("figure4", "sorm_consistent", []),
         ("figure5", "local+orm", ["no data"] * 2),

@@ -13,13 +13,7 @@ from glore_lib.method.step_labels import rollout_labels
 from glore_lib.params import ParamsError, Section
 from glore_lib.run import Run
 
-# Post-processing 1 and 2 as (monotone, consistent).
-RULES = {
-    "raw": (False, False),
-    "monotone": (True, False),
-    "consistent_alone": (False, True),
-    "consistent": (True, True),
-}
+RULES = step_labels.POSTPROCESSING | {"consistent_alone": (False, True)}
 
 
 def label_rules(lab: Replication) -> pd.DataFrame:
