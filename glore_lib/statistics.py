@@ -406,17 +406,24 @@ def majority_vote(answers: Sequence[str]) -> str:
     return votes.most_common(1)[0][0] if votes else ""
 
 
-def majority_at_k(answers: Sequence[Sequence[str]], correct: ArrayLike, ks: Sequence[int], seed: int) -> NDArray:
+def majority_at_k(
+    answers: Sequence[Sequence[str]], correct: ArrayLike, ks: Sequence[int], seed: int, weights: ArrayLike | None = None
+) -> NDArray[np.float64]:
     """Compute the expected accuracy of the majority vote of K samples, over K-subsets of a question's pool.
 
-    ``answers`` and ``correct`` (the grade of each answer) are [questions, N]; the result is [len(ks), questions]. All
-    subsets are used if there are at most ``DRAWS``, so K = 1 and K = N are exact; otherwise ``DRAWS`` random ones, the
-    same for every question. A tie counts as the share of correct answers among the tied ones. Empty answers do not
-    vote. Raises ValueError if shapes differ, K is not in 1..N, or an answer is graded both right and wrong.
+    ``answers`` and ``correct`` (the grade of each answer) are [questions, N]; the result is [len(ks), questions]. With
+    ``weights`` [questions, N], such as scores, the answer with the largest sum of weights wins. All subsets are used if
+    there are at most ``DRAWS``, so K = 1 and K = N are exact; otherwise ``DRAWS`` random ones, the same for every
+    question. A tie counts as the share of correct answers among the tied ones. Empty answers do not vote. Raises
+    ValueError if shapes differ, K is not in 1..N, a weight is negative or not finite, or an answer is graded both right
+    and wrong.
     """
     right = _pool(correct)
     if [len(pool) for pool in answers] != [right.shape[1]] * len(right):
         raise ValueError(f"answers: must be of the shape of correct, {right.shape}")
+    each = np.ones(right.shape) if weights is None else np.asarray(weights, dtype=float)
+    if each.shape != right.shape or not (np.isfinite(each).all() and (each >= 0).all()):
+        raise ValueError(f"weights: must be finite, not negative, and of the shape of correct, {right.shape}")
     size, rng = right.shape[1], np.random.default_rng(seed)
     subsets = [_subsets(size, k, rng) for k in _checked(ks, size)]
     curves = np.zeros((len(ks), len(right)))
@@ -428,9 +435,9 @@ def majority_at_k(answers: Sequence[Sequence[str]], correct: ArrayLike, ks: Sequ
             raise ValueError(f"correct: answer {both!r} of question {question} is graded both right and wrong")
         ballots = np.eye(len(choices))[codes] * (choices != "")  # [N, choices]
         for i, members in enumerate(subsets):
-            votes = members @ ballots  # [subsets, choices]
-            most = votes.max(axis=1, keepdims=True)
-            winners = (votes == most) & (most > 0)
+            # [subsets, choices]; rounding makes equal sums differ by 1e-16
+            votes = np.where(members @ ballots > 0, members @ (ballots * each[question][:, None]), -1.0).round(12)
+            winners = (votes == votes.max(axis=1, keepdims=True)) & (votes >= 0)
             curves[i, question] = np.mean(winners @ is_right / np.maximum(winners.sum(axis=1), 1))
     return curves
 

@@ -437,6 +437,26 @@ def test_majority_at_k_by_hand():
     assert_array_equal(majority_at_k([["", ""]], [[0, 0]], [1, 2], 0), [[0], [0]])
 
 
+def test_a_weighted_vote_by_hand():
+    answers, correct, weights = [["7", "3", "7", ""]], [[1, 0, 1, 0]], [[0.1, 0.5, 0.2, 0.9]]
+    pairs = [0, 1, 1, 0, 0, 1]  # 7-3 by 0.1:0.5, 7-7, 7 alone, 3-7 by 0.5:0.2, 3 alone, 7 alone
+    triples = [0, 0, 1, 0]  # 0.3:0.5, 0.1:0.5, 7-7, 0.2:0.5
+    assert_allclose(
+        majority_at_k(answers, correct, [1, 2, 3, 4], 0, weights), [[2 / 4], [np.mean(pairs)], [np.mean(triples)], [0]]
+    )
+    # Sums that are equal but for rounding, 0.1 + 0.2 and 0.3, and answers that weigh nothing: both are ties.
+    tied = majority_at_k([["7", "7", "3"]] * 2, [[1, 1, 0]] * 2, [3], 0, [[0.1, 0.2, 0.3], [0, 0, 0]])
+    assert_array_equal(tied, [[0.5, 0.5]])
+
+
+@settings(deadline=None)
+@given(arrays(int, (3, 6), elements=st.integers(0, 1)), st.floats(0.1, 10))
+def test_a_vote_with_equal_weights_is_a_majority_vote(correct, weight):
+    answers = np.where(correct, "7", np.random.default_rng(1).choice(["1", "2", ""], (3, 6)))
+    equal = majority_at_k(answers, correct, [1, 3, 6], 0, np.full((3, 6), weight))
+    assert_allclose(equal, majority_at_k(answers, correct, [1, 3, 6], 0))
+
+
 def test_majority_at_k_by_random_subsets_is_near_enumeration(monkeypatch):
     rng = np.random.default_rng(3)
     answers = rng.choice(["1", "2", "3", ""], (30, 9), p=[0.5, 0.2, 0.2, 0.1])
@@ -459,6 +479,9 @@ def test_majority_at_k_by_random_subsets_is_near_enumeration(monkeypatch):
         (lambda: best_of_k([[1.0]], [[1, 0]], [1]), "one shape"),
         (lambda: oracle_at_k([1, 0], [1]), "questions, N"),
         (lambda: majority_at_k([["1"]], [[1, 0]], [1], 0), "of the shape of correct"),
+        (lambda: majority_at_k([["1"]], [[1]], [1], 0, [[-0.1]]), "weights: must be finite, not negative"),
+        (lambda: majority_at_k([["1"]], [[1]], [1], 0, [[np.nan]]), "weights: must be finite, not negative"),
+        (lambda: majority_at_k([["1"]], [[1]], [1], 0, [0.5]), "of the shape of correct"),
         (lambda: majority_at_k([["1", "1"]], [[1, 0]], [1], 0), "'1' of question 0 is graded both right and wrong"),
     ],
 )
