@@ -70,6 +70,8 @@ class Outcome:
             raise ValueError(f"values {numbers.shape}, questions {ids.shape}, where {counted.shape}: of one length")
         if not np.isfinite(numbers).all():
             raise ValueError("values: must be finite")
+        if not len(ids):  # one question that does not count, so that the outcome can be stored
+            return cls(np.array([""]), np.zeros((1, 1)), np.zeros((1, 1)))
         names, codes = np.unique(ids, return_inverse=True)
         hits, counts = (np.bincount(codes, weights=w, minlength=len(names)) for w in (numbers * counted, counted))
         return cls(names, hits[None], counts[None])
@@ -81,23 +83,28 @@ class Outcome:
         return cls._joined(cls.of(guess == truth, questions, truth == label) for label in (1, 0))
 
     @classmethod
-    def auc(cls, labels: ArrayLike, scores: ArrayLike, questions: ArrayLike) -> "Outcome":
+    def auc(
+        cls, labels: ArrayLike, scores: ArrayLike, questions: ArrayLike, where: ArrayLike | None = None
+    ) -> "Outcome":
         """Build the area under the ROC curve of scores [n]: the chance that a 1 is scored above a 0; ties count half.
+
+        Of all scores, or of those ``where`` is true.
 
         Resampled hits of a U statistic would need all pairs. These are its linear approximation, as in DeLong's and
         Obuchowski's variances: 2 V - AUC for each score, V being the share of the other label that it is ranked
         rightly against.
         """
         truth, values = _binary(labels, "labels"), np.asarray(scores, dtype=float)
-        placed, positive = np.zeros(len(truth)), truth == 1
-        sizes = {1: positive.sum(), 0: len(truth) - positive.sum()}
-        if sizes[0] and sizes[1]:
-            ranks = rankdata(values)
-            for label, among in ((1, positive), (0, ~positive)):
-                below = (ranks[among] - rankdata(values[among])) / sizes[1 - label]
+        counted = np.ones(len(truth), dtype=bool) if where is None else np.asarray(where, dtype=bool)
+        placed, positive, negative = np.zeros(len(truth)), counted & (truth == 1), counted & (truth == 0)
+        if positive.any() and negative.any():
+            ranks = np.zeros(len(truth))
+            ranks[counted] = rankdata(values[counted])
+            for label, among, others in ((1, positive, negative), (0, negative, positive)):
+                below = (ranks[among] - rankdata(values[among])) / others.sum()
                 placed[among] = below if label else 1 - below
             placed = 2 * placed - placed[positive].mean()
-        return cls._joined(cls.of(placed, questions, among) for among in (positive, ~positive))
+        return cls._joined(cls.of(placed, questions, among) for among in (positive, negative))
 
     @classmethod
     def _joined(cls, parts: Iterable["Outcome"]) -> "Outcome":
@@ -144,14 +151,17 @@ class Resampled:
         """Return the value with its percentile interval.
 
         If no replicate differs, each question counts as one trial, and the share of questions that differ is at most
-        Wilson's upper bound for 0 of them.
+        Wilson's upper bound for 0 of them. A value out of bounds is no share, but a mean of counts such as tokens.
         """
         if np.isnan(self.value):
             return NO_DATA
-        if np.nanmax(self.replicates) - np.nanmin(self.replicates) < 1e-12:
+        is_share = self.bounds[0] <= self.value <= self.bounds[1]
+        if np.nanmax(self.replicates) - np.nanmin(self.replicates) < 1e-12 and is_share:
             low, high = _unseen(self.value, self.clusters, self.bounds, level)
         else:
             low, high = np.nanquantile(self.replicates, [0.5 - level / 2, 0.5 + level / 2])
+        if is_share:  # the linear approximation of an AUC may leave them
+            low, high = np.clip([low, high], *self.bounds)
         return Estimate(self.value, float(low), float(high), self.n, self.clusters)
 
 

@@ -24,7 +24,7 @@ from glore_lib.cost.hardware import (
     model_size,
     token_counter,
 )  # fmt: skip
-from glore_lib.method.schedule import KINDS, SCORING_TOKENS, waves
+from glore_lib.method.schedule import KINDS, SCORING_TOKENS, pool_size, waves
 from glore_lib.params import Params, ParamsError
 from glore_lib.solutions import mark_bad, split_steps
 from glore_lib.tasks import Question, Task, checked_task
@@ -298,7 +298,7 @@ class _Planner:
         # draft none is found, and only the last step is written again, or nothing.
         asked = right + wrong if p.no_error_found == "last_step" else wrong
         rest = np.where(wrong > 0, lengths.solution, lengths.last_step)
-        locators = ["orm", "sorm", *(["oracle"] if self.exact else [])]
+        locators = ["orm", "balanced_orm", "sorm", *(["oracle"] if self.exact else [])]
         local = {f"local+{locator}": p.force_prefix for locator in locators}
         other = {"local+sorm, prefix " + ("free" if p.force_prefix else "forced"): not p.force_prefix}
         for name in ("global", "global, sampled"):
@@ -308,8 +308,9 @@ class _Planner:
             new = 1 if forced != p.force_prefix else NEW_MARKS if i else 1 - NEW_MARKS / 2
             self._generate(name, asked * new, rest if forced else lengths.solution, lengths.refine)
         self._sample("no draft", split)
-        self._sample("best of 3", split, 3)
-        for answers in (self._greedy(split), self._greedy(split), self._texts(self._counts(split, 3))):
+        pool = pool_size(self.p, split)
+        self._sample("pool", split, pool)
+        for answers in (self._greedy(split), self._greedy(split), self._texts(self._counts(split, pool))):
             self._score(split, *answers)
 
     def _counts(self, split: str, n: int) -> Pair:

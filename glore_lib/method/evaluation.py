@@ -125,7 +125,7 @@ class Tables:
         predicted = pd.DataFrame(
             {m: a.read().set_index(["sample_id", "step"])["score"].reindex(truth.index) for m, a in scores.items()}
         )
-        intermediate = ~_is_answer(samples, truth.index)
+        intermediate = ~is_answer(samples, truth.index)
         outcomes: Outcomes = {}
         for name, rows in (("", intermediate), ("_all", np.ones_like(intermediate))):
             y, questions = truth["label"].to_numpy()[rows], truth["question_id"].to_numpy()[rows]
@@ -236,12 +236,9 @@ class Tables:
         each refinement; ``samples`` are three per question with the ORM's ``scores``. Ties go to the draft, then to the
         global refinement.
         """
-        right, score = {}, {}
-        for name, (answers, step_scores) in candidates.items():
-            by_sample = answers.set_index("sample_id")
-            right[name] = by_sample["is_correct"]
-            score[name] = answer_scores(step_scores).reindex(by_sample.index, fill_value=0.0)
-        right, score = pd.DataFrame(right), pd.DataFrame(score)  # type: ignore[assignment]
+        right = pd.DataFrame(
+            {k: answers.set_index("sample_id")["is_correct"] for k, (answers, _) in candidates.items()}
+        )
         pool = samples.assign(score=answer_scores(scores).reindex(samples["sample_id"], fill_value=0.0).to_numpy())
         pools = pool.sort_values("sample_id").groupby("question_id", sort=False)
         of_question = pd.DataFrame(
@@ -256,7 +253,7 @@ class Tables:
         return pd.DataFrame(
             {
                 "greedy": right["draft"], "bo3": fresh["bo3"], "majority": fresh["majority"],
-                "reranked": pick(right.to_numpy(), score.to_numpy()), "oracle_bo3": fresh["oracle_bo3"],  # type: ignore[attr-defined]
+                "reranked": reranked(candidates)["is_correct"], "oracle_bo3": fresh["oracle_bo3"],  # type: ignore[attr-defined]
                 "oracle_reranked": right.any(axis=1),  # type: ignore[attr-defined]
             }
         )  # fmt: skip
@@ -305,7 +302,7 @@ def rule_outcomes(rollouts: pd.DataFrame, exact: pd.DataFrame) -> Outcomes:
     return outcomes
 
 
-def _is_answer(drafts: pd.DataFrame, steps: pd.Index) -> np.ndarray:
+def is_answer(drafts: pd.DataFrame, steps: pd.Index) -> np.ndarray:
     """Return whether each (sample_id, step) is the line with the final answer."""
     lines = {
         (sample, i): ANSWER_MARK in step
@@ -393,6 +390,21 @@ def _majority(samples: pd.DataFrame) -> bool:
     return bool(vote) and bool(samples.loc[samples["final_answer"] == vote, "is_correct"].any())
 
 
-def pick(right: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Return whether the top-scored candidate is correct; both are [questions, candidates], ties go to the first."""
-    return right[np.arange(len(right)), scores.argmax(axis=1)]
+def reranked(candidates: Mapping[str, tuple[pd.DataFrame, pd.DataFrame]]) -> pd.DataFrame:
+    """Return the text and the correctness of the top-scored of the candidates of each draft (index ``sample_id``).
+
+    ``candidates`` are those of :meth:`Tables.choices`.
+    """
+    ids = next(iter(candidates.values()))[0]["sample_id"]
+    scores = [answer_scores(step_scores).reindex(ids, fill_value=0.0) for _, step_scores in candidates.values()]
+    answers = [answers.set_index("sample_id").loc[ids] for answers, _ in candidates.values()]
+    chosen = {
+        column: pick(np.column_stack([frame[column] for frame in answers]), np.column_stack(scores))
+        for column in ("text", "is_correct")
+    }
+    return pd.DataFrame(chosen, index=pd.Index(ids, name="sample_id"))
+
+
+def pick(values: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Return the value of the top-scored candidate; both are [questions, candidates], ties go to the first."""
+    return values[np.arange(len(values)), scores.argmax(axis=1)]

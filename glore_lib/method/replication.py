@@ -10,7 +10,7 @@ from math import isnan
 import pandas as pd
 
 from glore_lib.artifacts.store import Artifact
-from glore_lib.method import expert_iteration, refinement, reward_models, step_labels, students
+from glore_lib.method import diagnostics, expert_iteration, refinement, reward_models, step_labels, students
 from glore_lib.method.evaluation import (
     DraftSet,
     Outcomes,
@@ -22,7 +22,7 @@ from glore_lib.method.evaluation import (
 )
 from glore_lib.method.refinement import RefinementSpec
 from glore_lib.method.reward_models import RewardModelData, score_steps
-from glore_lib.method.schedule import KINDS
+from glore_lib.method.schedule import KINDS, pool_size
 from glore_lib.method.students import Student, sample_solutions
 from glore_lib.run import Run
 
@@ -203,10 +203,11 @@ class SplitEvaluation:
     def first_errors(self) -> dict[str, pd.Series]:
         """The first error of every draft by each locator (0: none).
 
-        Locators are ``orm``, ``sorm`` and, where the truth is known, ``oracle``.
+        Locators are ``orm``, ``balanced_orm``, ``sorm`` and, where the truth is known, ``oracle``.
         """
         threshold = self.run.params.reward_models.threshold
-        found = {k: refinement.locate_first_error(self.scores[k].read(), threshold) for k in ("orm", "sorm")}
+        locators = ("orm", "balanced_orm", "sorm")
+        found = {k: refinement.locate_first_error(self.scores[k].read(), threshold) for k in locators}
         if self.draft_set.exact is not None:
             true = step_labels.first_errors(self.draft_set.exact)
             found["oracle"] = true.reindex(self.drafts.read()["sample_id"], fill_value=0)
@@ -233,21 +234,27 @@ class SplitEvaluation:
 
     @cached_property
     def _resampled(self) -> Artifact:
-        """The first of the three fresh samples, under the drafts' ids."""
+        """The first sample of the pool, under the drafts' ids."""
 
         def make() -> pd.DataFrame:
-            first = self.samples.read().groupby("question_id").head(1).set_index("question_id")
+            first = self.samples.groupby("question_id").head(1).set_index("question_id")
             drafts = self.drafts.read()[["question_id", "sample_id"]]
             answers = first.loc[drafts["question_id"], ["text", "final_answer", "is_correct"]].reset_index(drop=True)
             return pd.concat([drafts, answers], axis=1).assign(kind="resample", first_error=0)
 
-        return self.run.frame(f"resampled-{self.split}", "refinements", make, {}, [self.samples, self.drafts])
+        return self.run.frame(f"resampled-{self.split}", "refinements", make, {}, [self.pool, self.drafts])
 
     @cached_property
-    def samples(self) -> Artifact:
-        """Three fresh samples per question, for Bo3."""
-        p, student = self.run.params.evaluation, self.replication.student
-        return sample_solutions(self.run, student, self.split, 3, p.temperature, "bo3")
+    def pool(self) -> Artifact:
+        """Fresh samples of the student, equally many per question (:func:`glore_lib.method.schedule.pool_size`)."""
+        p, student = self.run.params, self.replication.student
+        count = pool_size(p, self.split)
+        return sample_solutions(self.run, student, self.split, count, p.evaluation.temperature, "pool")
+
+    @cached_property
+    def samples(self) -> pd.DataFrame:
+        """The first three of the pool for each question, for Bo3."""
+        return self.pool.read().groupby("question_id", sort=False).head(3)
 
     @cached_property
     def candidates(self) -> dict[str, tuple[Artifact, Artifact]]:
@@ -259,19 +266,19 @@ class SplitEvaluation:
         }  # fmt: skip
 
     @cached_property
-    def bo3_scores(self) -> Artifact:
-        """Step scores of the three fresh samples by the ORM."""
-        return self.score("orm", self.samples, "-bo3")
+    def pool_scores(self) -> Artifact:
+        """Step scores of the pool by the ORM."""
+        return self.score("orm", self.pool, "-pool")
 
     @property
     def choices(self) -> pd.DataFrame:
         """Whether each way to choose an answer is correct on each question (:meth:`Tables.choices`)."""
         candidates = {name: (a.read(), scores.read()) for name, (a, scores) in self.candidates.items()}
-        return self.replication.tables.choices(candidates, self.samples.read(), self.bo3_scores.read())
+        return self.replication.tables.choices(candidates, self.samples, self.pool_scores.read())
 
     @cached_property
     def outcomes(self) -> Outcomes:
-        """Tables 1-3, Figures 5 and 6 and the label quality (:class:`glore_lib.method.evaluation.Tables`)."""
+        """Tables 1-3, Figures 5 and 6, label quality (:class:`glore_lib.method.evaluation.Tables`) and diagnostics."""
         tables = self.replication.tables
 
         def make() -> pd.DataFrame:
@@ -279,17 +286,16 @@ class SplitEvaluation:
                 tables.label_quality(self.draft_set) | tables.table1(self.draft_set, self.scores)
                 | tables.table2(self.draft_set, self.scores) | tables.table3(self.drafts, self.refined)
                 | tables.figure5(self.drafts, self.refined)
-                | tables.figure6(self.choices, self.drafts, self.samples.read())
+                | tables.figure6(self.choices, self.drafts, self.samples) | diagnostics.outcomes(self)
             )  # fmt: skip
 
         rm = self.run.params.reward_models
         switches = {"t": rm.threshold, "monotone": rm.monotone, "consistent": rm.consistent}
+        judged = [self, self.replication.validation] if self.split == "test" else [self]
         inputs = [
-            self.draft_set.rollouts,
-            self.drafts,
-            self.bo3_scores,
-            self.samples,
-            *self.scores.values(),
+            *(a for split in judged for a in (split.draft_set.rollouts, split.drafts, *split.scores.values())),
+            self.pool_scores,
+            self.pool,
             *self.refined.values(),
             *(scores for _, scores in self.candidates.values()),
         ]
@@ -313,7 +319,7 @@ class SplitEvaluation:
         fixed = pd.DataFrame({k: frame.set_index("sample_id")["is_correct"] for k, frame in refined.items()})
         both = ["global", "local+sorm"]
         tokens["global+local+sorm"], fixed["global+local+sorm"] = tokens[both].sum(axis=1), fixed[both].any(axis=1)
-        samples = self.samples.read()
+        samples = self.samples
         by_question = written_tokens(self.run, samples).groupby(samples["question_id"].to_numpy()).sum()
         spent = written_tokens(self.run, drafts.reset_index())
         choices = self.choices

@@ -1,4 +1,4 @@
-"""Figures beyond the paper's: label quality, scores and calibration by step, overlap of fixes, cost, losses, sweeps.
+"""Figures beyond the paper's: label quality, scores by step, overlap of fixes, tokens, losses, sweeps.
 
 ``..._rows`` computes or selects the rows that a figure draws; the figure draws them, one panel per run.
 """
@@ -31,6 +31,8 @@ LABEL_MARKERS: dict[str, dict[str, Any]] = {
     "Recall": {"marker": "s", "markersize": 6.5, "markerfacecolor": "white", "markeredgewidth": 1.8},
 }
 STEP_SCORERS = ("orm", "balanced_orm", "sorm")
+SAMPLED = ("student_best_of", "student_weighted", "student_majority")
+ANSWERED = {"greedy": "Greedy draft", "reranked": "Draft and two refinements, reranked by the ORM"}
 BINS = 5  # of the scores, equally wide
 FEW = 10  # steps in a bin: a share of fewer says nothing, and is in the CSV alone
 BY_STEP, INTERVAL = ["task", "model", "step"], ["value", "ci_low", "ci_high", "n"]
@@ -277,6 +279,68 @@ def _cost(axes: Axes, y: float, method: str, row: Any) -> None:
         shown = ["∞" if np.isinf(x) else f"{x:,.0f}" for x in (row.value, row.ci_low, row.ci_high)]
         text = "{} [{}, {}]".format(*shown)
     axes.text(1.03, y, text, transform=axes.get_yaxis_transform(), va="center")
+
+
+def accuracy_by_tokens_rows(numbers: pd.DataFrame) -> pd.DataFrame:
+    """Select the rows of ``numbers`` that :func:`accuracy_by_tokens` draws."""
+    samples = numbers.metric.str.fullmatch(r"(accuracy|tokens)@\d+") & numbers.method.isin(
+        [*SAMPLED, "student_samples"]
+    )
+    return numbers[samples | (numbers.metric.isin(["accuracy", "tokens"]) & numbers.method.isin(list(ANSWERED)))]
+
+
+@with_style()
+def accuracy_by_tokens(numbers: pd.DataFrame) -> Figure:
+    """Draw the accuracy of N samples of the student, of its draft and of the reranked refinements against tokens."""
+    figure, panels = style.run_panels(accuracy_by_tokens_rows(numbers), width=5.4, height=3.6)
+    points = {method: style.line_style(method) | {"markersize": 10, "linestyle": ""} for method in ANSWERED}
+    for axes, drawn, cells in panels:
+        spent = {m.removeprefix("tokens"): row.value for (_, m), row in cells.items() if m.startswith("tokens@")}
+        samples = drawn[drawn.method.isin(SAMPLED)]
+        samples = samples.assign(x=samples.metric.str.removeprefix("accuracy").map(spent))
+        found = [method for method in SAMPLED if method in set(samples.method)]
+        ends = style.draw_curves(axes, samples[samples.x > 0], found, log=True)
+        for method, look in points.items():
+            if {(method, "accuracy"), (method, "tokens")} <= cells.keys():
+                x, row = cells[method, "tokens"].value, cells[method, "accuracy"]
+                axes.errorbar(x, row.value, style.error_lengths(row), fmt="none", ecolor=look["color"], elinewidth=0.9)
+                axes.plot(x, row.value, label=method, zorder=4, **look)
+                axes.annotate(f"{100 * row.value:.1f}", (x, row.value), (7, 4), textcoords="offset points")
+        axes.set_xticks([*spent.values()], [f"{x:,.0f}\n({at[1:]})" for at, x in spent.items()])
+        label = "Generated tokens per question (samples N)"
+        axes.set_xlabel(style.note_missing(label, (*SAMPLED, *ANSWERED), drawn.method))
+        style.percent_axis(axes.yaxis)
+        style.outer_label(axes, "Accuracy (%)")
+        style.label_ends(axes, ends, percent=True)
+    keys = [Line2D([], [], label=ANSWERED[method], **look) for method, look in points.items()]
+    figure.legend(handles=keys, loc="outside upper center", ncols=len(keys))
+    return figure
+
+
+def auc_by_step_rows(numbers: pd.DataFrame) -> pd.DataFrame:
+    """Select the rows of ``numbers`` that :func:`auc_by_step` draws: those by exact labels of a run that has them."""
+    rows = numbers[numbers.metric.str.fullmatch(r"auc_by_step(_exact)?@\d+") & numbers.method.isin(STEP_SCORERS)]
+    exact = rows.metric.str.contains("_exact")
+    return rows[exact | ~rows.task.isin(rows.task[exact])]
+
+
+@with_style()
+def auc_by_step(numbers: pd.DataFrame) -> Figure:
+    """Draw how well each reward model tells right first, second, ... steps from wrong ones; rare steps are left out."""
+    figure, panels = style.run_panels(auc_by_step_rows(numbers), width=4.7, height=3.2, sharey=True)
+    for axes, drawn, _ in panels:
+        steps = drawn.assign(x=pd.to_numeric(drawn.metric.str.extract(r"@(\d+)", expand=False)))
+        counts = steps.groupby("x").n.max()
+        counts = counts[counts >= FEW_STEPS * counts.max()]
+        found = [method for method in STEP_SCORERS if method in set(steps.method)]
+        ends = style.draw_curves(axes, steps[steps.x.isin(counts.index)], found)
+        axes.axhline(0.5, color=style.INK, linestyle=style.DASHED, linewidth=1)
+        axes.set_ylim(top=1)
+        axes.set_xticks(counts.index, [f"{step:g}\n({n:,})" for step, n in counts.items()])
+        axes.set_xlabel(style.note_missing("Step (number of drafts that reach it)", STEP_SCORERS, drawn.method))
+        style.outer_label(axes, "AUC of the scores of a step")
+        style.label_ends(axes, ends, percent=False)
+    return figure
 
 
 @with_style()

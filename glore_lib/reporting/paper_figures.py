@@ -15,10 +15,16 @@ from matplotlib.patches import Patch
 from glore_lib.reporting import style
 from glore_lib.reporting.style import with_style
 
-HATCHES = {"local+orm": "///", "local+sorm": "...", "oracle_bo3": "///", "oracle_reranked": "///"}
+HATCHES = {
+    "local+orm": "///",
+    "local+balanced_orm": "\\\\\\",
+    "local+sorm": "...",
+    "oracle_bo3": "///",
+    "oracle_reranked": "///",
+}
 RERANKERS = ("orm", "balanced_orm", "sorm", "sorm_raw")
 RERANKER_ABLATIONS = ("sorm_consistent", "sorm_balanced")  # drawn where a run has them, not missed where it hasn't
-REFINERS = ("global", "local+orm", "local+sorm")
+REFINERS = ("global", "local+orm", "local+balanced_orm", "local+sorm")
 DRAFTS = {"accuracy_all_drafts": "All drafts\nrefined", "accuracy_incorrect_drafts": "Only incorrect\ndrafts refined"}
 CHOICES = ("greedy", "bo3", "reranked", "oracle_bo3", "oracle_reranked")
 
@@ -60,11 +66,11 @@ def figure5_rows(numbers: pd.DataFrame) -> pd.DataFrame:
 @with_style()
 def figure5(numbers: pd.DataFrame) -> Figure:
     """Draw the accuracy after refining all drafts, and only the incorrect ones, without reranking (paper, Figure 5)."""
-    figure, panels = style.run_panels(figure5_rows(numbers), width=4.6, height=3.6, sharey=True)
+    figure, panels = style.run_panels(figure5_rows(numbers), width=5.2, height=3.6, sharey=True)
     for axes, drawn, cells in panels:
         for group, metric in enumerate(DRAFTS):
             for place, method in enumerate(REFINERS):
-                _bar(axes, group + 0.28 * (place - 1), 0.25, method, cells.get((method, metric)))
+                _bar(axes, group + 0.22 * (place - 1.5), 0.2, method, cells.get((method, metric)))
         if ("greedy", "accuracy") in cells:
             value = cells["greedy", "accuracy"].value
             axes.axhline(value, label="greedy", color=style.INK, linestyle=style.DASHED, linewidth=1.2, zorder=3)

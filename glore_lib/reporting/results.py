@@ -52,6 +52,12 @@ TABLE_METRICS = {
         *(f"final_{metric}_difference{p}" for metric in _JUDGED for p in ("", "_p")),
     ],
     "table3": ["fixed_fraction", "fixed_jaccard", "fixed_fraction_difference", "fixed_fraction_difference_p"],
+    "transitions": ["wrong_to_right", "right_to_wrong", "unchanged"],
+    "diagnostics": [
+        "lowest_at_last_step", "final_auc", "final_auc_minimum", "final_auc_product",
+        *(f"step_{metric}{refitted}{labels}" for labels in _LABELS for metric in ("brier", "calibration_error")
+          for refitted in ("", "_refitted")),
+    ],
 }  # fmt: skip
 # The functions that draw a figure from its rows.
 DRAW: dict[str, Callable[[pd.DataFrame], Figure]] = {
@@ -59,11 +65,13 @@ DRAW: dict[str, Callable[[pd.DataFrame], Figure]] = {
     "label_quality": analysis_figures.label_quality, "scores_by_step": analysis_figures.scores_by_step,
     "calibration": analysis_figures.calibration, "reliability": analysis_figures.reliability,
     "fixed_overlap": analysis_figures.fixed_overlap, "cost": analysis_figures.cost,
+    "accuracy_by_tokens": analysis_figures.accuracy_by_tokens, "auc_by_step": analysis_figures.auc_by_step,
 }  # fmt: skip
 # The functions that select the part of ``numbers`` that a figure draws.
 SELECT: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
     "figure4": paper_figures.figure4_rows, "figure5": paper_figures.figure5_rows,
     "figure6": paper_figures.figure6_rows, "label_quality": analysis_figures.label_quality_rows,
+    "accuracy_by_tokens": analysis_figures.accuracy_by_tokens_rows, "auc_by_step": analysis_figures.auc_by_step_rows,
 }  # fmt: skip
 
 
@@ -169,7 +177,7 @@ def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
 
 
 def save_table(c: Comparison, name: str, out: str | Path) -> pd.DataFrame:
-    """Write ``table1``, ``table2`` or ``table3`` to ``out``/tables as CSV and as Markdown; return it to display."""
+    """Write a table of :data:`TABLE_METRICS` to ``out``/tables as CSV and as Markdown; return it to display."""
     folder = Path(out) / "tables"
     numbers = c.tables["numbers"]
     rows = numbers[numbers["metric"].isin(TABLE_METRICS[name])]

@@ -14,7 +14,6 @@ from glore_lib.method.evaluation import Numbers, pick
 from glore_lib.method.refinement import RefinementSpec, locate_first_error, marked_step, refine
 from glore_lib.method.replication import Replication, SplitEvaluation
 from glore_lib.method.reward_models import answer_scores
-from glore_lib.method.students import sample_solutions
 from glore_lib.params import ParamsError
 
 TWICE = {"global_twice": "global", "local+sorm_twice": "local+sorm", "global_then_local+sorm": "global"}
@@ -143,15 +142,13 @@ def choices(lab: Replication) -> pd.DataFrame:
 
 def _answers(lab: Replication) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Return whether each answer to a test question is correct, its score by the ORM, and the answer itself."""
-    test, p = lab.test, lab.run.params.evaluation
+    test = lab.test
     sources = {"draft": test.drafts, "global": test.refined["global"], "local": test.refined["local+sorm"]}
     scores = {"draft": test.scores["orm"]} | {k: test.score("orm", sources[k], f"-{k}") for k in REFINED[1:]}
-    more = sample_solutions(lab.run, lab.student, "test", len(SAMPLED) - 3, p.temperature, "bo3-more")
     parts = [sources[k].read().assign(source=k, score=_of_answers(scores[k], sources[k])) for k in REFINED]
-    for samples, name, first in ((test.samples, "bo3", 0), (more, "bo3-more", 3)):
-        frame = samples.read().assign(score=_of_answers(test.score("orm", samples, f"-{name}"), samples))
-        place = frame.groupby("question_id").cumcount() + first
-        parts.append(frame.assign(source="sample" + place.astype(str)))
+    pool = test.pool.read().assign(score=_of_answers(test.pool_scores, test.pool))
+    some = pool.groupby("question_id").head(len(SAMPLED))
+    parts.append(some.assign(source="sample" + some.groupby("question_id").cumcount().astype(str)))
     every = pd.concat(parts)
     columns = ("is_correct", "score", "final_answer")
     right, score, answer = (every.pivot(index="question_id", columns="source", values=c) for c in columns)
