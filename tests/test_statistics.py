@@ -495,3 +495,31 @@ def test_a_row_keeps_the_estimate():
     cells = row("mini-hard", "mini-base", "orm", "accuracy", found)
     assert list(cells.values()) == ["mini-hard", "mini-base", "orm", "accuracy", 0.5, 0.4, 0.6, 10, 5]
     assert of_row(SimpleNamespace(**cells)) == found
+
+
+def test_the_area_under_the_curve_of_some_scores_is_that_of_these_alone():
+    rng = np.random.default_rng(5)
+    labels, scores, questions = rng.integers(0, 2, 60), rng.integers(0, 9, 60), rng.integers(0, 20, 60).astype(str)
+    some = rng.random(60) < 0.5
+    of_some, alone = (
+        Outcome.auc(labels, scores, questions, some),
+        Outcome.auc(labels[some], scores[some], questions[some]),
+    )
+    assert of_some.value == pytest.approx(alone.value) and of_some.n == alone.n == some.sum()
+    assert set(of_some.questions) == set(questions)
+    assert np.isnan(Outcome.auc(labels, scores, questions, labels == 1).value)
+
+
+def test_intervals_keep_to_the_values_that_are_possible():
+    # Two questions of which one has both labels: the linear approximation of some resamples exceeds 1.
+    area = Outcome.auc([1, 0, 1, 0, 1, 0], [0.9, 0.1, 0.8, 0.85, 0.7, 0.2], ["a", "a", "b", "b", "c", "c"])
+    assert np.nanmax(resampled([area]).replicates) > 1
+    assert 0 <= estimate([area]).ci_low < area.value < estimate([area]).ci_high <= 1
+    tokens = estimate([Outcome.of([30, 30], ["a", "b"])])  # no share, so nothing is known of other questions
+    assert (tokens.value, tokens.ci_low, tokens.ci_high, tokens.n) == (30, 30, 30, 2)
+
+
+def test_an_outcome_of_nothing_has_one_question_that_does_not_count():
+    for nothing in (Outcome.of([], []), Outcome.balanced([], [], []), Outcome.auc([], [], [])):
+        assert nothing.questions.tolist() == [""] and nothing.n == 0
+        assert is_no_data(estimate([nothing]))
