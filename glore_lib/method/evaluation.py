@@ -338,8 +338,9 @@ def numbers(task: str, model: str, seed: int | None, outcomes: Sequence[Outcomes
                 change = st.difference(of_method, other).estimate()
                 rows.append(st.row(task, model, f"{a}-{b}", name, change))
                 if "@" not in metric:
-                    p = st.Estimate(st.paired_p(of_method, other), nan, nan, change.n, change.clusters)
-                    rows.append(st.row(task, model, f"{a}-{b}", f"{name}_p", p if change.n else st.NO_DATA))
+                    p = st.paired_p(of_method, other) if change.n else nan
+                    tested = st.Estimate(p, nan, nan, change.n, change.clusters)
+                    rows.append(st.row(task, model, f"{a}-{b}", f"{name}_p", tested))
     frame = pd.DataFrame(rows).assign(seed=seed)
     return frame[NUMBERS].astype({"seed": "Int64"})
 

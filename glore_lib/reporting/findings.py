@@ -72,7 +72,8 @@ def found_in(outcomes: Outcomes, lines: Iterable[Line], stands_for: str = "") ->
             judged = judge([outcomes], claim.a, claim.b, claim.metric, claim.side, claim.needs)
             found += [judged_finding(text, judged, claim.side, PAPER)] if judged else []
         elif not claim:
-            name = metric.removesuffix("*") + ("_exact" if (a, metric.replace("*", "_exact")) in outcomes else "")
+            exact = metric.replace("*", "_exact")
+            name = exact if (a, exact) in outcomes else metric.removesuffix("*")
             if not side and (a, name) in outcomes:
                 found.append(stated(text, st.estimate([outcomes[a, name]])))
             elif side and (judged := judge([outcomes], a, b, name, side)):
