@@ -60,7 +60,7 @@ def test_samples_and_steps_are_those_of_a_run(tiny_base, tmp_path, monkeypatch):
     monkeypatch.setattr(Run, "sampler", lambda self, source: sampler)
     lab = Replication(run)
     tables.student_comparison(lab)
-    assert len(lab.validation.numbers.read()) < len(lab.numbers)
+    assert len(lab.validation.numbers) < len(lab.numbers)
     made = plan(load_params(TINY, SETTINGS | {"base_model.source": str(tiny_base)}))
     asked = [r for r in sampler.requests if not r.common and BAD not in sampler.text(r)]
     others = [work for work in made.work if not work.name.startswith(("rollouts", "global", "local"))]

@@ -38,7 +38,7 @@ def made(tiny_base, tmp_path_factory) -> tuple[Path, dict[str, pd.DataFrame]]:
         script(run, patch)
         lab = Replication(run)
         found = experiments(lab)
-        assert len(lab.numbers) and len(lab.validation.numbers.read())  # the numbers to compare with
+        assert len(lab.numbers) and len(lab.validation.numbers)  # the numbers to compare with
         return store, found
 
 
@@ -225,7 +225,7 @@ def test_value_based_refinements_are_asked_for_where_they_begin(made, lab):
 
 
 def test_a_threshold_looks_up_what_refining_at_it_gives(made, lab):
-    swept, numbers = made[1]["thresholds"], lab.validation.numbers.read()
+    swept, numbers = made[1]["thresholds"], lab.validation.numbers
     for name, metric in (("fixed_fraction", "fixed_fraction"), ("first_error_accuracy", "first_error_accuracy_exact")):
         for locator in ("orm", "sorm"):
             method = f"local+{locator}" if name == "fixed_fraction" else locator

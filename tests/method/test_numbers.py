@@ -68,7 +68,7 @@ def test_all_drafts_right_so_that_none_is_to_refine(tiny_base, tmp_path, monkeyp
     lab = Replication(run)
     assert_numbers_are_sound(lab.numbers)
     saved = save_all(lab, tmp_path / "out")
-    assert cells(saved["table3"].split("Paired")[0], "global") == ["n = 0"]
+    assert cells(saved["table3"].split("Paired")[0], "global") == ["n = 0", ""]
     assert cells(saved["table3"].split("Paired")[1], "local+sorm-global") == ["n = 0", "n = 0"]
     assert "n = 0" in cells(saved["table1"].split("Paired")[0], "orm")  # false positives: there is no wrong step
     assert lab.gate()["holds"].tolist()[1] == "n = 0"

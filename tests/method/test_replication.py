@@ -1,6 +1,7 @@
 """The whole method on a tiny random model: every number is there, made once, and made the same again."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,8 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from glore_lib.artifacts.records import check_schema
-from glore_lib.method.evaluation import written_tokens
+from glore_lib.method.evaluation import NUMBERS, written_tokens
 from glore_lib.method.replication import Replication
 from glore_lib.method.schedule import KINDS
 from glore_lib.models import training
@@ -28,8 +28,8 @@ SETTINGS = {
     "evaluation__rerank_samples": 4,
 }  # fmt: skip
 REFINEMENTS = (
-    "global", "global_sampled", "local+orm", "local+sorm", "local+oracle", "local+sorm_free", "local+sorm_forced",
-    "refiner_no_draft", "resample",
+    "global", "global_sampled", "local+orm", "local+balanced_orm", "local+sorm", "local+oracle", "local+sorm_free",
+    "local+sorm_forced", "refiner_no_draft", "resample",
 )  # fmt: skip
 
 
@@ -57,49 +57,118 @@ def scripted(tiny_base, tmp_path_factory) -> tuple[Path, pd.DataFrame, pd.DataFr
         run = open_tiny(tiny_base, store, **SETTINGS)
         script(run, patch)
         lab = Replication(run)
-        return store, lab.numbers, lab.validation.numbers.read()
+        return store, lab.numbers, lab.validation.numbers
 
 
 @pytest.fixture(scope="module")
 def expected_rows() -> set[tuple[str, str]]:
-    rows = {(method, f"{metric}{suffix}") for suffix in ("", "_exact") for method in (*KINDS, "all_positive")
-            for metric in ("step_accuracy", "step_false_positive_rate", "step_false_negative_rate")}  # fmt: skip
-    rows |= {
-        (k, f"{metric}{suffix}")
-        for metric in ("first_error_accuracy", "step_error_balance")
-        for k in KINDS
-        for suffix in ("", "_exact")
+    """Return the methods and metrics of all numbers, written out without the code that makes them."""
+    labels, ks = ("", "_exact"), (1, 2, 4)
+    steps = [
+        f"step_{m}{all}{y}"
+        for all in ("", "_all")
+        for y in labels
+        for m in (
+            "accuracy",
+            "balanced_accuracy",
+            "auc",
+            "false_positive_rate",
+            "false_negative_rate",
+            "false_negative_share",
+        )
+    ]
+    final = [
+        f"final_{m}"
+        for m in (
+            "accuracy",
+            "balanced_accuracy",
+            "auc",
+            "false_positive_rate",
+            "false_negative_rate",
+            "false_negative_share",
+        )
+    ]
+    rows = {
+        (k, metric) for k in KINDS for metric in (*steps, *final, "first_error_accuracy", "first_error_accuracy_exact")
     }
-    rows |= {(k, f"final_{m}") for k in KINDS for m in ("accuracy", "false_positive_rate", "false_negative_rate")}
-    rows |= {("all_positive", "final_accuracy"), ("labels", "positive_labels"), ("labels", "positive_labels_exact")}
-    rows |= {(f"{k}-orm", f"{m}") for k in KINDS[1:] for m in (
-        "step_accuracy_difference", "step_accuracy_difference_exact", "final_accuracy_difference",
-        *(f"rerank_accuracy_difference@{n}" for n in (1, 2, 4)))}  # fmt: skip
-    rows |= {("sorm-sorm_raw", f"rerank_accuracy_difference@{n}") for n in (1, 2, 4)}
+    rows |= {
+        (k, metric)
+        for k in ("all_positive", "all_negative")
+        for metric in (*steps, *final)
+        if re.search(r"(step|final)_accuracy", metric)
+    }
+    rows |= {
+        (k, f"{m}{y}")
+        for k in KINDS
+        for y in labels
+        for m in ("step_brier", "step_brier_refitted", "step_calibration_error", "step_calibration_error_refitted")
+    }
+    rows |= {(k, f"auc_by_step{y}@{i}") for k in KINDS for y in labels for i in range(1, 9)}
+    rows |= {(k, m) for k in KINDS for m in ("lowest_at_last_step", "final_auc_minimum", "final_auc_product")}
+    rows |= {("labels", "positive_labels"), ("labels", "positive_labels_exact")}
     rows |= {(m, f"label_{x}") for m in ("raw", "monotone", "consistent") for x in ("precision", "recall", "accuracy")}
     shown = set(REFINEMENTS) - {"local+sorm_free"}  # the tiny run lets the refiner write the prefix itself
-    rows |= {(m, "fixed_fraction") for m in (*shown, "global+local+orm", "global+local+sorm")}
-    refined = ("accuracy_all_drafts", "accuracy_incorrect_drafts")
-    rows |= {(m, metric) for m in shown for metric in refined}
-    rows |= {(f"{m}-greedy", f"{metric}_difference") for m in shown for metric in refined}
-    rows |= {("local+sorm-global", "accuracy_all_drafts_difference")}
-    rows |= {(f"{a}-{b}", "fixed_fraction_difference") for a, b in (
-        ("local+sorm", "local+orm"), ("local+sorm", "global"), ("global+local+sorm", "global"),
-        ("global+local+sorm", "local+sorm"), ("global+local+sorm", "resample"))}  # fmt: skip
-    rows |= {(m, "accuracy") for m in (
-        "greedy", "bo3", "majority", "reranked", "oracle_bo3", "oracle_reranked", "random_sample",
-        "greedy_sft")}  # fmt: skip
-    rows |= {(f"{a}-{b}", "accuracy_difference") for a, b in (
-        ("reranked", "greedy"), ("reranked", "bo3"), ("bo3", "greedy"), ("oracle_reranked", "oracle_bo3"))}  # fmt: skip
-    one_pair_a_question = ("final_accuracy_difference", "fixed_fraction_difference", "accuracy_difference",
-                           *(f"{metric}_difference" for metric in refined))  # fmt: skip
-    rows |= {(methods, f"{metric}_p") for methods, metric in rows if metric in one_pair_a_question}
-    rows |= {(m, f"rerank_accuracy@{k}") for m in (*KINDS, "oracle") for k in (1, 2, 4)}
-    return rows | {("majority", f"majority@{k}") for k in (1, 2, 4)}
+    seconds = {m for m in shown if m.startswith("local")} | {"resample", "global_sampled"}
+    rows |= {(m, "fixed_fraction") for m in (*shown, *(f"global+{second}" for second in seconds))}
+    rows |= {(f"global+{second}", "fixed_jaccard") for second in seconds}
+    rows |= {(m, f"accuracy_{x}_drafts") for m in (*shown, "greedy") for x in ("all", "incorrect")}
+    moved = ("global", "local+orm", "local+balanced_orm", "local+sorm", "resample", "refiner_no_draft", "reranked")
+    rows |= {(m, x) for m in moved for x in ("wrong_to_right", "right_to_wrong", "unchanged")}
+    rows |= {
+        (m, "accuracy")
+        for m in (
+            "greedy",
+            "bo3",
+            "majority",
+            "reranked",
+            "oracle_bo3",
+            "oracle_reranked",
+            "random_sample",
+            "greedy_sft",
+        )
+    }
+    rows |= {(m, f"rerank_accuracy@{k}") for m in (*KINDS, "oracle", "random") for k in ks}
+    rows |= {("majority", f"majority@{k}") for k in ks} | {("student_samples", f"tokens@{k}") for k in ks}
+    rows |= {(f"student_{m}", f"accuracy@{k}") for m in ("majority", "best_of", "weighted") for k in ks}
+    rows |= {("greedy", "tokens"), ("reranked", "tokens")}
+
+    over_orm = ("balanced_orm-orm", "sorm-orm", "sorm_raw-orm", "sorm-sorm_raw")
+    compared = {
+        (pair, f"step_{m}_difference{all}{y}")
+        for pair in over_orm
+        for all in ("", "_all")
+        for y in labels
+        for m in ("accuracy", "balanced_accuracy", "auc")
+    }
+    compared |= {(pair, f"first_error_accuracy_difference{y}") for pair in over_orm for y in labels}
+    compared |= {(pair, f"final_{m}_difference") for pair in over_orm for m in ("accuracy", "balanced_accuracy", "auc")}
+    compared |= {("consistent-monotone", "label_accuracy_difference")}
+    compared |= {
+        (pair, "fixed_fraction_difference")
+        for pair in (
+            "local+sorm-local+orm",
+            "local+sorm-local+balanced_orm",
+            "local+sorm-global",
+            "global+local+sorm-global",
+            "global+local+sorm-local+sorm",
+            "global+local+sorm-resample",
+            "global+local+sorm-global+global_sampled",
+            "global+local+sorm-global+resample",
+        )
+    }
+    refined = ("global", "local+orm", "local+balanced_orm", "local+sorm")
+    compared |= {(f"{m}-greedy", f"accuracy_{x}_drafts_difference") for m in refined for x in ("all", "incorrect")}
+    compared |= {("local+sorm-global", "accuracy_all_drafts_difference")}
+    compared |= {
+        (pair, "accuracy_difference")
+        for pair in ("reranked-greedy", "reranked-bo3", "bo3-greedy", "oracle_reranked-oracle_bo3")
+    }
+    rows |= compared | {(pair, f"{metric}_p") for pair, metric in compared}
+    return rows | {(pair, f"rerank_accuracy_difference@{k}") for pair in over_orm for k in ks}
 
 
 def assert_numbers_are_sound(numbers: pd.DataFrame) -> None:
-    check_schema(numbers, "numbers")
+    assert list(numbers) == NUMBERS
     assert not numbers.duplicated(["method", "metric"]).any()
     known = numbers["n"] > 0
     p_values = numbers["metric"].str.endswith("_p")  # they have no interval
@@ -129,7 +198,7 @@ def test_a_second_replication_makes_nothing_anew(scripted, tiny_base, monkeypatc
     forbid_work(monkeypatch)
     lab = Replication(open_tiny(tiny_base, store, **SETTINGS))
     pd.testing.assert_frame_equal(lab.numbers, numbers)
-    pd.testing.assert_frame_equal(lab.validation.numbers.read(), validation)
+    pd.testing.assert_frame_equal(lab.validation.numbers, validation)
     assert artifacts(store) == before
     assert set(lab.run.store.used) <= before
 
@@ -146,7 +215,7 @@ def test_what_notebooks_show_beside_the_numbers(scripted, tiny_base, monkeypatch
     ]  # fmt: skip
     assert np.isfinite(gate["value"]).all()
     none = lab.test.no_error_found()
-    assert none.index.tolist() == ["orm", "sorm", "oracle"]
+    assert none.index.tolist() == ["orm", "balanced_orm", "sorm", "oracle"]
     drafts = lab.test.drafts.read()
     assert none.loc["oracle"].tolist() == [drafts["is_correct"].sum(), 0]  # the truth sees errors in wrong drafts only
 
@@ -155,8 +224,9 @@ def test_the_resampled_answers_are_the_first_of_the_three(scripted, tiny_base, m
     store, *_ = scripted
     forbid_work(monkeypatch)
     test = Replication(open_tiny(tiny_base, store, **SETTINGS)).test
-    resampled, samples = test.refined["resample"].read(), test.samples.read()
+    resampled, samples = test.refined["resample"].read(), test.samples
     assert resampled["text"].tolist() == samples["text"].tolist()[::3]
+    assert samples["sample_id"].str.rpartition("/")[2].tolist() == list("012") * 6
     assert resampled["sample_id"].tolist() == test.drafts.read()["sample_id"].tolist()
 
 
@@ -164,7 +234,7 @@ def test_costs_and_gains_are_those_of_the_tables_and_of_the_sampler(scripted, ti
     store, numbers, _ = scripted
     forbid_work(monkeypatch)
     test = Replication(open_tiny(tiny_base, store, **SETTINGS)).test
-    found = test.outcomes().groupby(["setting", "method"])
+    found = test.costs().groupby(["setting", "method"])
     value = numbers.set_index(["method", "metric"])["value"]
     for (setting, method), group in found:
         if setting == "wrong drafts":
@@ -173,8 +243,11 @@ def test_costs_and_gains_are_those_of_the_tables_and_of_the_sampler(scripted, ti
             assert group["gain"].mean() == pytest.approx(value[f"{method}-greedy", "accuracy_difference"])
     assert set(found.groups) == {(setting, m) for setting, methods in analysis_figures.COSTS.items() for m in methods}
     tokens = found["tokens"].sum()
-    generated = {a: a.record["info"]["tokens_generated"] for a in (test.samples, test.drafts)}
-    assert tokens["all questions", "bo3"] == generated[test.samples] - generated[test.drafts] > 0
+    generated = {a: a.record["info"]["tokens_generated"] for a in (test.pool, test.drafts)}
+    by_sample = written_tokens(test.run, test.pool.read())
+    assert by_sample.sum() == generated[test.pool]
+    of_three = by_sample[test.samples["sample_id"]].sum()
+    assert tokens["all questions", "bo3"] == of_three - generated[test.drafts] > 0
     both = tokens["wrong drafts", "global"] + tokens["wrong drafts", "local+sorm"]
     assert tokens["wrong drafts", "global+local+sorm"] == both > 0
 
@@ -197,7 +270,7 @@ def test_two_fresh_stores_hold_the_same_numbers_byte_for_byte(scripted, tiny_bas
     again = Replication(run).numbers
     assert again.to_csv() == numbers.to_csv()
     assert artifacts(tmp_path / "artifacts") <= artifacts(store)
-    made = next((tmp_path / "artifacts").glob("numbers-test-*"))
+    made = next((tmp_path / "artifacts").glob("outcomes-test-*"))
     assert (made / "data.parquet").read_bytes() == (store / made.name / "data.parquet").read_bytes()
 
 
@@ -325,7 +398,7 @@ def test_from_one_example_without_reference_solutions(tiny_base, tmp_path, monke
     lab = Replication(run)
     assert_numbers_are_sound(lab.numbers)
     assert lab.student.policy == "ei1"
-    assert lab.figure4_numbers is None
+    assert not any(metric.startswith("rerank_accuracy") for metric in lab.numbers["metric"])
     assert not any(method == "greedy_sft" for method in lab.numbers["method"])
 
 
