@@ -74,7 +74,7 @@ class Outcome:
             return cls(np.array([""]), np.zeros((1, 1)), np.zeros((1, 1)))
         names, codes = np.unique(ids, return_inverse=True)
         hits, counts = (np.bincount(codes, weights=w, minlength=len(names)) for w in (numbers * counted, counted))
-        return cls(names, hits[None], counts[None])
+        return cls(names, hits[None].astype(float), counts[None].astype(float))
 
     @classmethod
     def balanced(cls, labels: ArrayLike, predictions: ArrayLike, questions: ArrayLike) -> "Outcome":

@@ -200,7 +200,9 @@ class Tables:
         """
         right, questions = self.right(drafts, refined), drafts.read()["question_id"]
         wrong = ~right["greedy"]
-        seconds = [kind for kind in right if kind.startswith("local+") or kind in ("global_sampled", "resample")]
+        seconds = [
+            kind for kind in map(str, right) if kind.startswith("local+") or kind in ("global_sampled", "resample")
+        ]
         fixed = right.drop(columns="greedy").assign(
             **{f"global+{kind}": right["global"] | right[kind] for kind in seconds}
         )
@@ -248,13 +250,13 @@ class Tables:
                 for q, g in pools
             ]
         ).set_index("question_id")  # fmt: skip
-        question = candidates["draft"][0].set_index("sample_id")["question_id"].reindex(right.index)  # type: ignore[attr-defined]
-        fresh = of_question.loc[question].set_index(right.index)  # type: ignore[attr-defined]
+        question = candidates["draft"][0].set_index("sample_id")["question_id"].reindex(right.index)
+        fresh = of_question.loc[question].set_index(right.index)
         return pd.DataFrame(
             {
                 "greedy": right["draft"], "bo3": fresh["bo3"], "majority": fresh["majority"],
-                "reranked": reranked(candidates)["is_correct"], "oracle_bo3": fresh["oracle_bo3"],  # type: ignore[attr-defined]
-                "oracle_reranked": right.any(axis=1),  # type: ignore[attr-defined]
+                "reranked": reranked(candidates)["is_correct"], "oracle_bo3": fresh["oracle_bo3"],
+                "oracle_reranked": right.any(axis=1),
             }
         )  # fmt: skip
 
@@ -294,7 +296,8 @@ class Tables:
 
 def rule_outcomes(rollouts: pd.DataFrame, exact: pd.DataFrame) -> Outcomes:
     """Compute precision, recall and accuracy of labels by rollouts, raw and after each post-processing rule."""
-    truth, outcomes = exact.set_index(["sample_id", "step"]), {}
+    truth = exact.set_index(["sample_id", "step"])
+    outcomes: Outcomes = {}
     for rule, switches in step_labels.POSTPROCESSING.items():
         made = step_labels.rollout_labels(rollouts, *switches).set_index(["sample_id", "step"])["label"]
         compared = st.confusion(truth["label"], made.reindex(truth.index), truth["question_id"])
@@ -363,7 +366,9 @@ def from_frame(frame: pd.DataFrame) -> Outcomes:
     for (method, metric), rows in frame.groupby(["method", "metric"], sort=False):
         parts = rows["part"].nunique()
         hits, counts = (rows[name].to_numpy().reshape(parts, -1) for name in ("hits", "counts"))
-        outcomes[method, metric] = st.Outcome(rows["question_id"].to_numpy(str)[: hits.shape[1]], hits, counts)
+        outcomes[str(method), str(metric)] = st.Outcome(
+            rows["question_id"].to_numpy(str)[: hits.shape[1]], hits, counts
+        )
     return outcomes
 
 
