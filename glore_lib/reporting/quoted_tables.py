@@ -30,11 +30,24 @@ def filled(page: str, name: str, table: str) -> str:
     return page.replace(old, new)
 
 
-def _verdicts(results: Path) -> pd.DataFrame:
-    """Return the verdicts on the claims that some run tests, with one column per run."""
+HEADLINE = ("c2", "c4", "c5", "c10, gain", "c11", "c13", "c14", "c15", "c17, ORM", "q1")  # ten claims that sum it up
+
+
+def _headline(results: Path) -> pd.DataFrame:
+    """Return symbol, difference in points and interval of the :data:`HEADLINE` claims, with one column per run."""
     scores = scoreboard.read(results / "scoreboard.csv")
-    tested = scores[scores["verdict"] != "not tested here"].set_index(["id", "claim", "task"])["verdict"]
-    return tested.unstack(fill_value="", sort=False).reset_index("claim")
+    shown = scores[scores["id"].isin(HEADLINE)]
+    cells = [scoreboard.short(row) for row in shown.itertuples()]
+    return shown.assign(cell=cells).pivot(index="claim", columns="task", values="cell").reindex(
+        index=shown["claim"].unique(), columns=shown["task"].unique()
+    )  # fmt: skip
+
+
+def _counts(results: Path) -> pd.DataFrame:
+    """Return how often each verdict was given, with one column per run."""
+    scores = scoreboard.read(results / "scoreboard.csv")
+    counts = scores.groupby(["verdict", "task"], sort=False).size().unstack(fill_value=0)
+    return counts.reindex([verdict for verdict in scoreboard.VERDICTS if verdict in counts.index])
 
 
 def _by_method(files: Sequence[Path], metrics: Mapping[str, str], index: str) -> pd.DataFrame:
@@ -52,7 +65,8 @@ def _by_method(files: Sequence[Path], metrics: Mapping[str, str], index: str) ->
 # Name of the marks -> the table of a comparison folder; per cent, 95 % intervals.
 TABLES: dict[str, Callable[[Path], pd.DataFrame]] = {
     "scoreboard": lambda results: scoreboard.to_read(scoreboard.read(results / "scoreboard.csv")),
-    "verdicts": _verdicts,
+    "headline": _headline,
+    "counts": _counts,
     "table1": lambda results: _by_method([results / "tables/table1.csv"], {"step_accuracy": ""}, "reward model"),
     "table3": lambda results: _by_method([results / "tables/table3.csv"], {"fixed_fraction": ""}, "refinement"),
     "figure6": lambda results: _by_method([results / "figures/figure6.csv"], {"accuracy": ""}, "answer"),

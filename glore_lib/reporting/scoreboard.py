@@ -50,9 +50,13 @@ COLUMNS = [
     "power", "verdict",
 ]  # fmt: skip
 SYMBOLS = {
-    REPLICATED: "✓", NOT_REPLICATED: "✗", INCONCLUSIVE: "~", UNDERPOWERED: "~", NOT_INFORMATIVE: "–", NOT_JUDGED: "–",
-    NOT_TESTED: "",
-}  # fmt: skip
+    REPLICATED: "✓",
+    NOT_REPLICATED: "✗",
+    INCONCLUSIVE: "~",
+    UNDERPOWERED: "?",
+    NOT_INFORMATIVE: "–",
+    NOT_JUDGED: "·",
+}
 
 
 @dataclass(frozen=True)
@@ -201,6 +205,13 @@ def _verdict_cell(row: Any) -> str:
     details += [f"power {100 * row.power:.0f} %"] if pd.notna(row.power) else []
     shown = format_estimate(st.Estimate(row.ours, row.ci_low, row.ci_high, row.n), "+")
     return f"{shown} {row.verdict}{note if row.verdict == NOT_JUDGED else ''}{f' ({details[0]})' if details else ''}"
+
+
+def short(row: Any) -> str:
+    """Return "symbol difference [low, high]" of a row of the scoreboard, in points; empty if it was not tested."""
+    if row.verdict == NOT_TESTED:
+        return ""
+    return f"{SYMBOLS[row.verdict]} {st.Estimate(row.ours, row.ci_low, row.ci_high, 1).percent(sign='+')}"
 
 
 def read(path: Path) -> pd.DataFrame:
