@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 
 from glore_lib.reporting import style
 from glore_lib.reporting.style import with_style
-from glore_lib.statistics import LEVEL, RESAMPLES, clustered, of_row, proportion
+from glore_lib.statistics import LEVEL, RESAMPLES, Estimate, clustered, proportion
 
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # those seen well on white
 COST_MARKERS = {"local+orm": "D", "local+sorm": "s", "global+local+sorm": "^", "resample": "v", "bo3": "D"}
@@ -195,7 +195,10 @@ def fixed_overlap(rows: pd.DataFrame) -> Figure:
     names = [style.METHOD_LABELS[method] for method in FIXERS]
     shape = (len(FIXERS), len(FIXERS))
     for axes, (task, cells) in zip(panels, tasks, strict=True):
-        shown = [of_row(row).percent().replace(" ", "\n", 1) for row in cells.itertuples()]
+        shown = [
+            Estimate(row.value, row.ci_low, row.ci_high, row.n).percent().replace(" ", "\n", 1)
+            for row in cells.itertuples()
+        ]
         sns.heatmap(
             cells.value.to_numpy().reshape(shape), vmin=0, vmax=0.8, cmap="Blues", annot=np.reshape(shown, shape),
             fmt="", annot_kws={"size": 9.5, "color": style.INK}, cbar=False, linewidths=2, ax=axes,
@@ -297,9 +300,9 @@ def accuracy_by_tokens(numbers: pd.DataFrame) -> Figure:
     for axes, drawn, cells in panels:
         spent = {m.removeprefix("tokens"): row.value for (_, m), row in cells.items() if m.startswith("tokens@")}
         samples = drawn[drawn.method.isin(SAMPLED)]
-        samples = samples.assign(x=samples.metric.str.removeprefix("accuracy").map(spent))
+        samples = samples.assign(x=samples.metric.str.removeprefix("accuracy").map(spent))[lambda rows: rows.x > 0]
         found = [method for method in SAMPLED if method in set(samples.method)]
-        ends = style.draw_curves(axes, samples[samples.x > 0], found, log=True)
+        ends = style.draw_curves(axes, samples, found, log=True)
         for method, look in points.items():
             if {(method, "accuracy"), (method, "tokens")} <= cells.keys():
                 x, row = cells[method, "tokens"].value, cells[method, "accuracy"]

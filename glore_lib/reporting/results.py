@@ -183,14 +183,16 @@ def save_table(c: Comparison, name: str, out: str | Path) -> pd.DataFrame:
     rows = numbers[numbers["metric"].isin(TABLE_METRICS[name])]
     style.save_rows(rows, folder, name)
     shown = wide(rows, [m for m in TABLE_METRICS[name] if "_difference" not in m])
-    values, paired = (frame.reset_index().to_markdown(index=False) for frame in (shown, differences(c, name)))
-    caption = " ".join(["Per cent [95 % interval] (n).", *c.captions])
-    write(folder / f"{name}.md", f"{caption}\n\n{values}\n\nPaired differences, in points.\n\n{paired}\n")
+    parts = [" ".join(["Per cent [95 % interval] (n).", *c.captions]), shown]
+    if len(paired := differences(c, name)):
+        parts += ["Paired differences, in points.", paired]
+    texts = [part if isinstance(part, str) else part.reset_index().to_markdown(index=False) for part in parts]
+    write(folder / f"{name}.md", "\n\n".join(texts) + "\n")
     return shown
 
 
 def differences(c: Comparison, name: str) -> pd.DataFrame:
-    """Return the paired differences of Table 1, 2 or 3, in points, with McNemar's p value for independent pairs."""
+    """Return the paired differences of a table of :data:`TABLE_METRICS`, in points, with their p values."""
     return wide(c.tables["numbers"], [m for m in TABLE_METRICS[name] if "_difference" in m])
 
 

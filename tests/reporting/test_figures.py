@@ -14,12 +14,12 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from numpy.testing import assert_allclose
 
-from glore_lib.artifacts.records import check_schema
+from glore_lib.method.evaluation import NUMBERS
 from glore_lib.reporting import analysis_figures, paper_figures, report, results, style
 from glore_lib.statistics import Estimate, clustered, row
 
 KS = (1, 2, 4, 8)
-NUMBER_FIGURES = ("figure4", "figure5", "figure6", "label_quality")
+NUMBER_FIGURES = ("figure4", "figure5", "figure6", "label_quality", "accuracy_by_tokens", "auc_by_step")
 
 
 def numbers() -> pd.DataFrame:
@@ -29,6 +29,11 @@ def numbers() -> pd.DataFrame:
     names += [(method, metric) for method in paper_figures.REFINERS for metric in paper_figures.DRAFTS]
     names += [(method, "accuracy") for method in paper_figures.CHOICES]
     names += [(method, metric) for method in analysis_figures.LABEL_RULES for metric in analysis_figures.LABEL_METRICS]
+    names += [(method, f"accuracy@{k}") for k in KS for method in analysis_figures.SAMPLED]
+    names += [
+        (method, f"auc_by_step{labels}@{step}") for method in analysis_figures.STEP_SCORERS for step in (1, 2, 3)
+        for labels in ("", "_exact")
+    ]  # fmt: skip
     names += [("sorm", "step_accuracy"), ("local+oracle", "accuracy")]  # drawn nowhere
     values = np.random.default_rng(0).permutation(np.linspace(0.3, 0.9, 2 * len(names))).reshape(2, -1)
     rows = [
@@ -36,7 +41,14 @@ def numbers() -> pd.DataFrame:
         for task, line in zip(("mini-hard", "mini-easy"), values, strict=True)
         for (method, metric), value in zip(names, line, strict=True)
     ]
-    return check_schema(pd.DataFrame(rows), "numbers")
+    spent = {("student_samples", f"tokens@{k}"): 40 * k for k in KS} | {
+        (m, "tokens"): 90 for m in analysis_figures.ANSWERED
+    }
+    rows += [
+        row(task, "mini-base", method, metric, Estimate(tokens, tokens - 1, tokens + 1, 600))
+        for task in ("mini-hard", "mini-easy") for (method, metric), tokens in spent.items()
+    ]  # fmt: skip
+    return pd.DataFrame(rows).assign(seed=0)[NUMBERS]
 
 
 def step_scores() -> pd.DataFrame:
@@ -271,6 +283,45 @@ def test_label_quality_draws_the_frames_numbers():
                 assert lines(axes)[f"{rule} {label}"][0] == values(frame, task=task, method=rule, metric=metric)
 
 
+def test_accuracy_by_tokens_draws_the_frames_numbers():
+    frame = numbers()
+    for axes, task in zip(analysis_figures.accuracy_by_tokens(frame).axes, ("mini-hard", "mini-easy"), strict=True):
+        drawn, of_task = lines(axes), frame[frame.task == task]
+        assert set(drawn) == {*analysis_figures.SAMPLED, *analysis_figures.ANSWERED}
+        for method in analysis_figures.SAMPLED:
+            x, y = drawn[method]
+            assert y == [values(of_task, method=method, metric=f"accuracy@{k}")[0] for k in KS]
+            assert_allclose(np.log2(x), np.log2([40 * k for k in KS]), atol=0.25)
+            assert f"{style.METHOD_LABELS[method]}  {100 * y[-1]:.1f}" in texts(axes)
+        for method in analysis_figures.ANSWERED:
+            (value,) = values(of_task, method=method, metric="accuracy")
+            assert drawn[method] == ([90], [value])
+            assert f"{100 * value:.1f}" in texts(axes)
+        assert [label.get_text() for label in axes.get_xticklabels()] == ["40\n(1)", "80\n(2)", "160\n(4)", "320\n(8)"]
+
+
+def test_answers_without_a_token_are_not_drawn():
+    """As those of a model that writes nothing."""
+    frame = numbers()
+    none = frame.assign(value=frame.value.mask(frame.metric.str.startswith("tokens"), 0))
+    assert not set(lines(analysis_figures.accuracy_by_tokens(none).axes[0])) & set(analysis_figures.SAMPLED)
+
+
+def test_auc_by_step_draws_exact_labels_where_there_are_any_and_no_rare_steps():
+    frame = numbers()
+    inexact = frame[~(frame.metric.str.contains("_exact") & (frame.task == "mini-easy"))]
+    rare = inexact.assign(n=inexact.n.mask(inexact.metric.str.endswith("exact@3"), 20))
+    for axes, task, labels in zip(
+        analysis_figures.auc_by_step(rare).axes, ("mini-hard", "mini-easy"), ("_exact", ""), strict=True
+    ):
+        steps = (1, 2) if labels else (1, 2, 3)
+        for method in analysis_figures.STEP_SCORERS:
+            wanted = [values(frame, task=task, method=method, metric=f"auc_by_step{labels}@{i}")[0] for i in steps]
+            assert lines(axes)[method][1] == wanted
+            assert_allclose(lines(axes)[method][0], steps, atol=0.1)
+        assert [label.get_text() for label in axes.get_xticklabels()] == [f"{i}\n(600)" for i in steps]
+
+
 @pytest.mark.parametrize(
     ("name", "method", "notes"),
     [
@@ -281,6 +332,13 @@ def test_label_quality_draws_the_frames_numbers():
         ("figure5", "greedy", ["No data: Greedy draft"]),
         ("figure6", "bo3", ["no data"]),
         ("label_quality", "monotone", ["Precision: no data", "Recall: no data"]),
+        ("accuracy_by_tokens", "reranked", ["Generated tokens per question (samples N)\nNo data: Refined, reranked"]),
+        (
+            "accuracy_by_tokens",
+            "student_weighted",
+            ["Generated tokens per question (samples N)\nNo data: Weighted vote"],
+        ),
+        ("auc_by_step", "sorm", ["Step (number of drafts that reach it)\nNo data: SORM"]),
     ],
 )
 @pytest.mark.parametrize("gone", ["row", "n"])
@@ -345,7 +403,7 @@ def test_scores_by_step_takes_exactly_right_steps_alone():
     rows = analysis_figures.scores_by_step_rows(frame)
     assert rows[["task", "model", "step", "n"]].values.tolist() == [["t", "orm", 1, 2], ["t", "orm", 2, 1]]
     assert rows.value.tolist() == pytest.approx([0.4, 0.9])
-    assert rows.ci_low[0] == pytest.approx(clustered([0.2, 0.6], ["a", "b"], 0).ci_low)
+    assert rows.ci_low[0] == pytest.approx(clustered([0.2, 0.6], ["a", "b"]).ci_low)
     (axes,) = draw("scores_by_step", frame).axes
     assert lines(axes)["orm"][1] == rows.value.tolist()
     assert [label.get_text() for label in axes.get_xticklabels()] == ["1\n(2)", "2\n(1)"]
@@ -371,7 +429,7 @@ def test_calibration_is_score_minus_truth_by_step():
     rows = analysis_figures.calibration_rows(frame)
     assert rows.value.tolist() == pytest.approx([-0.1, -0.1])  # (-0.8 + 0.6) / 2; 0.9 - 1
     assert rows.n.tolist() == [2, 1]
-    assert rows.ci_low[0] == pytest.approx(clustered([-0.8, 0.6], ["a", "b"], 0, bounds=(-1, 1)).ci_low)
+    assert rows.ci_low[0] == pytest.approx(clustered([-0.8, 0.6], ["a", "b"], bounds=(-1, 1)).ci_low)
     (axes,) = draw("calibration", frame).axes
     assert lines(axes)["orm"][1] == rows.value.tolist()
 
