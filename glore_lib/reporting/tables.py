@@ -11,9 +11,11 @@ from glore_lib import statistics as st
 from glore_lib.artifacts.store import Artifact
 from glore_lib.method import refinement, step_labels
 from glore_lib.method.appendix.measures import QUALITY
+from glore_lib.method.diagnostics import judged_steps, platt, refitted
 from glore_lib.method.evaluation import Outcomes, rule_outcomes
 from glore_lib.method.replication import Replication
 from glore_lib.method.reward_models import RewardModelData, labels_for
+from glore_lib.method.schedule import KINDS
 from glore_lib.method.students import Student, sample_solutions
 from glore_lib.reporting import analysis_figures
 from glore_lib.run import Run
@@ -124,6 +126,19 @@ def scored_steps(lab: Replication, split: str, kinds: Sequence[str]) -> pd.DataF
 def pessimism(lab: Replication, split: str, *kinds: str) -> Figure:
     """Draw the mean score of correct steps by step number."""
     return analysis_figures.scores_by_step(analysis_figures.scores_by_step_rows(scored_steps(lab, split, kinds)))
+
+
+def score_ranges(lab: Replication) -> pd.DataFrame:
+    """Return the range of test steps' scores, as trained and with scale and bias refitted on the validation split."""
+    suffix = list(lab.test.draft_set.truths)[-1]
+    rows = {}
+    for kind in KINDS:
+        steps, before = (judged_steps(split)[kind, suffix] for split in (lab.test, lab.validation))
+        fitted = platt(before["score"], before["label"])
+        ranges = {"as trained": steps["score"], "refitted": pd.Series(refitted(steps["score"], fitted))}
+        rows[kind] = {f"{end}, {name}": getattr(s, end)() for name, s in ranges.items() for end in ("min", "max")}
+        rows[kind] |= dict(zip(("scale", "bias"), fitted, strict=True))
+    return pd.DataFrame.from_dict(rows, orient="index").round(2)
 
 
 def training_label_outcomes(lab: Replication) -> Outcomes:
