@@ -325,7 +325,7 @@ def _parse(settings: Sequence[str]) -> dict[str, Any]:
 
 def _render(results: Sequence["Results"]) -> None:
     """Render results folders with a progress bar, and the report of the last, a comparison, where it may be new."""
-    from glore_lib.artifacts.manifest import REPORT, duration, read_manifest
+    from glore_lib.artifacts.manifest import REPORT, duration
     from glore_lib.workflow.pipeline import FIGURES, render
 
     started = time.perf_counter()
@@ -354,11 +354,12 @@ def _render(results: Sequence["Results"]) -> None:
             bar.stop()
     if not due:
         typer.echo(f"found finished: {', '.join(finished)}", err=True)
-    from glore_lib.reporting.report import count_verdicts, write_report  # imports what takes seconds
+    from glore_lib.reporting.report import write_report  # imports what takes seconds
+    from glore_lib.reporting.scoreboard import count_verdicts
 
     if due or not (out / REPORT).exists():
         write_report(out)
-    for run, counts in count_verdicts(out, list(read_manifest(out)["runs"])).items():
-        typer.echo(f"{run}: {', '.join(f'{count} {verdict}' for verdict, count in counts.items())}")
+    for run, counts in count_verdicts(out).items():
+        typer.echo(f"{run}: {', '.join(f'{count} {verdict}' for verdict, count in counts.items() if count)}")
     typer.echo(f"see {out / FIGURES}.ipynb or {out / REPORT}")
     typer.echo(f"done: {out} ({duration(time.perf_counter() - started)})")

@@ -43,13 +43,6 @@ def _headline(results: Path) -> pd.DataFrame:
     )  # fmt: skip
 
 
-def _counts(results: Path) -> pd.DataFrame:
-    """Return how often each verdict was given, with one column per run."""
-    scores = scoreboard.read(results / "scoreboard.csv")
-    counts = scores.groupby(["verdict", "task"], sort=False).size().unstack(fill_value=0)
-    return counts.reindex([verdict for verdict in scoreboard.VERDICTS if verdict in counts.index])
-
-
 def _by_method(files: Sequence[Path], metrics: Mapping[str, str], index: str) -> pd.DataFrame:
     """Return the cells of ``tables.wide``, a row per method; ``metrics`` names the columns of a run."""
     table = wide(pd.concat(pd.read_csv(file) for file in files if file.exists()), list(metrics))
@@ -66,7 +59,7 @@ def _by_method(files: Sequence[Path], metrics: Mapping[str, str], index: str) ->
 TABLES: dict[str, Callable[[Path], pd.DataFrame]] = {
     "scoreboard": lambda results: scoreboard.to_read(scoreboard.read(results / "scoreboard.csv")),
     "headline": _headline,
-    "counts": _counts,
+    "counts": lambda results: scoreboard.count_verdicts(results).rename_axis("verdict"),
     "table1": lambda results: _by_method([results / "tables/table1.csv"], {"step_accuracy": ""}, "reward model"),
     "table3": lambda results: _by_method([results / "tables/table3.csv"], {"fixed_fraction": ""}, "refinement"),
     "figure6": lambda results: _by_method([results / "figures/figure6.csv"], {"accuracy": ""}, "answer"),

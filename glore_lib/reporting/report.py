@@ -23,7 +23,7 @@ from glore_lib.artifacts.manifest import MANIFEST, REPORT, read_manifest, run_fo
 from glore_lib.artifacts.records import write
 from glore_lib.params import ParamsError
 from glore_lib.reporting import read_asset, read_template, scoreboard
-from glore_lib.reporting.results import Comparison, load_runs, read_table
+from glore_lib.reporting.results import Comparison, load_runs
 
 DRAWN = re.compile(r'save_(?:figure|diagram)\(.*"(\w+)"')
 ALTERNATIVES = read_asset("figures.csv").set_index("name")["alternative"].to_dict()
@@ -79,18 +79,8 @@ def _summary(c: Comparison, out: Path, manifests: dict[str, dict[str, Any]]) -> 
         for run in c.runs if (m := manifests[run["run"]])
     }  # fmt: skip
     html = pd.DataFrame(about).to_html(border=0)
-    counts = count_verdicts(out, list(about))
+    counts = scoreboard.count_verdicts(out)
     return html if counts.empty else f"{html}<h2>Claims by verdict</h2>{counts.to_html(border=0)}"
-
-
-def count_verdicts(out: Path, runs: list[str]) -> pd.DataFrame:
-    """Return how many claims have each verdict, a column per run; empty if the folder has no scoreboard."""
-    if not (path := out / "scoreboard.csv").exists():
-        return pd.DataFrame()
-    scores = read_table(path, scoreboard.COLUMNS)
-    counts = pd.crosstab(scores["verdict"].array, scores["task"].array)
-    counts = counts.reindex(index=scoreboard.VERDICTS, columns=runs, fill_value=0)
-    return counts.rename_axis(index=None, columns=None)
 
 
 def _with_figures(notebook: nbformat.NotebookNode, folder: Path) -> nbformat.NotebookNode:

@@ -214,6 +214,16 @@ def short(row: Any) -> str:
     return f"{SYMBOLS[row.verdict]} {st.Estimate(row.ours, row.ci_low, row.ci_high, 1).percent(sign='+')}"
 
 
+def count_verdicts(comparison: Path) -> pd.DataFrame:
+    """Return how many claims have each verdict, a column per run; empty if the folder has no scoreboard."""
+    if not (path := comparison / "scoreboard.csv").exists():
+        return pd.DataFrame()
+    counts = read(path).groupby(["verdict", "task"], sort=False).size().unstack(fill_value=0)
+    counts = counts.reindex([verdict for verdict in VERDICTS if verdict in counts.index])
+    return counts.rename_axis(index=None, columns=None)
+
+
 def read(path: Path) -> pd.DataFrame:
     """Read a ``scoreboard.csv``."""
-    return pd.read_csv(path).astype({"n": "Int64", "clusters": "Int64"})
+    scores = pd.read_csv(path, keep_default_na=False, na_values=[""])  # a run may be called NA
+    return scores.astype({"n": "Int64", "clusters": "Int64"})
