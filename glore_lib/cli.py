@@ -22,6 +22,7 @@ from typer.core import TyperGroup
 from glore_lib.params import Params, ParamsError, expanded, explain_yaml, load_params, read_yaml
 from glore_lib.tasks.benchmarks import DATA_DIR
 from glore_lib.workflow import StageError, environment
+from glore_lib.workflow.seeds import parse_seeds, with_seeds
 
 if TYPE_CHECKING:  # commands import what takes seconds themselves
     from glore_lib.workflow.pipeline import Job, Results
@@ -98,6 +99,9 @@ Start = Annotated[str | None, typer.Option(
 Fresh = Annotated[bool, typer.Option("--fresh", help="Replace the results of these runs; artifacts are kept.")]
 Appendix = Annotated[bool, typer.Option(
     "--appendix", help="Add the appendix: human labels, value-based refinement, ablations.")]
+Seeds = Annotated[str | None, typer.Option(
+    metavar="LIST", help="Seeds of each run, such as 0-4 or 0,2,5; by default the one in its params file.",
+    show_default=False)]
 Hardware = Annotated[str, typer.Option(help="What runs it: cpu, a100-80gb, h100-80gb or rtx-4090.")]
 Accuracy = Annotated[float, typer.Option(help="Share of samples that are assumed right, between 0 and 1.")]
 # fmt: on
@@ -128,25 +132,38 @@ def main(
     epilog=_examples(
         "glore run params/mini-hard.yaml params/mini-easy.yaml --name mini",
         "glore run params/mini-hard.yaml --set run=mine --set student.rounds=3",
+        "glore run params/mini-hard.yaml --seeds 0-4",
     )
 )
 def run(
     params: ParamsFiles, settings: Settings, artifacts: Artifacts, out: Root = Path("results"), name: Name = None,
-    start: Start = None, fresh: Fresh = False, appendix: Appendix = False, recompute: Recompute = False,
-    keep_stale: KeepStale = False,
+    seeds: Seeds = None, start: Start = None, fresh: Fresh = False, appendix: Appendix = False,
+    recompute: Recompute = False, keep_stale: KeepStale = False,
 ) -> None:  # fmt: skip
-    """Run notebooks 01-05 for each params file, then 06, which compares the runs. Finished notebooks are kept."""
+    """Run notebooks 01-05 for each params file, then 06, which compares the runs. Finished notebooks are kept.
+
+    Of several seeds, the first (that of the params file if it is among them) is rendered; the others are computed
+    without notebooks, into seeds/ in the run's folder.
+    """
+    os.environ["TQDM_DISABLE"] = "1"  # before tqdm is imported: seeds are computed under the bar of this command
     from glore_lib.workflow.pipeline import Pipeline
 
-    pipeline = Pipeline(params, out, artifacts, _parse(settings), start, fresh, appendix, name, recompute)
+    overrides, numbers = _parse(settings), parse_seeds(seeds)
+    pipeline = Pipeline(params, out, artifacts, overrides, start, fresh, appendix, name, recompute, numbers)
     if any(job.due for job in pipeline.jobs):
-        _settle_stale(artifacts, pipeline.runs, recompute, keep_stale)
+        runs = [made.params for made in pipeline.results if made.params]
+        _settle_stale(artifacts, runs, recompute, keep_stale)
     _render(pipeline.results)
 
 
-@app.command(epilog=_examples("glore compute params/llama2-7b-gsm8k.yaml"))
+@app.command(
+    epilog=_examples(
+        "glore compute params/llama2-7b-gsm8k.yaml",
+        "glore compute params/llama2-7b-gsm8k.yaml --seeds 0-4",
+    )
+)
 def compute(
-    params: ParamsFiles, settings: Settings, artifacts: Artifacts, recompute: Recompute = False,
+    params: ParamsFiles, settings: Settings, artifacts: Artifacts, seeds: Seeds = None, recompute: Recompute = False,
     keep_stale: KeepStale = False,
 ) -> None:  # fmt: skip
     """Compute all artifacts of notebooks 01-05 in this process, for example on a GPU server, and render nothing.
@@ -155,11 +172,13 @@ def compute(
     """
     from glore_lib.workflow.pipeline import read_runs
 
-    overrides = _parse(settings)
-    _settle_stale(artifacts, read_runs(params, overrides), recompute, keep_stale)
+    overrides, numbers = _parse(settings), parse_seeds(seeds)
+    runs = read_runs(params, overrides).values()
+    each = [made for run in runs for made, _ in with_seeds(run, overrides, numbers)]
+    _settle_stale(artifacts, each, recompute, keep_stale)
     from glore_lib.workflow.compute import compute  # imports torch
 
-    compute(params, overrides, artifacts, lambda stage: typer.echo(stage, err=True))
+    compute(params, overrides, numbers, artifacts, lambda stage: typer.echo(stage, err=True))
     typer.echo(f"done: {artifacts}")
 
 
@@ -171,10 +190,13 @@ def compare(
     fresh: Annotated[bool, typer.Option("--fresh", help="Replace the comparison in OUT.")] = False,
 ) -> None:  # fmt: skip
     """Build a comparison (notebook 06, tables, figures, report) from existing run folders, without artifacts."""
+    from glore_lib.artifacts.manifest import SEEDS, folder_name
     from glore_lib.workflow.pipeline import Results, comparison_hashes, comparison_name
 
     comparison_hashes(folders)  # raises if one is no run folder
-    default = folders[0].resolve().parent / comparison_name([folder.resolve().name for folder in folders])
+    place = folders[0].resolve().parent
+    place = place.parents[1] if place.name == SEEDS else place
+    default = place / comparison_name([folder_name(folder) for folder in folders])
     _render([Results(out or default, fresh=fresh, compared=folders)])
 
 
@@ -199,7 +221,7 @@ def figures(
 def status(out: Folder, artifacts: Artifacts) -> None:
     """Show which stages are done, running or failed, what they took, and the state of unfinished artifacts."""
     from glore_lib.artifacts.locks import is_used
-    from glore_lib.artifacts.manifest import read_manifest
+    from glore_lib.artifacts.manifest import read_manifest, seed_folders
     from glore_lib.artifacts.store import unfinished
 
     manifest, used = read_manifest(out), is_used(out)
@@ -211,8 +233,12 @@ def status(out: Folder, artifacts: Artifacts) -> None:
         tokens = f"{sum(stage['tokens'].values()):,}" if stage.get("tokens") else ""
         rows.append((manifest.get("run", "all"), stage["stage"], state, seconds, tokens))
     _print_table(("run", "stage", "status", "seconds", "tokens"), rows, left=3)
-    lines = [f"{e['error']}; rendered so far: {out / e['partial']}" for e in manifest["stages"] if "error" in e]
+    lines = [
+        f"{e['error']}; rendered so far: {out / e['partial']}" if "partial" in e else e["error"]
+        for e in manifest["stages"] if "error" in e
+    ]  # fmt: skip
     lines += [f"compares: {out / run['folder']}" for run in manifest.get("runs", {}).values()]
+    lines += [f"seed: {folder}" for folder in seed_folders(out)]
     lines += [f"computed by older code: {name} ({why})" for name, why in manifest.get("stale", {}).items()]
     lines += [f"unfinished: {name}: {kept}" for name, kept in unfinished(artifacts).items()]
     lines.append(f"{states[0]}, {timedelta(seconds=round(manifest['seconds']))} of work")
@@ -275,7 +301,7 @@ def _print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], left: in
     console.print(table)
 
 
-def _settle_stale(root: Path, runs: dict[str, Params], recompute: bool, keep_stale: bool) -> None:
+def _settle_stale(root: Path, runs: Sequence[Params], recompute: bool, keep_stale: bool) -> None:
     """List the artifacts that older code computed, and settle what is done with them. Nothing is deleted.
 
     Asks on a terminal; elsewhere raises ParamsError unless one of the two flags is given.
@@ -285,7 +311,7 @@ def _settle_stale(root: Path, runs: dict[str, Params], recompute: bool, keep_sta
 
     if recompute and keep_stale:
         raise ParamsError("--recompute --keep-stale: give one of them")
-    stale, total = find_stale(root, list(runs.values()))
+    stale, total = find_stale(root, runs)
     if stale and not (recompute or keep_stale):
         for artifact in stale:
             typer.echo(f"  {artifact.id}: {artifact.reason} ({duration(artifact.seconds)})", err=True)
@@ -344,7 +370,7 @@ def _render(results: Sequence["Results"]) -> None:
         bar.update(task, description=f"{job.place}{job.label}", completed=done + share * job.share)
         if share == 1.0:
             done += job.share
-            bar.console.print(f"{job.label} rendered", highlight=False)
+            bar.console.print(f"{job.label} {job.done}", highlight=False)
 
     out = results[-1].out
     try:

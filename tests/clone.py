@@ -2,10 +2,14 @@
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
+import pytest
 
+from glore_lib.params import load_params
 from glore_lib.workflow import pipeline
 from glore_lib.workflow.pipeline import Pipeline, render
 
@@ -49,6 +53,36 @@ for name, content in {
 APPENDIX = """path = Path(out) / "experiment.csv"
 path.parent.mkdir(parents=True, exist_ok=True)
 path.write_text("value")"""
+
+
+def stand_in_seeds(patch: pytest.MonkeyPatch, log: Path) -> None:
+    """Compute further seeds as the stand-in notebooks do: log each stage, record its artifacts, and write the tables."""
+
+    def open_lab(file: Path, overrides: dict, artifacts: Path) -> SimpleNamespace:
+        params = load_params(file, overrides)
+
+        def finish(stage: str) -> None:
+            record = pipeline.stage_record_path(artifacts, params, stage)
+            record.parent.mkdir(parents=True, exist_ok=True)
+            used = {"base-00": 100.0, f"{stage}-{params.digest()}": 7.5}
+            records = {name: {"seconds": s, "info": {"generated_tokens": 11}} for name, s in used.items()}
+            record.write_text(json.dumps({"artifacts": records}))
+
+        return SimpleNamespace(run=SimpleNamespace(params=params, finish=finish, free=lambda: None))
+
+    def compute(stage: str, lab: SimpleNamespace) -> None:
+        with log.open("a") as file:
+            file.write(f"{lab.run.params.run} {lab.run.params.seed} {stage}\n")
+
+    def save_run(lab: SimpleNamespace, out: Path) -> None:
+        (out / "tables").mkdir(parents=True, exist_ok=True)
+        (out / "tables" / "numbers.csv").write_text(f"{HEADER}\n{lab.run.params.seed}")
+        (out / "run.json").write_text(json.dumps({"seed": lab.run.params.seed}))
+
+    patch.setattr("glore_lib.workflow.compute.open_lab", open_lab)
+    stages = {stage: partial(compute, stage) for stage in pipeline.STAGES if stage != pipeline.FIGURES}
+    patch.setattr("glore_lib.workflow.compute.STAGES", stages)
+    patch.setattr("glore_lib.reporting.results.save_run", save_run)
 
 
 def write_notebook(path: Path, *cells: str) -> None:

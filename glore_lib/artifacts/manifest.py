@@ -6,7 +6,8 @@ from typing import Any
 
 from glore_lib.params import Params, ParamsError
 
-MANIFEST, REPORT = "manifest.json", "report.html"
+MANIFEST, REPORT, RUN_FILE = "manifest.json", "report.html", "run.json"
+SEEDS = "seeds"  # folder in a run folder, with a folder named by each further seed
 TOO_MANY_LOST = 0.1  # share of a training's sequences that may be too long without a warning
 
 
@@ -35,6 +36,18 @@ def run_folders(comparison: Path) -> list[Path]:
     if "runs" not in manifest:
         raise ParamsError(f"folder {comparison}: holds the run {manifest['run']}; give the folder of a comparison")
     return [comparison / run["folder"] for run in manifest["runs"].values()]
+
+
+def seed_folders(run: Path) -> list[Path]:
+    """Return the folders of a run's further seeds whose results are there, in the order of the seeds."""
+    folders = [path.parent for path in run.glob(f"{SEEDS}/*/{RUN_FILE}") if path.parent.name.isdecimal()]
+    return sorted(folders, key=lambda folder: int(folder.name))
+
+
+def folder_name(run: Path) -> str:
+    """Return the name of a run folder; of a seed's folder, that of its run and the seed, such as "mini-hard-seed-1"."""
+    *_, of, parent, name = ("", "", *run.resolve().parts)
+    return f"{of}-seed-{name}" if parent == SEEDS else name
 
 
 def stage_record_path(root: Path, params: Params, stage: str) -> Path:

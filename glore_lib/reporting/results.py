@@ -1,13 +1,15 @@
 """Save a run's results as CSV files, and build the tables, figures and scoreboard of a comparison from them.
 
-A run folder holds ``tables/<name>.csv`` for each name of :data:`TABLES` and ``run.json``. A comparison is built from
-run folders alone: it needs no artifacts, no model and no training.
+A run folder holds ``tables/<name>.csv`` for each name of :data:`TABLES`, ``tables/outcomes.parquet`` and ``run.json``;
+its further seeds are such folders in it. A comparison is built from run folders alone: it needs no artifacts, no model
+and no training.
 """
 
 import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,10 @@ import pandas as pd
 from IPython.display import SVG
 from matplotlib.figure import Figure
 
+from glore_lib.artifacts.keys import code_hash
+from glore_lib.artifacts.manifest import RUN_FILE, seed_folders
 from glore_lib.artifacts.records import StoreError, check_schema, write
-from glore_lib.method.evaluation import NUMBERS, Outcomes, from_frame, to_frame
+from glore_lib.method.evaluation import NUMBERS, Outcomes, from_frame, numbers, to_frame
 from glore_lib.method.replication import Replication
 from glore_lib.params import ParamsError
 from glore_lib.reporting import ASSETS, analysis_figures, paper_figures, style
@@ -24,8 +28,8 @@ from glore_lib.reporting.analysis_figures import BY_STEP, INTERVAL
 from glore_lib.reporting.scoreboard import benchmark, scoreboard, to_read
 from glore_lib.reporting.tables import scored_steps, wide
 
-RUN_FILE, OUTCOMES = "run.json", "outcomes.parquet"
-RUN_FIELDS = ("run", "caption", "model", "stands_for", "stale")
+RUN_FIELDS = ("run", "caption", "model", "stands_for", "stale", "seed", "params", "code_hash")
+OUTCOMES = "outcomes.parquet"
 DIAGRAMS = ("pipeline", "figure1", "figure3")
 # The CSV files of a run, with their columns.
 TABLES: dict[str, list[str]] = {
@@ -77,23 +81,42 @@ SELECT: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
 
 @dataclass(frozen=True)
 class Comparison:
-    """Results of one or several runs: their ``run.json`` and their tables, concatenated in the given order."""
+    """Results of one or several runs: their ``run.json`` and their tables, concatenated in the given order.
+
+    By run, ``seeds`` are the seeds whose results are there, in order, and ``outcomes`` the outcomes of each of them.
+    """
 
     folders: list[Path]
     runs: list[dict[str, Any]]
     tables: dict[str, pd.DataFrame]
-    outcomes: dict[str, list[Outcomes]]  # of each run by seed
+    outcomes: dict[str, list[Outcomes]]
+    seeds: dict[str, list[int]]
 
     @property
     def stale_notes(self) -> list[str]:
-        """Sentences that name the artifacts computed by older code."""
+        """Sentences that name the artifacts computed by older code, and the seeds computed by another version."""
         kept = {run["run"]: ", ".join(run["stale"]) for run in self.runs if run["stale"]}
-        return [f"{run} uses artifacts computed by older code: {names}." for run, names in kept.items()]
+        notes = [f"{run} uses artifacts computed by older code: {names}." for run, names in kept.items()]
+        other = {run["run"]: _spans(run["other_code"]) for run in self.runs if run["other_code"]}
+        return notes + [f"{run}: another version of the code computed seeds {names}." for run, names in other.items()]
 
     @property
     def captions(self) -> list[str]:
-        """What each run is about, and the notes about stale artifacts."""
-        return [f"{run['run']}: {run['caption']}." for run in self.runs] + self.stale_notes
+        """What each run is about, with its seeds, and the notes about older code."""
+        return [f"{run['run']}: {run['caption']}; {self._seeds(run)}." for run in self.runs] + self.stale_notes
+
+    def _seeds(self, run: dict[str, Any]) -> str:
+        """Return a text such as "seed 0" or "5 seeds: 0-4"."""
+        seeds = self.seeds[run["run"]]
+        if len(seeds) == 1:
+            return f"seed {seeds[0]}"
+        return f"{len(seeds)} seeds: {_spans(seeds)} (diagnostic figures: seed {run['seed']})"
+
+
+def _spans(seeds: Sequence[int]) -> str:
+    """Return sorted seeds as a text such as "0-2, 5"."""
+    rows = [[seed for _, seed in row] for _, row in groupby(enumerate(seeds), key=lambda pair: pair[1] - pair[0])]
+    return ", ".join(f"{row[0]}-{row[-1]}" if len(row) > 1 else f"{row[0]}" for row in rows)
 
 
 def save_run(lab: Replication, out: str | Path) -> None:
@@ -115,28 +138,57 @@ def save_run(lab: Replication, out: str | Path) -> None:
     params = lab.run.params
     run = {
         "run": params.run, "caption": lab.run.task.caption, "model": params.base_model.source,
-        "stands_for": benchmark(params.task), "stale": sorted(lab.run.store.stale),
+        "stands_for": benchmark(params.task), "stale": sorted(lab.run.store.stale), "seed": params.seed,
+        "params": params.computing(), "code_hash": code_hash(),
     }  # fmt: skip
     write(Path(out) / RUN_FILE, json.dumps(run, indent=1, ensure_ascii=False) + "\n")
 
 
 def load_runs(folders: Sequence[str | Path]) -> Comparison:
-    """Load the results of one or several runs.
+    """Load the results of one or several runs, each with all seeds in its folder. A seed's folder is a run of one seed.
 
-    Raises :class:`ParamsError` if no folder is given, two hold the same run, or a file is missing or damaged.
+    Raises :class:`ParamsError` if no folder is given, two hold the same run, a seed's other parameters are not the
+    run's, or a file is missing or damaged.
     """
     paths = [Path(folder) for folder in folders]
     runs = [_load_run(path) for path in paths]
     names = [run["run"] for run in runs]
     if not runs or len(set(names)) < len(names):
         raise ParamsError(f"runs: must be one or several folders of different runs, not {', '.join(names) or 'none'}")
+    seeds = {run["run"]: _by_seed(path, run) for path, run in zip(paths, runs, strict=True)}
+    outcomes = {run: [_load_outcomes(folder) for folder in of.values()] for run, of in seeds.items()}
     tables = {}
     for name, columns in TABLES.items():
         read = [read_table(path / "tables" / f"{name}.csv", columns) for path in paths]
         filled = [table for table in read if len(table)]  # an empty table has no column types
         tables[name] = pd.concat(filled or read, ignore_index=True)
-    outcomes = {run["run"]: [_load_outcomes(path)] for run, path in zip(runs, paths, strict=True)}
-    return Comparison(paths, runs, tables, outcomes)
+    return Comparison(paths, runs, tables, outcomes, {run: list(of) for run, of in seeds.items()})
+
+
+def _by_seed(folder: Path, run: dict[str, Any]) -> dict[int, Path]:
+    """Return the folders of a run's seeds by seed, its own included; note in ``run`` which are of other code."""
+    found, stale = {run["seed"]: folder}, {*run["stale"]}
+    own = _flat(run["params"])
+    for further in seed_folders(folder):
+        other = _load_run(further)
+        params = _flat(other["params"])
+        for name in sorted((own.keys() | params.keys()) - {"seed"}):
+            if (here := params.get(name)) != own.get(name):
+                remedy = "remove it, or compute it again with glore run --seeds"
+                raise ParamsError(f"seed folder {further}: {name} = {here!r}, in its run {own.get(name)!r}: {remedy}")
+        if other["seed"] in found:
+            raise ParamsError(f"seed folder {further}: holds seed {other['seed']}, as {found[other['seed']]} does")
+        found[other["seed"]] = further
+        stale |= {*other["stale"]}
+        if other["code_hash"] != run["code_hash"]:
+            run["other_code"].append(other["seed"])
+    run["stale"] = sorted(stale)
+    return dict(sorted(found.items()))
+
+
+def _flat(params: dict[str, Any]) -> dict[Any, Any]:
+    """Return nested parameters by their dotted names."""
+    return pd.json_normalize(params).iloc[0].to_dict()
 
 
 def _load_outcomes(folder: Path) -> Outcomes:
@@ -153,7 +205,7 @@ def _load_run(folder: Path) -> dict[str, Any]:
     path = folder / RUN_FILE
     try:
         run = json.loads(path.read_text(encoding="utf-8"))
-        return {name: run[name] for name in RUN_FIELDS}
+        return {name: run[name] for name in RUN_FIELDS} | {"other_code": []}
     except FileNotFoundError:
         raise ParamsError(f"run folder {folder}: has no {RUN_FILE}; glore run writes one") from None
     except (OSError, ValueError, KeyError, TypeError):

@@ -7,6 +7,7 @@ from its run folders.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from math import isclose
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
@@ -26,9 +27,9 @@ from glore_lib.reporting.results import save_run, write_comparison
 from glore_lib.run import Run
 from glore_lib.tasks import checked_task
 
-CHECKED = ("tables/*.csv", "tables/*.md", "figures/*.csv", "scoreboard.csv")
+CHECKED = ("tables/*.csv", "tables/*.parquet", "tables/*.md", "figures/*.csv", "scoreboard.csv")
 # Columns that say what a row's number is, not which row it is.
-MEASURED = {"value", "ci_low", "ci_high", "n", "count", "score", "ours", "verdict"}
+MEASURED = {"value", "ci_low", "ci_high", "n", "count", "score", "ours", "verdict", "hits", "of"}
 TOLERANCE = 1e-9  # another machine may add up in another order
 ABSENT = "absent"
 
@@ -118,8 +119,9 @@ def _cells(name: str, stored: Path, recomputed: Path) -> Iterator[tuple[str, str
 
 
 def _by_row(path: Path) -> dict[str, Any]:
-    """Return the numbers of a CSV by the text columns that name their row, and their own column."""
-    frame = pd.read_csv(path, keep_default_na=False, na_values=[""])
+    """Return the numbers of a CSV or parquet file by the text columns that name their row, and their own column."""
+    read = pd.read_parquet if path.suffix == ".parquet" else partial(pd.read_csv, keep_default_na=False, na_values=[""])
+    frame = read(path)
     names = [column for column in frame if column not in MEASURED]
     labels = map(" ".join, frame[names].fillna("").astype("str").itertuples(index=False))
     return {

@@ -60,7 +60,7 @@ def execute(
         raised = error if isinstance(error, PapermillExecutionError) else None  # by a cell
         name, value = (raised.ename, raised.evalue) if raised else (type(error).__name__, error)
         why = KILLED if killed else f"{name}: {value}".strip().splitlines()[0]
-        raise StageError(_without_paths(f"failed {cells.where}: {why}"), target, killed) from error
+        raise StageError(without_paths(f"failed {cells.where}: {why}"), target, killed) from error
 
 
 def finish(notebook: nbformat.NotebookNode, target: Path, made: dict[str, Any]) -> None:
@@ -75,9 +75,9 @@ def finish(notebook: nbformat.NotebookNode, target: Path, made: dict[str, Any]) 
             for output in cell.outputs:
                 texts = [kind for kind in output.get("data", {}) if kind.startswith("text/")]
                 for owner, names in ((output, ("text", "evalue")), (output.get("data", {}), texts)):
-                    owner.update({name: _without_paths(owner[name]) for name in names if name in owner})
+                    owner.update({name: without_paths(owner[name]) for name in names if name in owner})
                 if "traceback" in output:
-                    output.traceback = [_without_paths(line) for line in output.traceback]
+                    output.traceback = [without_paths(line) for line in output.traceback]
     nbformat.write(notebook, target)
 
 
@@ -138,7 +138,7 @@ def _is_progress_bar(output: nbformat.NotebookNode) -> bool:
     )
 
 
-def _without_paths(text: str) -> str:
+def without_paths(text: str) -> str:
     """Return a text, such as a warning, without the folders of this machine; data URLs, such as images, are kept."""
     home = os.path.expanduser("~")  # noqa: PTH111  # Path.home() raises where there is none
     folders = {sys.prefix: "", sys.base_prefix: "", str(ROOT): "", home: "~/"}

@@ -1,5 +1,7 @@
 """Render the notebooks: 01-05 of every params file into a folder of its own, then 06, which compares the runs.
 
+Further seeds of a run are computed without notebooks, into folders inside the run's.
+
 A rendered notebook carries the hashes of its parameters, its source and the library in its metadata, so that a later
 run knows what is done, and a reader what a committed result was made with. All intermediate results are artifacts:
 a notebook that is executed again finds its own work there.
@@ -9,22 +11,28 @@ import json
 import os
 import re
 import shutil
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from glore_lib.artifacts.keys import code_hash
 from glore_lib.artifacts.locks import check_writable, only_run
 from glore_lib.artifacts.manifest import (
     MANIFEST,
     REPORT,
+    RUN_FILE,
+    SEEDS,
+    folder_name,
     read_manifest,
+    seed_folders,
     stage_record,
     stage_record_path,
     stage_records,
@@ -36,6 +44,10 @@ from glore_lib.tasks import checked_task
 from glore_lib.workflow import StageError, environment, notebooks
 from glore_lib.workflow.environment import ROOT
 from glore_lib.workflow.notebooks import is_done, notebook_hash
+from glore_lib.workflow.seeds import with_seeds
+
+if TYPE_CHECKING:  # it imports torch, which takes seconds
+    from glore_lib.method.replication import Replication
 
 # The notebooks in order, with the share of the time that each takes, which serves to show the time left.
 STAGES = {
@@ -47,13 +59,16 @@ APPENDIX = {
     "appendix/ablation_refinement": 0.1,
 }  # fmt: skip
 SAVES_TABLES, FIGURES = "05_evaluation", "06_figures"
-OUTPUTS = ("run.json", "*.csv", "tables/*", "figures/*", "appendix/*")  # what notebooks write, besides themselves
+OUTPUTS = (RUN_FILE, "*.csv", "tables/*", "figures/*", "appendix/*")  # what notebooks write, besides themselves
 FULL = 2**24  # bytes: with less space free a disk counts as full, since the file that failed is removed again
 
 
 @dataclass
 class Job:
-    """One notebook to render into a results folder. ``label`` names it in progress and error messages."""
+    """One notebook to render into a results folder, or to compute the tables of, for a further seed.
+
+    ``label`` names it in progress and error messages.
+    """
 
     stage: str
     label: str
@@ -62,6 +77,7 @@ class Job:
     parameters: dict[str, Any]
     due: bool = True  # to be executed, because it is not done or was asked for
     place: str = ""  # among the jobs of a pipeline, before the label in the progress bar
+    done: str = "rendered"  # what is said once it is
 
     def __post_init__(self) -> None:
         self.share = (STAGES | APPENDIX)[self.stage]  # of the time that a run takes
@@ -93,7 +109,12 @@ class Results:
         self.earlier_stages = {entry["stage"]: entry for entry in self.earlier.get("stages", [])}
         if self.compared:
             runs = [self._from_clone(folder) for folder in self.compared]
-            self._add(FIGURES, {"runs": runs, "out": self._from_clone(self.out)})
+            self._add_notebook(FIGURES, {"runs": runs, "out": self._from_clone(self.out)})
+
+    @property
+    def name(self) -> str:
+        """What messages call this folder."""
+        return self.out.name
 
     @property
     def done(self) -> bool:
@@ -104,7 +125,7 @@ class Results:
     def finished(self) -> list[str]:
         """The notebooks that need no work, such as "mini-hard 01-03" and "mini-hard 05"."""
         spans = [[*part] for due, part in groupby(self.jobs, lambda job: job.due) if not due]
-        return [f"{self.out.name} {'-'.join(dict.fromkeys(job.number for job in (s[0], s[-1])))}" for s in spans]
+        return [f"{self.name} {'-'.join(dict.fromkeys(job.number for job in (s[0], s[-1])))}" for s in spans]
 
     def plan(self, file: Path, overrides: dict[str, Any], stages: Iterable[str]) -> None:
         """Add the notebooks of some stages of a run."""
@@ -115,9 +136,9 @@ class Results:
         folders = dict.fromkeys(APPENDIX, self.out / "appendix") | {SAVES_TABLES: self.out}
         for stage in stages:
             out = {"out": self._from_clone(folders[stage])} if stage in folders else {}
-            self._add(stage, given | out)
+            self._add_notebook(stage, given | out)
 
-    def _add(self, stage: str, parameters: dict[str, Any]) -> None:
+    def _add_notebook(self, stage: str, parameters: dict[str, Any]) -> None:
         source = self.notebooks / f"{stage}.ipynb"
         if not source.is_file():
             clone = "a clone of the repository, installed with: pip install -e ."
@@ -125,13 +146,18 @@ class Results:
         if unread := sorted(set(parameters) - notebooks.declared_parameters(source)):  # papermill would only warn
             missing = f"must set {', '.join(sorted(parameters))}, and does not set {', '.join(unread)}"
             raise ParamsError(f"notebook {source}: its cell tagged 'parameters' {missing}")
-        label = f"{self.params.run} {stage}" if self.params else stage
-        job = Job(stage, label, source, self.out / f"{stage}.ipynb", parameters)
-        known = self.earlier_stages.get(stage, {}).get("status") == "done" and not self.fresh
+        label = f"{self.name} {stage}" if self.params else stage
+        self._add(Job(stage, label, source, self.out / f"{stage}.ipynb", parameters))
+
+    def _add(self, job: Job) -> None:
+        known = self.earlier_stages.get(job.stage, {}).get("status") == "done" and not self.fresh
         # Results that came with a clone are rendered again: their artifacts are not on this machine.
         if known and self._record(job) is not None and all((folder / MANIFEST).exists() for folder in self.compared):
-            job.due = not is_done(job.target, self._hashes(job))
+            job.due = not self._is_done(job)
         self.jobs.append(job)
+
+    def _is_done(self, job: Job) -> bool:
+        return is_done(job.target, self._hashes(job))
 
     def _hashes(self, job: Job) -> dict[str, str]:
         made = {"params_hash": self.params.digest()} if self.params else comparison_hashes(self.compared)
@@ -155,6 +181,8 @@ class Results:
         for folder in self.compared:
             run, path = read_manifest(folder), os.path.relpath(folder.resolve(), self.out.resolve())
             runs[run["run"]] = {"folder": path, "params_hash": run["params_hash"], "code_hash": run["code_hash"]}
+            if further := seed_folders(folder):
+                runs[run["run"]]["seeds"] = sorted([run["seed"], *(int(seed.name) for seed in further)])
         return {"runs": runs}
 
     def _read_earlier(self) -> dict[str, Any]:
@@ -170,13 +198,15 @@ class Results:
             if self.fresh:
                 return {}
             raise
-        folders = {Path(run["folder"]).name for run in earlier.get("runs", {}).values()}
-        missing = ", ".join(sorted(folders - {folder.resolve().name for folder in self.compared}))
+        folders = {folder_name(self.out / run["folder"]) for run in earlier.get("runs", {}).values()}
+        missing = ", ".join(sorted(folders - {folder_name(folder) for folder in self.compared}))
         if ("runs" in earlier) != (self.params is None):
             held = "a comparison" if self.params else f"the run {earlier['run']}"
             other = f"holds {held}; give another --out or --name"
         elif self.params and earlier["params_hash"] != (own := self.params.digest()) and not self.fresh:
-            other = f"holds run {earlier['run']} of other parameters (hash {earlier['params_hash']}, here {own}): "
+            pairs = {"hash": (earlier["params_hash"], own), "seed": (earlier.get("seed"), self.params.seed)}
+            differ = ", ".join(f"{name} {held}, here {given}" for name, (held, given) in pairs.items() if held != given)
+            other = f"holds run {earlier['run']} of other parameters ({differ}): "
             other += "give another --out, or --fresh to replace its results"
         elif missing and not self.fresh:
             remedy = "include it, give another --out or --name, or --fresh to replace the comparison"
@@ -205,7 +235,9 @@ class Results:
                 manifest["status"] = entry["status"] = "interrupted"
                 if isinstance(error, StageError):
                     manifest["status"] = entry["status"] = "failed"
-                    entry |= {"error": error.failure, "partial": job.partial.relative_to(self.out).as_posix()}
+                    entry["error"] = error.failure
+                    if error.partial:
+                        entry["partial"] = job.partial.relative_to(self.out).as_posix()
                 raise
             finally:
                 if "out" in job.parameters:
@@ -216,24 +248,26 @@ class Results:
         self._write(manifest)
 
     def _render(self, job: Job, progress: Callable[[float], None]) -> dict[str, Any]:
-        """Execute one notebook; return its seconds and tokens."""
-        hashes = self._hashes(job)  # of a comparison: the runs as they are now
-        job.target.parent.mkdir(parents=True, exist_ok=True)
+        """Do one job; return its seconds and tokens."""
         ready = {path.name for path in self.artifacts.glob("*")} if self.artifacts else set()
         started = time.perf_counter()
         try:
-            clone = self.notebooks.parent
-            notebook = notebooks.execute(job.source, job.partial, job.parameters, clone, hashes, progress)
+            self._execute(job, progress)
         except StageError as error:
             error.failure = f"{job.label} {error.failure}{self._remedy() if error.killed else ''}"
             disks = [folder for folder in (self.out, self.artifacts) if folder and folder.exists()]
             if full := [str(folder) for folder in disks if shutil.disk_usage(folder).free < FULL]:
                 error.failure += f" (the disk of {' and '.join(full)} is full: free some of it and run again)"
             raise
-        cost = self._cost(job, time.perf_counter() - started, ready)
+        return self._cost(job, time.perf_counter() - started, ready)
+
+    def _execute(self, job: Job, progress: Callable[[float], None]) -> None:
+        hashes = self._hashes(job)  # of a comparison: the runs as they are now
+        job.target.parent.mkdir(parents=True, exist_ok=True)
+        clone = self.notebooks.parent
+        notebook = notebooks.execute(job.source, job.partial, job.parameters, clone, hashes, progress)
         notebooks.finish(notebook, job.partial, hashes | {"complete": True})
         job.partial.replace(job.target)
-        return cost
 
     def _record(self, job: Job) -> dict[str, Any] | None:
         """Return the artifacts that a job's last cell listed; None if it has not run on this machine."""
@@ -284,21 +318,77 @@ class Results:
         """Remove what earlier runs wrote in ``out``, and no other file."""
         rendered = [f"{stage}{suffix}.ipynb" for stage in STAGES | APPENDIX for suffix in ("", ".partial")]
         paths = [self.out / name for name in (*rendered, *self.earlier.get("outputs", []), MANIFEST, REPORT)]
+        for folder in self.out.glob(f"{SEEDS}/*"):
+            paths += [folder / MANIFEST, *(p for pattern in OUTPUTS for p in folder.glob(pattern) if p.is_file())]
         own = [path for path in paths if path.parent.resolve().is_relative_to(self.out.resolve())]
         for path in own:
             path.unlink(missing_ok=True)
-        for folder in {path.parent for path in own} - {self.out}:
+        inner = {folder for path in own for folder in path.parents if folder.is_relative_to(self.out)} - {self.out}
+        for folder in sorted(inner, reverse=True):  # the inner ones first
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
         self.earlier, self.earlier_stages = {}, {}
 
 
+@dataclass
+class SeedResults(Results):
+    """The folder of a further seed of a run: its tables and manifest, computed in this process without notebooks."""
+
+    def plan(self, file: Path, overrides: dict[str, Any], stages: Iterable[str]) -> None:
+        """Add some stages of a run to compute."""
+        self.file, self.overrides = file, overrides
+        for stage in stages:
+            source, target = self.notebooks / f"{stage}.ipynb", self.out / RUN_FILE
+            out = {"out": self.out} if stage == SAVES_TABLES else {}
+            self._add(Job(stage, f"{self.name} {stage}", source, target, out, done="computed"))
+
+    @property
+    def name(self) -> str:
+        """What messages call this folder."""
+        assert self.params
+        return f"{self.params.run} seed {self.params.seed}"
+
+    def _is_done(self, job: Job) -> bool:
+        saved = job.stage != SAVES_TABLES or job.target.exists()
+        return saved and self.earlier.get("code_hash") == code_hash()
+
+    def render(self, progress: Progress) -> None:
+        """Compute every due stage as :meth:`Results.render` does."""
+        from glore_lib.workflow.compute import open_lab
+
+        assert self.artifacts
+        self._lab: Replication | None = open_lab(self.file, self.overrides, self.artifacts)
+        try:
+            super().render(progress)
+        finally:
+            self._lab.run.free()
+            self._lab = None  # its frames are no longer needed
+
+    def _execute(self, job: Job, progress: Callable[[float], None]) -> None:
+        from glore_lib.reporting.results import save_run
+        from glore_lib.workflow import compute
+
+        assert self._lab
+        progress(0.0)
+        try:
+            with redirect_stdout(sys.stderr):  # warnings, which the manifest has too
+                compute.STAGES[job.stage](self._lab)
+                if job.stage == SAVES_TABLES:
+                    save_run(self._lab, self.out)
+                self._lab.run.finish(job.stage)
+        except Exception as error:
+            why = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+            again = f"glore compute {self.file} --seeds {self._lab.run.params.seed} shows where"
+            raise StageError(f"failed: {notebooks.without_paths(why)}; {again}") from error
+
+
 def comparison_hashes(folders: Sequence[Path]) -> dict[str, str]:
-    """Return hashes of the parameters and of the tables in some run folders."""
+    """Return hashes of the parameters and of the tables in some run folders, those of their seeds included."""
     manifests = [read_manifest(folder) for folder in folders]
     if compared := [folder for folder, made in zip(folders, manifests, strict=True) if "runs" in made]:
         raise ParamsError(f"run folder {compared[0]}: holds a comparison; give the folders of its runs")
-    files = [(f, path) for f in folders for path in sorted([*f.glob("tables/*.csv"), *f.glob("run.json")])]
+    parts = [(f, part) for f in folders for part in (f, *seed_folders(f))]
+    files = [(f, path) for f, part in parts for path in sorted([*part.glob("tables/*"), *part.glob(RUN_FILE)])]
     tables = [[f.resolve().name, path.relative_to(f).as_posix(), checksum(path)] for f, path in files]
     return {"params_hash": digest([made["params_hash"] for made in manifests]), "tables_hash": digest(tables)}
 
@@ -311,6 +401,8 @@ def comparison_name(runs: Sequence[str]) -> str:
 @dataclass
 class Pipeline:
     """A checked request to render the runs of ``params_files`` below ``root``, and their comparison ``name``.
+
+    Of several ``seeds``, the run's own is rendered, or else the first; the others are computed without notebooks.
 
     Building one writes nothing, and raises :class:`ParamsError` where the parameters, the data, a stage name or an
     output folder cannot be used. ``overrides`` apply to every params file; ``start`` is the first stage to execute
@@ -327,9 +419,11 @@ class Pipeline:
     appendix: bool = False
     name: str | None = None
     recompute: bool = False
+    seeds: Sequence[int] = ()
     notebooks: Path = field(default_factory=lambda: ROOT / "notebooks")
     runs: dict[str, Params] = field(init=False)
-    results: list[Results] = field(init=False, default_factory=list)  # those of the runs, and then the comparison
+    # Those of the runs, then of their further seeds, and then the comparison.
+    results: list[Results] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
         stages = [stage for stage in STAGES if stage != FIGURES] + (list(APPENDIX) if self.appendix else [])
@@ -338,14 +432,20 @@ class Pipeline:
         name = comparison_name([*self.runs]) if self.name is None else self.name
         if name in self.runs or not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
             raise ParamsError(f"--name {name}: must be the name of a folder, other than that of a run")
-        for path, (run, params) in zip(self.params_files, self.runs.items(), strict=True):
-            made = Results(self.root / run, self.notebooks, self.fresh, self.artifacts, params)
-            made.plan(path, self.overrides, stages)
-            for i, job in enumerate(made.jobs, start=1):
-                job.due |= job.stage in again or (self.recompute and made.is_stale(job))
-                job.place = f"run {len(self.results) + 1} of {len(self.runs)}, stage {i} of {len(made.jobs) + 1}: "
-            self.results.append(made)
+        further: list[Results] = []
+        for number, (path, (run, of_run)) in enumerate(zip(self.params_files, self.runs.items(), strict=True), start=1):
+            out, place = self.root / run, f"run {number} of {len(self.runs)}, "
+            for i, (params, overrides) in enumerate(with_seeds(of_run, self.overrides, self.seeds)):
+                folder, kind = (out / SEEDS / str(params.seed), SeedResults) if i else (out, Results)
+                made = kind(folder, self.notebooks, self.fresh, self.artifacts, params)
+                made.plan(path, overrides, [stage for stage in stages if not i or stage in STAGES])
+                seed = f"seed {i + 1} of {len(self.seeds)}, " if len(self.seeds) > 1 else ""
+                for j, job in enumerate(made.jobs, start=1):
+                    job.due |= job.stage in again or (self.recompute and made.is_stale(job))
+                    job.place = f"{place}{seed}stage {j} of {len(made.jobs) + (not i)}: "
+                (further if i else self.results).append(made)
         folders = [made.out for made in self.results]
+        self.results += further
         comparison = Results(self.root / name, self.notebooks, self.fresh, compared=folders)
         new_tables = any(job.due for job in self.jobs if job.stage == SAVES_TABLES)
         comparison.jobs[0].due |= bool(again) or new_tables
@@ -354,12 +454,12 @@ class Pipeline:
 
     @property
     def jobs(self) -> list[Job]:
-        """The notebooks of all runs, and of their comparison."""
+        """The jobs of all runs, of their further seeds, and of their comparison."""
         return [job for made in self.results for job in made.jobs]
 
 
 def render(results: Sequence[Results], progress: Progress = lambda job, share: None) -> None:
-    """Render the due notebooks of some results folders, holding these and their artifacts for this run.
+    """Do the due jobs of some results folders, holding these and their artifacts for this run.
 
     Raises :class:`StageError` at the first that fails; what was rendered before stays, and so does its own part up to
     the failing cell. Raises :class:`ParamsError` where another run uses one of the folders.

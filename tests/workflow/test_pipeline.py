@@ -9,12 +9,14 @@ import sys
 import time
 from base64 import b64encode
 from pathlib import Path
+from unittest.mock import Mock
 
 import nbformat
 import psutil
 import pytest
 
-from clone import HEADER, TABLES, WORK, Clone, write_notebook, write_stage
+from clone import HEADER, TABLES, WORK, Clone, stand_in_seeds, write_notebook, write_stage
+from glore_lib.artifacts.manifest import read_manifest
 from glore_lib.params import ROOT, ParamsError, load_params
 from glore_lib.workflow import StageError, notebooks, pipeline
 from glore_lib.workflow.pipeline import APPENDIX, STAGES, Job, Pipeline, Results, comparison_hashes, render
@@ -581,6 +583,180 @@ def test_a_comparison_is_built_from_run_folders_alone(done):
     table = done.out / "tables" / "numbers.csv"
     table.write_text(table.read_text() + "\ntiny,m,orm,accuracy,1,1,1,1")
     assert not made().done
+
+
+# Several seeds
+
+
+@pytest.fixture
+def seeds(done, monkeypatch) -> Clone:
+    """Return a clone with seed 0 rendered; further seeds are computed by stand-ins."""
+    stand_in_seeds(monkeypatch, done.log)
+    return done
+
+
+STAGES_OF_SEED = ["01_expert_iteration", "02_orm"]
+COMPUTED = [f"tiny {seed} {stage}" for seed in (1, 2) for stage in STAGES_OF_SEED]
+
+
+def test_further_seeds_are_computed_without_notebooks_and_found_finished(seeds):
+    before = seeds.files()
+    assert seeds.run(seeds=[0, 1, 2]) == [*COMPUTED, "1 06_figures"]
+    files = seeds.files()
+    of_run = {name: content for name, content in before.items() if name.startswith("tiny/")}
+    assert {name: files[name] for name in of_run} == of_run
+    written = {"manifest.json", "run.json", "tables/numbers.csv"}
+    assert set(files) - set(before) == {f"tiny/seeds/{seed}/{name}" for seed in (1, 2) for name in written}
+    assert seeds.run(seeds=[0, 1, 2]) == seeds.run() == []
+    assert seeds.files() == files
+    assert seeds.run(seeds=[0, 1, 3]) == [line.replace(" 2 ", " 3 ") for line in COMPUTED[2:]] + ["1 06_figures"]
+
+
+def test_the_manifest_of_a_seed_is_that_of_a_run(seeds):
+    seeds.run(seeds=[0, 1])
+    manifest, params = read_manifest(seeds.out / "seeds" / "1"), load_params(seeds.params, {"seed": 1})
+    assert manifest.keys() == seeds.manifest.keys()
+    assert (manifest["status"], manifest["run"], manifest["seed"], manifest["stale"]) == ("done", "tiny", 1, {})
+    assert (manifest["params_hash"], manifest["code_hash"]) == (params.digest(), "c0de")
+    assert manifest["params"] == params.model_dump(mode="json")
+    assert [entry["tokens"] for entry in manifest["stages"]] == [{"generated_tokens": 22}, {"generated_tokens": 11}]
+    # Seed 0 made the base.
+    assert [entry["reused_seconds"] for entry in manifest["stages"]] == [100, 0]
+    assert all(entry["seconds"] >= entry["reused_seconds"] for entry in manifest["stages"])
+    assert manifest["outputs"] == ["run.json", "tables/numbers.csv"]
+    assert seeds.compared["runs"]["tiny"]["seeds"] == [0, 1]
+
+
+def test_the_seed_of_the_run_is_rendered_or_else_the_first(clone, monkeypatch):
+    stand_in_seeds(monkeypatch, clone.log)
+
+    def planned(**options: object) -> list[tuple[str, int]]:
+        made = [results for results in clone.pipeline(**options).results if results.params]
+        return [(results.out.relative_to(clone.results).as_posix(), results.params.seed) for results in made]
+
+    assert planned(seeds=[2, 0]) == [("tiny", 0), ("tiny/seeds/2", 2)]
+    assert planned(seeds=[2, 1]) == [("tiny", 2), ("tiny/seeds/1", 1)]
+    assert planned(seeds=[2, 1], overrides={"seed": 1}) == [("tiny", 1), ("tiny/seeds/2", 2)]
+    with pytest.raises(ParamsError, match=r"--set seed=7: must be one of --seeds 2,1"):
+        planned(seeds=[2, 1], overrides={"seed": 7})
+    assert clone.pipeline(seeds=[2, 0]).jobs[0].parameters["overrides"] == {}
+    assert clone.pipeline(seeds=[2, 1]).jobs[0].parameters["overrides"] == {"seed": 2}
+    clone.run(seeds=[2, 1])
+    assert (clone.manifest["seed"], clone.compared["runs"]["tiny"]["seeds"]) == (2, [1, 2])
+    with pytest.raises(ParamsError, match=r"holds run tiny of other parameters \(hash \w+, here \w+, seed 2, here 0\)"):
+        clone.pipeline(seeds=[0, 1])
+
+
+def test_all_runs_are_rendered_before_further_seeds_are_computed(seeds):
+    pipeline = seeds.pipeline(seeds.params, add_run(seeds), seeds=[0, 1], name="tiny-figures", appendix=True)
+    assert [(job.place, job.label, job.done) for job in pipeline.jobs if job.stage != "01_expert_iteration"] == [
+        ("run 1 of 2, seed 1 of 2, stage 2 of 4: ", "tiny 02_orm", "rendered"),
+        ("run 1 of 2, seed 1 of 2, stage 3 of 4: ", "tiny appendix/j_value", "rendered"),
+        ("run 2 of 2, seed 1 of 2, stage 2 of 4: ", "other 02_orm", "rendered"),
+        ("run 2 of 2, seed 1 of 2, stage 3 of 4: ", "other appendix/j_value", "rendered"),
+        ("run 1 of 2, seed 2 of 2, stage 2 of 2: ", "tiny seed 1 02_orm", "computed"),
+        ("run 2 of 2, seed 2 of 2, stage 2 of 2: ", "other seed 1 02_orm", "computed"),
+        ("stage 4 of 4: ", "06_figures", "rendered"),
+    ]
+
+
+def test_a_seed_that_fails_or_is_interrupted_continues_with_the_stage_at_work(seeds, monkeypatch):
+    from glore_lib.workflow import compute
+
+    right, folder = compute.STAGES["02_orm"], seeds.out / "seeds" / "1"
+    for error, status in ((ValueError(f"{ROOT}/x\nmore"), "failed"), (KeyboardInterrupt(), "interrupted")):
+        monkeypatch.setitem(compute.STAGES, "02_orm", Mock(side_effect=error))
+        with pytest.raises(StageError if status == "failed" else KeyboardInterrupt) as raised:
+            seeds.run(seeds=[0, 1, 2])
+        manifest = read_manifest(folder)
+        assert [manifest["status"], *(entry["status"] for entry in manifest["stages"])] == [status, "done", status]
+        if status == "failed":
+            again = f"glore compute {seeds.params} --seeds 1 shows where"
+            assert str(raised.value) == f"tiny seed 1 02_orm failed: ValueError: x; {again}"
+            assert manifest["stages"][1]["error"] == str(raised.value)
+        assert not (folder / "run.json").exists()
+        assert not (folder.with_name("2") / "manifest.json").exists()
+    monkeypatch.setitem(compute.STAGES, "02_orm", right)
+    assert seeds.run(seeds=[0, 1, 2]) == [*COMPUTED[1:], "1 06_figures"]
+
+
+@pytest.mark.parametrize(
+    ("lost", "due"),
+    [("manifest", STAGES_OF_SEED), ("tables", ["02_orm"]), ("artifacts", ["01_expert_iteration"]),
+     ("code", STAGES_OF_SEED)],
+)  # fmt: skip
+def test_a_seed_whose_results_are_lost_or_of_other_code_is_computed_again(seeds, monkeypatch, lost, due):
+    seeds.run(seeds=[0, 1])
+    folder, params = seeds.out / "seeds" / "1", load_params(seeds.params, {"seed": 1})
+    record = pipeline.stage_record_path(seeds.root / "artifacts", params, "01_expert_iteration")
+    files = {"manifest": folder / "manifest.json", "tables": folder / "run.json", "artifacts": record}
+    if lost == "code":
+        monkeypatch.setattr(pipeline, "code_hash", lambda: "other")
+    else:
+        files[lost].unlink()
+    of_seed = seeds.pipeline(seeds=[0, 1]).results[1]
+    assert [job.stage for job in of_seed.jobs if job.due] == due
+
+
+def test_fresh_and_from_apply_to_seeds(seeds):
+    seeds.run(seeds=[0, 1, 2])
+    assert seeds.run(seeds=[0, 1], start="02") == ["tiny 02_orm 1", "tiny 1 02_orm", "1 06_figures"]
+    (seeds.out / "seeds" / "1" / "mine.txt").write_text("")
+    main = ["tiny 01_expert_iteration 1", "tiny 02_orm 1"]
+    assert seeds.run(seeds=[0, 1], fresh=True) == [*main, *COMPUTED[:2], "1 06_figures"]
+    assert sorted(path.name for path in (seeds.out / "seeds").iterdir()) == ["1"]  # seed 2 was not asked for
+    assert seeds.run(fresh=True) == [*main, "1 06_figures"]
+    assert [path.name for path in (seeds.out / "seeds").rglob("*")] == ["1", "mine.txt"]
+    assert "seeds" not in seeds.compared["runs"]["tiny"]
+
+
+def test_a_seed_with_artifacts_of_older_code_is_computed_again_where_asked_for(seeds):
+    seeds.run(seeds=[0, 1])
+    params = load_params(seeds.params, {"seed": 1})
+    record = pipeline.stage_record_path(seeds.root / "artifacts", params, "02_orm")
+    made = json.loads(record.read_text())
+    made["artifacts"]["base-00"]["stale"] = "method/step_labels.py"
+    record.write_text(json.dumps(made))
+    due = [job.label for job in seeds.pipeline(seeds=[0, 1], recompute=True).jobs if job.due]
+    assert due == ["tiny seed 1 02_orm", "06_figures"]
+
+
+def test_a_comparison_is_due_when_a_seed_is_added_changed_or_removed(seeds):
+    def made() -> bool:
+        return Results(seeds.comparison, seeds.notebooks, compared=[seeds.out]).done
+
+    assert made()
+    seeds.run(seeds=[0, 1])
+    assert made()
+    folder = seeds.out / "seeds" / "1"
+    for name in ("tables/numbers.csv", "run.json"):
+        content = (folder / name).read_text()
+        (folder / name).write_text(content + "\n")
+        assert not made()
+        (folder / name).write_text(content)
+        assert made()
+    for outcomes in (folder / "tables" / "outcomes.parquet", seeds.out / "tables" / "outcomes.parquet"):
+        outcomes.write_bytes(b"new")
+        assert not made()
+        outcomes.unlink()
+    shutil.copytree(folder, folder.with_name("2"))
+    assert not made()
+    shutil.rmtree(folder.with_name("2"))
+    assert made()
+    shutil.rmtree(folder)
+    assert not made()
+
+
+def test_a_seed_can_be_compared_alone_and_is_not_taken_for_that_of_another_run(seeds):
+    seeds.run(add_run(seeds), seeds=[0, 1], name="others")
+    seeds.run(seeds=[0, 1])
+    out = seeds.results / "alone"
+    render([Results(out, seeds.notebooks, compared=[seeds.out / "seeds" / "1"])])
+    params_hash = load_params(seeds.params, {"seed": 1}).digest()
+    held = {"folder": "../tiny/seeds/1", "params_hash": params_hash, "code_hash": "c0de"}
+    assert read_manifest(out)["runs"] == {"tiny": held}
+    with pytest.raises(ParamsError, match="alone: also compares tiny-seed-1, which this command does not include"):
+        Results(out, seeds.notebooks, compared=[seeds.results / "other" / "seeds" / "1"])
 
 
 @pytest.mark.parametrize("stale", [False, True])
