@@ -56,7 +56,7 @@ path.write_text("value")"""
 
 
 def stand_in_seeds(patch: pytest.MonkeyPatch, log: Path) -> None:
-    """Compute further seeds as the stand-in notebooks do: log each stage, record its artifacts, and write the tables."""
+    """Compute further seeds as the stand-in notebooks do: log each stage, record artifacts, and write the tables."""
 
     def open_lab(file: Path, overrides: dict, artifacts: Path) -> SimpleNamespace:
         params = load_params(file, overrides)

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from unittest.mock import Mock
 
 import pandas as pd
 import psutil
@@ -20,8 +21,9 @@ import typer
 from test_replication import SETTINGS, artifacts, forbid_work, script
 from typer.testing import CliRunner, Result
 
-from clone import TABLES, TINY, WORK, Clone, write_stage
+from clone import TABLES, TINY, WORK, Clone, stand_in_seeds, write_stage
 from glore_lib.artifacts.locks import LOCK
+from glore_lib.artifacts.manifest import stage_record_path
 from glore_lib.cli import _parse, app
 from glore_lib.method.replication import Replication
 from glore_lib.params import load_params, read_yaml
@@ -30,7 +32,8 @@ from glore_lib.reporting.results import save_run
 from glore_lib.reporting.tables import stepwise, student_comparison
 from glore_lib.workflow import environment, pipeline
 from glore_lib.workflow.pipeline import comparison_name
-from tiny import open_tiny
+from glore_lib.workflow.seeds import parse_seeds
+from tiny import Scripted, open_tiny, solver
 
 ALL_STAGES = tuple(pipeline.STAGES)
 
@@ -353,6 +356,88 @@ def test_compute_makes_all_that_the_notebooks_need_and_renders_none(clone, tiny_
     save_run(again, clone.root / "out")
     assert artifacts(store) == made
     assert len(pd.read_csv(clone.root / "out" / "tables" / "numbers.csv")) == len(again.numbers)
+
+
+def test_compute_makes_the_artifacts_of_every_seed(clone, tiny_base, monkeypatch):
+    store, settings = clone.root / "artifacts", {key.replace("__", "."): value for key, value in SETTINGS.items()}
+    monkeypatch.setattr(Run, "sampler", lambda self, source: Scripted(self.tokenizer, solver(self, 0.5)))
+    settings["base_model.source"] = str(tiny_base)
+    monkeypatch.setattr("glore_lib.cli._parse", lambda given: settings)
+    shown = glore("compute", clone.params, "--seeds", "2,0")
+    assert (shown.exit_code, shown.stdout) == (0, f"done: {store}\n"), shown.stderr
+    stages = [stage for stage in ALL_STAGES if stage != pipeline.FIGURES]
+    lines = [line for line in shown.stderr.splitlines() if line.startswith("tiny ")]
+    assert lines == [f"tiny seed {seed} {stage}" for seed in (0, 2) for stage in stages]
+    records = [stage_record_path(store, load_params(clone.params, settings | {"seed": n}), "05_evaluation")
+               for n in (0, 1, 2)]  # fmt: skip
+    assert [path.exists() for path in records] == [True, False, True]
+    numbers = [{name for name in json.loads(path.read_text())["artifacts"] if name.startswith("numbers-")}
+               for path in records[::2]]  # fmt: skip
+    assert len(numbers[0]) == len(numbers[1]) > 1 and not numbers[0] & numbers[1]
+
+
+@pytest.mark.parametrize(
+    ("seeds", "parts"),
+    [
+        ("4-1", ["the range 4-1 must be written as 1-4"]),
+        ("a", ["must be whole numbers such as 3, 0,2,5 or 0-4, and 'a' is not"]),
+        ("-1", ["and '-1' is not"]),
+        ("1.5", ["and '1.5' is not"]),
+        ("0,,2", ["and '' is not"]),
+        ("", ["and '' is not"]),
+        ("²", ["and '²' is not"]),
+        ("0-2,1,2", ["names 1, 2 twice"]),
+        ("0-100", ["must be 100 seeds at most"]),
+        ("0-60,100-160", ["must be 100 seeds at most"]),
+    ],
+)
+@pytest.mark.parametrize("command", ["run", "compute"])
+def test_bad_seeds(clone, command, seeds, parts):
+    refused = glore(command, clone.params, f"--seeds={seeds}")
+    assert_refused(refused, f"--seeds {seeds}: ", *parts)
+    assert not clone.results.exists() and not (clone.root / "artifacts").exists()
+
+
+def test_seeds_are_named_in_their_order():
+    assert parse_seeds("3") == [3]
+    assert parse_seeds("5, 0-2,10-10") == [5, 0, 1, 2, 10]
+    assert parse_seeds("0-99") == list(range(100))
+    assert parse_seeds(None) == []
+
+
+def test_several_seeds_of_a_run(clone, monkeypatch):
+    stand_in_seeds(monkeypatch, clone.log)
+    given = ["run", clone.params, "--out", clone.results, "--seeds", "1,0,2"]
+    shown = glore(*given)
+    assert shown.exit_code == 0, shown.stderr
+    made = ["tiny 01_expert_iteration rendered", "tiny seed 1 01_expert_iteration computed",
+            "tiny seed 2 01_expert_iteration computed", "06_figures rendered"]  # fmt: skip
+    assert [line for line in shown.stderr.splitlines() if line.endswith(("rendered", "computed"))] == made
+    assert clone.log.read_text().splitlines()[1:3] == ["tiny 1 01_expert_iteration", "tiny 2 01_expert_iteration"]
+    again = glore(*given)
+    assert again.stderr == "found finished: tiny 01, tiny seed 1 01, tiny seed 2 01, tiny-figures 06\n"
+    shown = glore("status", clone.out)
+    folders = [clone.out / "seeds" / "1", clone.out / "seeds" / "2"]
+    assert [line for line in shown.stdout.splitlines() if line.startswith("seed: ")] == [f"seed: {f}" for f in folders]
+    shown = glore("status", folders[0])
+    assert shown.stdout.splitlines()[1].split()[:3] == ["tiny", "01_expert_iteration", "done"]
+    assert shown.stdout.splitlines()[-1].startswith("done, 0:0")
+    shown = glore("compare", folders[1])
+    assert shown.stdout.splitlines()[-1].startswith(f"done: {clone.results / 'tiny-seed-2-figures'} ("), shown.stderr
+
+
+def test_a_seed_that_fails_is_one_line_in_the_end_and_in_the_status(clone, monkeypatch):
+    stand_in_seeds(monkeypatch, clone.log)
+    stages = {"01_expert_iteration": Mock(side_effect=ZeroDivisionError("division by zero"))}
+    monkeypatch.setattr("glore_lib.workflow.compute.STAGES", stages)
+    shown = glore("run", clone.params, "--out", clone.results, "--seeds", "0-1")
+    why = f"ZeroDivisionError: division by zero; glore compute {clone.params} --seeds 1 shows where"
+    message = f"tiny seed 1 01_expert_iteration failed: {why}"
+    assert (shown.exit_code, shown.stdout) == (1, "")
+    assert shown.stderr.splitlines()[-1] == f"error: {message}"
+    shown = glore("status", clone.out / "seeds" / "1")
+    assert message in shown.stdout.splitlines()
+    assert shown.stdout.splitlines()[-1] == "failed, 0:00:00 of work"
 
 
 STALE = ["computed 2 of 9 artifacts, 1.5 h: `method/step_labels.py` changed"]

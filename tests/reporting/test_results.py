@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from test_figures import drafts, numbers, outcomes, step_scores
 
+from glore_lib.artifacts.records import SCHEMAS
 from glore_lib.params import ParamsError
 from glore_lib.reporting import analysis_figures, results
 from glore_lib.reporting.scoreboard import COLUMNS
@@ -29,7 +30,12 @@ def save(folder: Path, run: str, rows: pd.DataFrame | None = None, caption: str 
     for name, frame in frames.items():
         frame = frame[frame["task"] == frame["task"].iloc[0]].assign(task=run)
         frame.to_csv(folder / "tables" / f"{name}.csv", index=False)
-    held = {"run": run, "caption": caption, "model": "m", "stands_for": "gsm8k", "stale": []} | about
+    rows = [("greedy", "accuracy", "", f"q{i}", float(i < 2), 1.0) for i in range(3)]
+    of_questions = pd.DataFrame(rows, columns=list(SCHEMAS["outcomes"]))
+    of_questions.to_parquet(folder / "tables" / "outcomes.parquet", index=False)
+    params = {"run": run, "seed": 0, "student": {"rounds": 1, "start": "sft"}}
+    held = {"run": run, "caption": caption, "model": "m", "stands_for": "gsm8k", "stale": [], "seed": 0,
+            "params": params, "code_hash": "c0de"} | about  # fmt: skip
     (folder / "run.json").write_text(json.dumps(held))
     return folder
 
@@ -48,8 +54,8 @@ def test_every_tables_caption_names_data_sets_splits_and_stale_artifacts(tmp_pat
         results.save_table(c, table, tmp_path)
         caption = (tmp_path / "tables" / f"{table}.md").read_text().partition("\n\n")[0]
         assert caption == (
-            "Per cent [95 % interval] (n). a: SVAMP, 700/300 by ID order. "
-            "b: SVAMP, trained on MAWPS and ASDiv-A, tested on all 1,000. "
+            "Per cent [95 % interval] (n). a: SVAMP, 700/300 by ID order; seed 0. "
+            "b: SVAMP, trained on MAWPS and ASDiv-A, tested on all 1,000; seed 0. "
             "b uses artifacts computed by older code: orm-12, sorm-34."
         )
 
@@ -80,6 +86,75 @@ def test_a_comparison_holds_the_runs_rows_exactly_and_draws_all_from_them(tmp_pa
     files = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*.*")}
     results.write_comparison(folders, tmp_path / "out")
     assert all(path.read_bytes() == content for path, content in files.items())
+
+
+def save_seed(run: Path, seed: int, **about: object) -> Path:
+    """Write the results of a further seed of a run, whose first ``seed`` questions are right."""
+    params = {"run": run.name, "seed": seed, "student": {"rounds": 1, "start": "sft"}}
+    folder = save(run / "seeds" / str(seed), run.name, **({"seed": seed, "params": params} | about))
+    path = folder / "tables" / "outcomes.parquet"
+    rows = pd.read_parquet(path)
+    rows.assign(hits=[float(i < seed) for i in range(len(rows))]).to_parquet(path, index=False)
+    return folder
+
+
+def test_a_run_is_loaded_with_the_seeds_in_its_folder(tmp_path):
+    folders = [save(tmp_path / name, name, seed=2 if name == "b" else 0) for name in ("a", "b")]
+    for seed in (10, 3, 1):
+        save_seed(folders[1], seed)
+    (tmp_path / "b" / "seeds" / "4").mkdir()  # in progress: it has no results yet
+    c = results.load_runs(folders)
+    assert c.seeds == {"a": [0], "b": [1, 2, 3, 10]}
+    assert {run: [frame["hits"].sum() for frame in frames] for run, frames in c.outcomes.items()} == {
+        "a": [2], "b": [1, 2, 3, 3],
+    }  # fmt: skip
+    assert c.captions == ["a: A task; seed 0.", "b: A task; 4 seeds: 1-3, 10 (diagnostic figures: seed 2)."]
+    alone = results.load_runs([tmp_path / "b" / "seeds" / "3"])
+    assert (alone.seeds, alone.captions) == ({"b": [3]}, ["b: A task; seed 3."])
+    assert len(alone.outcomes["b"]) == 1
+
+
+def test_captions_name_seeds_of_older_code(tmp_path):
+    run = save(tmp_path / "a", "a", stale=["orm-12"])
+    save_seed(run, 1, stale=["orm-34"])
+    for seed in (2, 3):
+        save_seed(run, seed, code_hash="0ther")
+    assert results.load_runs([run]).captions[1:] == [
+        "a uses artifacts computed by older code: orm-12, orm-34.",
+        "a: another version of the code computed seeds 2-3.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"student": {"rounds": 2, "start": "sft"}}, r"student.rounds = 2, in its run 1"),
+        ({"student": {"rounds": 1, "start": "one_shot"}}, r"student.start = 'one_shot', in its run 'sft'"),
+        ({"student": {"rounds": 1}}, r"student.start = None, in its run 'sft'"),
+        ({"new": [1, 2]}, r"new = \[1, 2\], in its run None"),
+    ],
+)
+def test_a_seed_of_other_parameters_is_refused(tmp_path, changed, why):
+    run = save(tmp_path / "a", "a")
+    params = {"run": "a", "seed": 1, "student": {"rounds": 1, "start": "sft"}}
+    save_seed(run, 1, params=params | changed)
+    with pytest.raises(ParamsError, match=rf"seed folder .*/a/seeds/1: {why}: remove it, or compute it again"):
+        results.load_runs([run])
+
+
+def test_a_seed_that_is_there_twice_is_refused(tmp_path):
+    run = save(tmp_path / "a", "a", seed=1)
+    save_seed(run, 1)
+    with pytest.raises(ParamsError, match=r"seed folder .*/a/seeds/1: holds seed 1, as .*/a does"):
+        results.load_runs([run])
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"no parquet"),
+    lambda path: pd.read_parquet(path).drop(columns="of").to_parquet(path)])  # fmt: skip
+def test_outcomes_that_are_lost_or_damaged_are_named(tmp_path, damage):
+    damage(save(tmp_path / "a", "a") / "tables" / "outcomes.parquet")
+    with pytest.raises(ParamsError, match=r"a/tables/outcomes.parquet: .*; glore run PARAMS --from 05 writes it"):
+        results.load_runs([tmp_path / "a"])
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[1]", "\xff"])
