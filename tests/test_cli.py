@@ -30,6 +30,7 @@ from glore_lib.params import load_params, read_yaml
 from glore_lib.reporting import findings
 from glore_lib.reporting.results import save_run
 from glore_lib.reporting.tables import stepwise, student_comparison
+from glore_lib.run import Run
 from glore_lib.workflow import environment, pipeline
 from glore_lib.workflow.pipeline import comparison_name
 from glore_lib.workflow.seeds import parse_seeds
@@ -371,7 +372,7 @@ def test_compute_makes_the_artifacts_of_every_seed(clone, tiny_base, monkeypatch
     records = [stage_record_path(store, load_params(clone.params, settings | {"seed": n}), "05_evaluation")
                for n in (0, 1, 2)]  # fmt: skip
     assert [path.exists() for path in records] == [True, False, True]
-    numbers = [{name for name in json.loads(path.read_text())["artifacts"] if name.startswith("numbers-")}
+    numbers = [{name for name in json.loads(path.read_text())["artifacts"] if name.startswith("outcomes-")}
                for path in records[::2]]  # fmt: skip
     assert len(numbers[0]) == len(numbers[1]) > 1 and not numbers[0] & numbers[1]
 

@@ -20,7 +20,8 @@ from matplotlib.figure import Figure
 from glore_lib.artifacts.keys import code_hash
 from glore_lib.artifacts.manifest import RUN_FILE, seed_folders
 from glore_lib.artifacts.records import StoreError, check_schema, write
-from glore_lib.method.evaluation import NUMBERS, Outcomes, from_frame, numbers, to_frame
+from glore_lib.method import evaluation
+from glore_lib.method.evaluation import NUMBERS, Outcomes, from_frame, to_frame
 from glore_lib.method.replication import Replication
 from glore_lib.params import ParamsError
 from glore_lib.reporting import ASSETS, analysis_figures, paper_figures, style
@@ -160,6 +161,8 @@ def load_runs(folders: Sequence[str | Path]) -> Comparison:
     tables = {}
     for name, columns in TABLES.items():
         read = [read_table(path / "tables" / f"{name}.csv", columns) for path in paths]
+        if name == "numbers":
+            read = [_over_seeds(run, outcomes[run["run"]], table) for run, table in zip(runs, read, strict=True)]
         filled = [table for table in read if len(table)]  # an empty table has no column types
         tables[name] = pd.concat(filled or read, ignore_index=True)
     return Comparison(paths, runs, tables, outcomes, {run: list(of) for run, of in seeds.items()})
@@ -189,6 +192,17 @@ def _by_seed(folder: Path, run: dict[str, Any]) -> dict[int, Path]:
 def _flat(params: dict[str, Any]) -> dict[Any, Any]:
     """Return nested parameters by their dotted names."""
     return pd.json_normalize(params).iloc[0].to_dict()
+
+
+def _over_seeds(run: dict[str, Any], outcomes: list[Outcomes], numbers: pd.DataFrame) -> pd.DataFrame:
+    """Return the numbers of a run over its seeds; of a single seed, those in its folder."""
+    if len(outcomes) == 1:
+        return numbers
+    for of_seed in outcomes[1:]:
+        if differing := outcomes[0].keys() ^ of_seed.keys():
+            some = " ".join(min(differing))
+            raise ParamsError(f"run {run['run']}: not all of its seeds have {some}; compute them by the same code")
+    return evaluation.numbers(run["run"], run["model"], None, outcomes)
 
 
 def _load_outcomes(folder: Path) -> Outcomes:

@@ -29,7 +29,7 @@ from glore_lib.tasks import checked_task
 
 CHECKED = ("tables/*.csv", "tables/*.parquet", "tables/*.md", "figures/*.csv", "scoreboard.csv")
 # Columns that say what a row's number is, not which row it is.
-MEASURED = {"value", "ci_low", "ci_high", "n", "count", "score", "ours", "verdict", "hits", "of"}
+MEASURED = {"value", "ci_low", "ci_high", "n", "count", "score", "clusters", "ours", "verdict", "hits", "counts"}
 TOLERANCE = 1e-9  # another machine may add up in another order
 ABSENT = "absent"
 

@@ -8,11 +8,11 @@ import pandas as pd
 import pytest
 from test_figures import drafts, numbers, outcomes, step_scores
 
-from glore_lib.artifacts.records import SCHEMAS
+from glore_lib.method.evaluation import to_frame
 from glore_lib.params import ParamsError
 from glore_lib.reporting import analysis_figures, results
 from glore_lib.reporting.scoreboard import COLUMNS
-from glore_lib.statistics import Estimate, row
+from glore_lib.statistics import Estimate, Outcome, row
 from glore_lib.tasks.svamp import SVAMP
 
 
@@ -28,11 +28,10 @@ def save(folder: Path, run: str, rows: pd.DataFrame | None = None, caption: str 
         "cost": analysis_figures.cost_rows(outcomes()),
     }
     for name, frame in frames.items():
-        frame = frame[frame["task"] == frame["task"].iloc[0]].assign(task=run)
+        frame = frame[frame["task"] == frame["task"].iloc[0]].assign(task=run).reindex(columns=results.TABLES[name])
         frame.to_csv(folder / "tables" / f"{name}.csv", index=False)
-    rows = [("greedy", "accuracy", "", f"q{i}", float(i < 2), 1.0) for i in range(3)]
-    of_questions = pd.DataFrame(rows, columns=list(SCHEMAS["outcomes"]))
-    of_questions.to_parquet(folder / "tables" / "outcomes.parquet", index=False)
+    of_questions = {("greedy", "accuracy"): Outcome.of_values([1, 1, 0], ["q0", "q1", "q2"])}
+    to_frame(of_questions).to_parquet(folder / "tables" / "outcomes.parquet", index=False)
     params = {"run": run, "seed": 0, "student": {"rounds": 1, "start": "sft"}}
     held = {"run": run, "caption": caption, "model": "m", "stands_for": "gsm8k", "stale": [], "seed": 0,
             "params": params, "code_hash": "c0de"} | about  # fmt: skip
@@ -92,9 +91,8 @@ def save_seed(run: Path, seed: int, **about: object) -> Path:
     """Write the results of a further seed of a run, whose first ``seed`` questions are right."""
     params = {"run": run.name, "seed": seed, "student": {"rounds": 1, "start": "sft"}}
     folder = save(run / "seeds" / str(seed), run.name, **({"seed": seed, "params": params} | about))
-    path = folder / "tables" / "outcomes.parquet"
-    rows = pd.read_parquet(path)
-    rows.assign(hits=[float(i < seed) for i in range(len(rows))]).to_parquet(path, index=False)
+    right = Outcome.of_values([i < seed for i in range(3)], ["q0", "q1", "q2"])
+    to_frame({("greedy", "accuracy"): right}).to_parquet(folder / "tables" / "outcomes.parquet", index=False)
     return folder
 
 
@@ -105,9 +103,13 @@ def test_a_run_is_loaded_with_the_seeds_in_its_folder(tmp_path):
     (tmp_path / "b" / "seeds" / "4").mkdir()  # in progress: it has no results yet
     c = results.load_runs(folders)
     assert c.seeds == {"a": [0], "b": [1, 2, 3, 10]}
-    assert {run: [frame["hits"].sum() for frame in frames] for run, frames in c.outcomes.items()} == {
-        "a": [2], "b": [1, 2, 3, 3],
-    }  # fmt: skip
+    right = {run: [of["greedy", "accuracy"].hits.sum() for of in seeds] for run, seeds in c.outcomes.items()}
+    assert right == {"a": [2], "b": [1, 2, 3, 3]}
+    numbers = c.tables["numbers"]
+    pd.testing.assert_frame_equal(numbers[numbers["task"] == "a"], results.load_runs(folders[:1]).tables["numbers"])
+    (over,) = numbers[numbers["task"] == "b"].itertuples()
+    assert (over.method, over.metric, over.value) == ("greedy", "accuracy", pytest.approx((1 + 2 + 3 + 3) / 12))
+    assert pd.isna(over.seed)
     assert c.captions == ["a: A task; seed 0.", "b: A task; 4 seeds: 1-3, 10 (diagnostic figures: seed 2)."]
     alone = results.load_runs([tmp_path / "b" / "seeds" / "3"])
     assert (alone.seeds, alone.captions) == ({"b": [3]}, ["b: A task; seed 3."])
@@ -139,6 +141,15 @@ def test_a_seed_of_other_parameters_is_refused(tmp_path, changed, why):
     params = {"run": "a", "seed": 1, "student": {"rounds": 1, "start": "sft"}}
     save_seed(run, 1, params=params | changed)
     with pytest.raises(ParamsError, match=rf"seed folder .*/a/seeds/1: {why}: remove it, or compute it again"):
+        results.load_runs([run])
+
+
+def test_a_seed_without_a_number_of_the_others_is_refused(tmp_path):
+    run = save(tmp_path / "a", "a")
+    path = save_seed(run, 1) / "tables" / "outcomes.parquet"
+    frame = pd.read_parquet(path)
+    pd.concat([frame, frame.assign(metric="fixed_fraction")]).to_parquet(path)
+    with pytest.raises(ParamsError, match="run a: not all of its seeds have greedy fixed_fraction; compute them by"):
         results.load_runs([run])
 
 
