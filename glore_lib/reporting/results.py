@@ -197,7 +197,7 @@ def _flat(params: dict[str, Any]) -> dict[Any, Any]:
 def _over_seeds(run: dict[str, Any], outcomes: list[Outcomes], numbers: pd.DataFrame) -> pd.DataFrame:
     """Return the numbers of a run over its seeds; of a single seed, those in its folder."""
     if len(outcomes) == 1:
-        return numbers
+        return numbers.astype({"seed": "Int64"})
     for of_seed in outcomes[1:]:
         if differing := outcomes[0].keys() ^ of_seed.keys():
             some = " ".join(min(differing))

@@ -30,7 +30,7 @@ def save(folder: Path, run: str, rows: pd.DataFrame | None = None, caption: str 
     for name, frame in frames.items():
         frame = frame[frame["task"] == frame["task"].iloc[0]].assign(task=run).reindex(columns=results.TABLES[name])
         frame.to_csv(folder / "tables" / f"{name}.csv", index=False)
-    of_questions = {("greedy", "accuracy"): Outcome.of_values([1, 1, 0], ["q0", "q1", "q2"])}
+    of_questions = {("greedy", "accuracy"): Outcome.of([1, 1, 0], ["q0", "q1", "q2"])}
     to_frame(of_questions).to_parquet(folder / "tables" / "outcomes.parquet", index=False)
     params = {"run": run, "seed": 0, "student": {"rounds": 1, "start": "sft"}}
     held = {"run": run, "caption": caption, "model": "m", "stands_for": "gsm8k", "stale": [], "seed": 0,
@@ -91,7 +91,7 @@ def save_seed(run: Path, seed: int, **about: object) -> Path:
     """Write the results of a further seed of a run, whose first ``seed`` questions are right."""
     params = {"run": run.name, "seed": seed, "student": {"rounds": 1, "start": "sft"}}
     folder = save(run / "seeds" / str(seed), run.name, **({"seed": seed, "params": params} | about))
-    right = Outcome.of_values([i < seed for i in range(3)], ["q0", "q1", "q2"])
+    right = Outcome.of([i < seed for i in range(3)], ["q0", "q1", "q2"])
     to_frame({("greedy", "accuracy"): right}).to_parquet(folder / "tables" / "outcomes.parquet", index=False)
     return folder
 
@@ -161,7 +161,7 @@ def test_a_seed_that_is_there_twice_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"no parquet"),
-    lambda path: pd.read_parquet(path).drop(columns="of").to_parquet(path)])  # fmt: skip
+    lambda path: pd.read_parquet(path).drop(columns="counts").to_parquet(path)])  # fmt: skip
 def test_outcomes_that_are_lost_or_damaged_are_named(tmp_path, damage):
     damage(save(tmp_path / "a", "a") / "tables" / "outcomes.parquet")
     with pytest.raises(ParamsError, match=r"a/tables/outcomes.parquet: .*; glore run PARAMS --from 05 writes it"):

@@ -10,13 +10,17 @@ import pytest
 from test_replication import SETTINGS, artifacts, forbid_work, script
 from typer.testing import CliRunner, Result
 
+from clone import TINY
+from glore_lib.artifacts.manifest import read_manifest
 from glore_lib.artifacts.records import verify_record, write_record
 from glore_lib.cli import app
 from glore_lib.method.replication import Replication
-from glore_lib.params import ParamsError
-from glore_lib.reporting.results import DRAW, TABLE_METRICS, TABLES, save_run, write_comparison
+from glore_lib.params import ParamsError, load_params
+from glore_lib.reporting.results import DRAW, TABLE_METRICS, TABLES, load_runs, save_run, write_comparison
+from glore_lib.run import Run
 from glore_lib.workflow.check import check
-from tiny import open_tiny
+from glore_lib.workflow.pipeline import FIGURES, STAGES, SeedResults, render
+from tiny import Scripted, open_tiny, solver
 
 
 def save_results(root: Path, base: Path, **settings: Any) -> tuple[Path, Path]:
@@ -46,6 +50,72 @@ def results(made, tmp_path, monkeypatch) -> tuple[Path, Path]:
     forbid_work(monkeypatch)
     folder, store = (shutil.copytree(folder, tmp_path / folder.name) for folder in made)
     return folder / "tiny", store
+
+
+@pytest.fixture(scope="module")
+def seeds(made, tiny_base, tmp_path_factory) -> tuple[Path, Path]:
+    """The run's folder with seed 1 in it, as glore run --seeds computes it, and a comparison of both seeds."""
+    root = tmp_path_factory.mktemp("seeds")
+    folder, store = (shutil.copytree(folder, root / folder.name) for folder in made)
+    overrides = {key.replace("__", "."): value for key, value in SETTINGS.items()}
+    overrides |= {"base_model.source": str(tiny_base), "seed": 1}
+    of_seed = SeedResults(folder / "tiny" / "seeds" / "1", artifacts=store, params=load_params(TINY, overrides))
+    of_seed.plan(TINY, overrides, [stage for stage in STAGES if stage != FIGURES])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "sampler", lambda self, source: Scripted(self.tokenizer, solver(self, 0.5)))
+        render([of_seed])
+    write_comparison([folder / "tiny"], folder / "all")
+    return folder, store
+
+
+def test_a_further_seed_is_computed_as_the_run_is(seeds):
+    results, store = seeds
+    folder = results / "tiny" / "seeds" / "1"
+    manifest = read_manifest(folder)
+    assert manifest["status"] == "done"
+    assert sorted(manifest["outputs"]) == [
+        "run.json",
+        "tables/outcomes.parquet",
+        *(f"tables/{t}.csv" for t in sorted(TABLES)),
+    ]
+    assert sorted(path.name for path in (folder / "tables").iterdir()) == sorted(
+        path.name for path in (results / "tiny" / "tables").iterdir()
+    )
+    own, further = (pd.read_csv(f / "tables" / "numbers.csv") for f in (results / "tiny", folder))
+    assert own[["method", "metric"]].equals(further[["method", "metric"]])
+    assert (set(own["seed"]), set(further["seed"])) == ({0}, {1})
+    assert own["value"].tolist() != further["value"].tolist()
+
+
+def test_a_seed_is_checked_as_a_run_is(seeds, tmp_path, monkeypatch):
+    forbid_work(monkeypatch)
+    results, store = seeds
+    compared, differences = check(results / "tiny" / "seeds" / "1", store)
+    assert compared > 100 and differences == []
+    assert check(results / "all", tmp_path)[1] == []
+    folder = shutil.copytree(results / "tiny" / "seeds" / "1", tmp_path / "seed")
+    path = folder / "tables" / "outcomes.parquet"
+    outcomes = pd.read_parquet(path)
+    row = outcomes.index[(outcomes["method"] == "greedy") & (outcomes["metric"] == "accuracy")][0]
+    outcomes.loc[row, "hits"] = 1 - (right := outcomes.loc[row, "hits"])
+    outcomes.to_parquet(path, index=False)
+    (difference,) = check(folder, store)[1]
+    assert (difference.file, difference.stored, difference.recomputed) == (
+        "tables/outcomes.parquet", str(1 - right), str(right),
+    )  # fmt: skip
+    assert difference.row == f"greedy accuracy 0 {outcomes.loc[row, 'question_id']}: hits"
+
+
+def test_the_check_of_a_comparison_notices_a_seed_that_was_added(seeds, tmp_path):
+    results = shutil.copytree(seeds[0], tmp_path / "results")
+    c = load_runs([results / "tiny"])
+    numbers = c.tables["numbers"].set_index(["method", "metric"])
+    values = [of["greedy", "accuracy"].value for of in c.outcomes["tiny"]]
+    assert c.seeds == {"tiny": [0, 1]} and values[0] != values[1]
+    assert numbers.loc[("greedy", "accuracy"), "value"] == pytest.approx(sum(values) / 2)
+    shutil.rmtree(results / "tiny" / "seeds")
+    files = {difference.file for difference in check(results / "all", tmp_path)[1]}
+    assert {"tables/table1.md", "tables/table3.csv", "scoreboard.csv", "figures/figure6.csv"} <= files
 
 
 def glore_check(out: Path, store: Path) -> Result:
