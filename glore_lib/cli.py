@@ -272,7 +272,10 @@ def check(out: Folder, artifacts: Artifacts) -> None:
         "glore plan params/llama2-7b-gsm8k.yaml --hardware a100-80gb",
     )
 )
-def plan(params: ParamsFiles, settings: Settings, hardware: Hardware = "cpu", accuracy: Accuracy = 0.6) -> None:
+def plan(
+    params: ParamsFiles, settings: Settings, seeds: Seeds = None, hardware: Hardware = "cpu",
+    accuracy: Accuracy = 0.6,
+) -> None:  # fmt: skip
     """Show what a run will take, by stage and without the appendix, and what that is estimated from."""
     from glore_lib.artifacts.manifest import duration
     from glore_lib.cost.plan import plan
@@ -280,6 +283,7 @@ def plan(params: ParamsFiles, settings: Settings, hardware: Hardware = "cpu", ac
     def count(number: float) -> str:
         return f"{number / 1e6:,.1f} M" if number >= 1e6 else f"{number:,.0f}"
 
+    numbers = parse_seeds(seeds)
     for made in [plan(load_params(path, _parse(settings)), accuracy, hardware) for path in params]:
         rows = []
         for row in made.stages:
@@ -288,6 +292,10 @@ def plan(params: ParamsFiles, settings: Settings, hardware: Hardware = "cpu", ac
             rows.append((row.stage, *counts, *sizes, duration(row.seconds)))
         amounts = ("samples", "tokens\ngenerated", "tokens\ntrained", "steps", "memory\nGiB", "disk\nGiB", "time")
         _print_table(("stage", *amounts), rows, left=1, title=made.run)
+        if len(numbers) > 1:
+            total = made.stages[-1]
+            each = f"{duration(len(numbers) * total.seconds)}, {len(numbers) * total.disk / 2**30:,.2f} GiB of disk"
+            console.print(f"{len(numbers)} seeds, each as the table says: {each}", markup=False)
         console.print("\n".join(f"{name}: {source}" for name, source in made.sources.items()), markup=False)
 
 

@@ -23,7 +23,7 @@ from typer.testing import CliRunner, Result
 
 from clone import TABLES, TINY, WORK, Clone, stand_in_seeds, write_stage
 from glore_lib.artifacts.locks import LOCK
-from glore_lib.artifacts.manifest import stage_record_path
+from glore_lib.artifacts.manifest import duration, stage_record_path
 from glore_lib.cli import _parse, app
 from glore_lib.method.replication import Replication
 from glore_lib.params import load_params, read_yaml
@@ -170,9 +170,23 @@ def test_plan_shows_every_stage_and_what_it_rests_on():
     assert lines[-1].startswith("time: rtx-4090: ")
 
 
+def test_a_plan_of_several_seeds_is_as_many_times_that_of_one():
+    from glore_lib.cost.plan import plan
+
+    shown = glore("plan", TINY, "--seeds", "0-2")
+    assert (shown.exit_code, shown.stderr) == (0, "")
+    total = plan(load_params(TINY), 0.6, "cpu").stages[-1]
+    lines = shown.stdout.splitlines()
+    expected = (
+        f"3 seeds, each as the table says: {duration(3 * total.seconds)}, {3 * total.disk / 2**30:,.2f} GiB of disk"
+    )
+    assert [line for line in lines if line not in glore("plan", TINY).stdout.splitlines()] == [expected]
+
+
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
+        (["--seeds", "2-1"], ["--seeds 2-1", "must be written as 1-2"]),
         (["--set", "student.ronds=2"], ["student.ronds = 2", "did you mean student.rounds?"]),
         (["--set", "base_model.source=./not-here"], ["base_model.source = './not-here'", "no such folder"]),
         (["--accuracy", "60"], ["--accuracy 60.0", "between 0 and 1"]),

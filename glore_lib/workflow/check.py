@@ -123,7 +123,7 @@ def _by_row(path: Path) -> dict[str, Any]:
     read = pd.read_parquet if path.suffix == ".parquet" else partial(pd.read_csv, keep_default_na=False, na_values=[""])
     frame = read(path)
     names = [column for column in frame if column not in MEASURED]
-    labels = map(" ".join, frame[names].fillna("").astype("str").itertuples(index=False))
+    labels = map(" ".join, frame[names].astype("object").fillna("").astype("str").itertuples(index=False))
     return {
         f"{label}: {column}": value
         for label, row in zip(labels, frame.drop(columns=names).to_dict("records"), strict=True)

@@ -54,7 +54,7 @@ def results(made, tmp_path, monkeypatch) -> tuple[Path, Path]:
 
 @pytest.fixture(scope="module")
 def seeds(made, tiny_base, tmp_path_factory) -> tuple[Path, Path]:
-    """The run's folder with seed 1 in it, as glore run --seeds computes it, and a comparison of both seeds."""
+    """Compute seed 1 into the run's folder, as glore run --seeds does, and compare both seeds."""
     root = tmp_path_factory.mktemp("seeds")
     folder, store = (shutil.copytree(folder, root / folder.name) for folder in made)
     overrides = {key.replace("__", "."): value for key, value in SETTINGS.items()}
@@ -69,15 +69,12 @@ def seeds(made, tiny_base, tmp_path_factory) -> tuple[Path, Path]:
 
 
 def test_a_further_seed_is_computed_as_the_run_is(seeds):
-    results, store = seeds
+    results, _ = seeds
     folder = results / "tiny" / "seeds" / "1"
     manifest = read_manifest(folder)
     assert manifest["status"] == "done"
-    assert sorted(manifest["outputs"]) == [
-        "run.json",
-        "tables/outcomes.parquet",
-        *(f"tables/{t}.csv" for t in sorted(TABLES)),
-    ]
+    tables = [*(f"tables/{name}.csv" for name in TABLES), "tables/outcomes.parquet"]
+    assert manifest["outputs"] == sorted(["run.json", *tables])
     assert sorted(path.name for path in (folder / "tables").iterdir()) == sorted(
         path.name for path in (results / "tiny" / "tables").iterdir()
     )
@@ -161,7 +158,7 @@ def test_a_changed_number_a_lost_row_and_a_strange_file_are_reported(results):
     (out / "figures" / "cost.csv").unlink()
     _, differences = check(out, store)
     found = {(d.file, d.row): (d.stored, d.recomputed) for d in differences}
-    changed = ("tables/table3.csv", f"tiny {table.loc[row, 'model']} global fixed_fraction: value")
+    changed = ("tables/table3.csv", f"tiny {table.loc[row, 'model']} 0 global fixed_fraction: value")
     assert found.pop(changed) == ("0.123", str(right))
     assert found.pop(("figures/figure9.csv", "")) == ("a file", "absent")
     assert found.pop(("figures/cost.csv", "")) == ("absent", "a file")
@@ -186,24 +183,21 @@ def test_a_changed_number_of_a_run_is_found_in_its_folder(results):
 def test_other_stored_scores_give_other_numbers(results):
     """The numbers are computed from the scores, not from stored numbers."""
     out, store = results
-    folder = next(path for path in store.glob("scores-balanced_orm-*") if "figure4" not in path.name)
-    frame = pd.read_parquet(folder / "data.parquet")
-    frame.assign(score=1 - frame["score"]).to_parquet(folder / "data.parquet", index=False)
-    write_record(
-        folder, {k: v for k, v in json.loads((folder / "artifact.json").read_text()).items() if k != "checksum"}
-    )
-    verify_record(folder)
+    for folder in store.glob("scores-sorm_raw-*"):  # the one that no refinement depends on
+        frame = pd.read_parquet(folder / "data.parquet")
+        frame.assign(score=1 - frame["score"]).to_parquet(folder / "data.parquet", index=False)
+        record = json.loads((folder / "artifact.json").read_text())
+        write_record(folder, {k: v for k, v in record.items() if k != "checksum"})
+        verify_record(folder)
     _, differences = check(out, store)
-    files = {difference.file for difference in differences}
-    assert {"tables/numbers.csv", "tables/calibration.csv"} <= files
-    changed = {d.row.split()[2] for d in differences if d.file == "tables/numbers.csv"}
-    assert any("balanced_orm" in method for method in changed)
-    assert not changed & {"reranked", "bo3"}  # the ORM's
+    assert {difference.file for difference in differences} == {"tables/numbers.csv", "tables/outcomes.parquet"}
+    changed = {d.row.split()[3] for d in differences if d.file == "tables/numbers.csv"}
+    assert changed and all("sorm_raw" in method for method in changed)
 
 
 def test_a_missing_or_damaged_artifact_is_named(results):
     out, store = results
-    samples = next(store.glob("samples-bo3-test-*"))
+    samples = next(store.glob("samples-pool-test-*"))
     (samples / "data.parquet").write_bytes(b"no parquet")
     with pytest.raises(ParamsError, match=f"{samples.name}: data.parquet was modified"):
         check(out, store)

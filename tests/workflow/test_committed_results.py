@@ -20,11 +20,13 @@ from glore_lib.reporting.results import write_comparison
 from glore_lib.workflow.notebooks import is_done, notebook_hash
 from glore_lib.workflow.pipeline import FIGURES, ROOT, STAGES, comparison_hashes
 
-RESULTS = sorted(path.parent for path in (ROOT / "results").glob("*/manifest.json"))
+FOLDERS = sorted(path.parent for path in (ROOT / "results").glob("*/manifest.json"))
+SEEDS = sorted(path.parent for path in (ROOT / "results").glob("*/seeds/*/manifest.json"))
+RESULTS = FOLDERS + SEEDS
 MANIFESTS = {folder: json.loads((folder / "manifest.json").read_text()) for folder in RESULTS}
 COMPARISONS = [folder for folder in RESULTS if "runs" in MANIFESTS[folder]]
 RUNS = [folder for folder in RESULTS if folder not in COMPARISONS]
-RENDERED = [path for folder in RESULTS for path in sorted(folder.rglob("*.ipynb")) if ".partial." not in path.name]
+RENDERED = [path for folder in FOLDERS for path in sorted(folder.rglob("*.ipynb")) if ".partial." not in path.name]
 TABLES_ONLY = "tables only"  # a run of an older layout: its numbers are kept, its notebooks are in an older commit
 
 
@@ -34,14 +36,16 @@ def _name(path: Path) -> str:
 
 def test_there_are_runs_and_comparisons_and_no_other_folder():
     assert RUNS and COMPARISONS
-    assert {path for path in (ROOT / "results").iterdir() if path.is_dir()} == set(RESULTS)
+    assert {path for path in (ROOT / "results").iterdir() if path.is_dir()} == set(FOLDERS)
 
 
 @pytest.mark.parametrize("folder", RESULTS, ids=_name)
 def test_a_folder_holds_what_its_manifest_lists_and_nothing_else(folder: Path):
-    stages = {f"{entry['stage']}.ipynb" for entry in MANIFESTS[folder]["stages"]}
+    stages = {f"{entry['stage']}.ipynb" for entry in MANIFESTS[folder]["stages"]} if folder in FOLDERS else set()
     listed = stages | {*MANIFESTS[folder]["outputs"], "manifest.json"} | ({REPORT} if folder in COMPARISONS else set())
-    assert {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} == listed
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    of_seeds = {path for seed in SEEDS if folder in seed.parents for path in seed.rglob("*")}
+    assert {path.relative_to(folder).as_posix() for path in files if path not in of_seeds} == listed
 
 
 @pytest.mark.slow
@@ -58,7 +62,8 @@ def test_tables_and_figures_are_redrawn_from_the_run_folders_byte_for_byte(folde
 @pytest.mark.parametrize("folder", RUNS, ids=_name)
 def test_a_run_is_of_the_committed_parameters_in_full(folder: Path):
     manifest = read_manifest(folder)
-    params = load_params(ROOT / "params" / f"{folder.name}.yaml")
+    run, seed = (folder.parents[1], {"seed": int(folder.name)}) if folder in SEEDS else (folder, {})
+    params = load_params(ROOT / "params" / f"{run.name}.yaml", seed)
     assert (manifest["run"], manifest["stale"]) == (params.run, {})
     assert manifest["params_hash"] == params.digest()
     assert manifest["params"] == params.model_dump(mode="json")
@@ -68,7 +73,7 @@ def test_a_run_is_of_the_committed_parameters_in_full(folder: Path):
     assert manifest["status"] == "done"
     for entry in manifest["stages"]:
         assert entry["status"] == "done"
-        assert is_done(folder / f"{entry['stage']}.ipynb", {"params_hash": params.digest()})
+        assert folder in SEEDS or is_done(folder / f"{entry['stage']}.ipynb", {"params_hash": params.digest()})
     assert {entry["stage"] for entry in manifest["stages"]} >= set(STAGES) - {FIGURES}
 
 
