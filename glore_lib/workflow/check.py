@@ -7,7 +7,6 @@ from its run folders.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from math import isclose
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
@@ -120,8 +119,10 @@ def _cells(name: str, stored: Path, recomputed: Path) -> Iterator[tuple[str, str
 
 def _by_row(path: Path) -> dict[str, Any]:
     """Return the numbers of a CSV or parquet file by the text columns that name their row, and their own column."""
-    read = pd.read_parquet if path.suffix == ".parquet" else partial(pd.read_csv, keep_default_na=False, na_values=[""])
-    frame = read(path)
+    if path.suffix == ".parquet":
+        frame = pd.read_parquet(path)
+    else:
+        frame = pd.read_csv(path, keep_default_na=False, na_values=[""])
     names = [column for column in frame if column not in MEASURED]
     labels = map(" ".join, frame[names].astype("object").fillna("").astype("str").itertuples(index=False))
     return {
