@@ -10,6 +10,7 @@ import nbformat
 import pytest
 
 from glore_lib.params import load_params
+from glore_lib.reporting.scoreboard import COLUMNS
 from glore_lib.workflow import pipeline
 from glore_lib.workflow.pipeline import Pipeline, render
 
@@ -42,13 +43,13 @@ FIGURES = """from pathlib import Path
 with open("log.txt", "a") as log:
     log.write(f"{len(runs)} 06_figures\\n")
 assert all((Path(run) / "run.json").exists() for run in runs)
-scores = "id,claim,paper,task,model,ours,ci_low,ci_high,n,verdict\\nc1,,,tiny,m,0.2,0.1,0.3,9,replicated\\n"
+scores = "SCORES\\nc1,,,tiny,m,1,0.2,0.1,0.3,9,9,,,,replicated\\n"
 for name, content in {
     "tables/table1.csv": "HEADER", "figures/figure4.png": "value", "scoreboard.csv": scores
 }.items():
     path = Path(out) / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(content)""".replace("HEADER", HEADER)
+    path.write_text(content)""".replace("HEADER", HEADER).replace("SCORES", ",".join(COLUMNS))
 
 APPENDIX = """path = Path(out) / "experiment.csv"
 path.parent.mkdir(parents=True, exist_ok=True)

@@ -256,7 +256,7 @@ def test_run_again_other_parameters_and_status(clone):
     assert first.exit_code == 0
     *lines, done = first.stdout.splitlines()
     assert lines == [
-        "tiny: 1 replicated, 0 not replicated, 0 inconclusive, 0 not tested here",
+        "tiny: 1 replicated",
         f"see {clone.comparison / '06_figures.ipynb'} or {clone.comparison / 'report.html'}",
     ]
     assert re.fullmatch(rf"done: {re.escape(str(clone.comparison))} \(\d+ s\)", done)
