@@ -27,7 +27,7 @@ from glore_lib.params import ParamsError
 from glore_lib.reporting import ASSETS, analysis_figures, paper_figures, style
 from glore_lib.reporting.analysis_figures import BY_STEP, INTERVAL
 from glore_lib.reporting.scoreboard import benchmark, scoreboard, to_read
-from glore_lib.reporting.tables import scored_steps, wide
+from glore_lib.reporting.tables import read_table, scored_steps, wide
 
 RUN_FIELDS = ("run", "caption", "model", "stands_for", "stale", "seed", "params", "code_hash")
 OUTCOMES = "outcomes.parquet"
@@ -224,22 +224,6 @@ def _load_run(folder: Path) -> dict[str, Any]:
         raise ParamsError(f"run folder {folder}: has no {RUN_FILE}; glore run writes one") from None
     except (OSError, ValueError, KeyError, TypeError):
         raise ParamsError(f"{path}: is damaged; glore run PARAMS --from 05 writes it again") from None
-
-
-def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    """Read a CSV file with exactly these columns; raise :class:`ParamsError` if it is missing or damaged.
-
-    Floats come back as they were written, and only empty fields are missing values.
-    """
-    try:
-        frame = pd.read_csv(path, keep_default_na=False, na_values=[""])
-    except FileNotFoundError:
-        raise ParamsError(f"{path}: no such file; glore run PARAMS --from 05 writes it") from None
-    except ValueError:  # empty, not UTF-8, or rows of different lengths
-        frame = pd.DataFrame()
-    if list(frame) != list(columns):
-        raise ParamsError(f"{path}: must be a CSV file with the columns {', '.join(columns)}; glore run writes it")
-    return frame
 
 
 def save_table(c: Comparison, name: str, out: str | Path) -> pd.DataFrame:

@@ -30,7 +30,7 @@ from glore_lib import statistics as st
 from glore_lib.method.evaluation import Outcomes
 from glore_lib.params import Task
 from glore_lib.reporting import read_asset
-from glore_lib.reporting.tables import format_estimate
+from glore_lib.reporting.tables import format_estimate, read_table
 
 MARGIN = 0.025
 ALPHA = 0.05
@@ -224,6 +224,5 @@ def count_verdicts(comparison: Path) -> pd.DataFrame:
 
 
 def read(path: Path) -> pd.DataFrame:
-    """Read a ``scoreboard.csv``."""
-    scores = pd.read_csv(path, keep_default_na=False, na_values=[""])  # a run may be called NA
-    return scores.astype({"n": "Int64", "clusters": "Int64"})
+    """Read a ``scoreboard.csv``; raise as :func:`glore_lib.reporting.tables.read_table` does."""
+    return read_table(path, COLUMNS).astype({"n": "Int64", "clusters": "Int64"})

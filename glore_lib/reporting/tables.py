@@ -3,6 +3,7 @@
 import textwrap
 from collections.abc import Sequence
 from itertools import product
+from pathlib import Path
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -17,6 +18,7 @@ from glore_lib.method.replication import Replication
 from glore_lib.method.reward_models import RewardModelData, labels_for
 from glore_lib.method.schedule import KINDS
 from glore_lib.method.students import Student, sample_solutions
+from glore_lib.params import ParamsError
 from glore_lib.reporting import analysis_figures
 from glore_lib.run import Run
 
@@ -170,6 +172,22 @@ def pair_counts(lab: Replication) -> pd.DataFrame:
     """Count distinct pairs of each kind by the step of the first error (global pairs: step 1)."""
     pairs = refinement.refiner_pairs(lab.run, lab.data)
     return pairs.groupby(["kind", "first_error"]).size().unstack(fill_value=0)
+
+
+def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """Read a CSV file with exactly these columns; raise :class:`ParamsError` if it is missing or damaged.
+
+    Floats come back as they were written, and only empty fields are missing values.
+    """
+    try:
+        frame = pd.read_csv(path, keep_default_na=False, na_values=[""])
+    except FileNotFoundError:
+        raise ParamsError(f"{path}: no such file; glore run PARAMS --from 05 writes it") from None
+    except ValueError:  # empty, not UTF-8, or rows of different lengths
+        frame = pd.DataFrame()
+    if list(frame) != list(columns):
+        raise ParamsError(f"{path}: must be a CSV file with the columns {', '.join(columns)}; glore run writes it")
+    return frame
 
 
 def wide(numbers: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:

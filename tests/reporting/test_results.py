@@ -12,6 +12,7 @@ from glore_lib.method.evaluation import to_frame
 from glore_lib.params import ParamsError
 from glore_lib.reporting import analysis_figures, results
 from glore_lib.reporting.scoreboard import COLUMNS
+from glore_lib.reporting.tables import read_table
 from glore_lib.statistics import Estimate, Outcome, row
 from glore_lib.tasks.svamp import SVAMP
 
@@ -78,7 +79,7 @@ def test_a_comparison_holds_the_runs_rows_exactly_and_draws_all_from_them(tmp_pa
         *(f"figures/{name}.{suffix}" for name in results.DRAW for suffix in ("csv", "png", "svg")),
         *(f"figures/{name}.{suffix}" for name in results.DIAGRAMS for suffix in ("png", "svg")),
     }  # fmt: skip
-    again = results.read_table(tmp_path / "out" / "scoreboard.csv", COLUMNS)
+    again = read_table(tmp_path / "out" / "scoreboard.csv", COLUMNS)
     assert set(again["task"]) == {"z", "NA"}
     steps = pd.read_csv(tmp_path / "out" / "figures" / "calibration.csv", keep_default_na=False)
     assert list(steps["task"].unique()) == ["NA", "z"]
