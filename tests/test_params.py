@@ -393,6 +393,18 @@ def comments(path: Path) -> dict[str, str]:
     return found
 
 
+def test_where_a_params_file_is_silent_the_papers_values_hold(tmp_path):
+    paper = {name: value for name, value in OF_THE_PAPER.items() if name.startswith(("reward_models", "refiner"))}
+    paper |= {"refiner.no_error_found": "keep_draft"}
+    data = yaml.safe_load(TINY.read_text())
+    for name in paper:
+        section, key = name.split(".")
+        del data[section][key]
+    (tmp_path / "silent.yaml").write_text(yaml.safe_dump(data))
+    values = dict(leaves(load_params(tmp_path / "silent.yaml").model_dump()))
+    assert {name: values[name] for name in paper} == paper
+
+
 @pytest.mark.parametrize("size", ["7b", "13b"])
 @pytest.mark.parametrize(("task", "of_the_task"), [("gsm8k", GSM8K), ("svamp", SVAMP)])
 def test_the_papers_runs(size, task, of_the_task):
