@@ -4,7 +4,6 @@ Everything is computed from stored samples and scores. Functions return outcomes
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -13,12 +12,10 @@ from scipy.optimize import minimize
 from scipy.special import expit, logit
 
 from glore_lib import statistics as st
-from glore_lib.method.evaluation import Outcomes, is_answer, reranked, written_tokens
+from glore_lib.artifacts.store import Artifact
+from glore_lib.method.evaluation import DraftSet, Outcomes, is_answer
 from glore_lib.method.reward_models import answer_scores
 from glore_lib.solutions import normalise
-
-if TYPE_CHECKING:
-    from glore_lib.method.replication import SplitEvaluation
 
 TRANSITIONS = ("global", "local+orm", "local+balanced_orm", "local+sorm", "resample", "refiner_no_draft")
 STEPS = range(1, 9)  # that have an AUC of their own; few drafts have more
@@ -26,38 +23,14 @@ BINS = 10  # of the expected calibration error, equally wide
 CERTAIN = 1e-6  # logits of scores nearer to 0 or 1 than this are those of this
 
 
-def outcomes(evaluated: "SplitEvaluation") -> Outcomes:
-    """Compute all outcomes of this module for a split; :func:`calibration` for the test split alone.
-
-    Reward models are refitted on the validation split.
-    """
-    run, drafts, pool = evaluated.run, evaluated.drafts.read(), evaluated.pool.read()
-    candidates = {name: (answers.read(), scores.read()) for name, (answers, scores) in evaluated.candidates.items()}
-    answers = {method: evaluated.refined[method].read() for method in TRANSITIONS}
-    spent = pd.DataFrame({name: written_tokens(run, answers) for name, (answers, _) in candidates.items()})
-    spent = spent.loc[drafts["sample_id"]]
-    found = transitions(drafts, answers | {"reranked": reranked(candidates).reset_index()})
-    found |= accuracy_by_tokens(pool, evaluated.pool_scores.read(), written_tokens(run, pool))
-    found["greedy", "tokens"] = st.Outcome.of(spent["draft"], drafts["question_id"])
-    found["reranked", "tokens"] = st.Outcome.of(spent.sum(axis=1), drafts["question_id"])
-    found |= aggregation(drafts, {method: scores.read() for method, scores in evaluated.scores.items()})
-    for (method, suffix), steps in judged_steps(evaluated).items():
-        found |= auc_by_step(steps, method, suffix)
-        if evaluated.split == "test":
-            before = judged_steps(evaluated.replication.validation)[method, suffix]
-            found |= calibration(steps, platt(before["score"], before["label"]), method, suffix)
-    return found
-
-
-def judged_steps(evaluated: "SplitEvaluation") -> dict[tuple[str, str], pd.DataFrame]:
-    """Return the intermediate steps of a split's drafts with label and score, by reward model and suffix of labels."""
-    drafts, steps = evaluated.drafts.read(), {}
-    for suffix, labels in evaluated.draft_set.truths.items():
+def judged_steps(draft_set: DraftSet, scores: Mapping[str, Artifact]) -> dict[tuple[str, str], pd.DataFrame]:
+    """Return the intermediate steps of drafts with label and score, by reward model and suffix of the labels."""
+    drafts, steps = draft_set.drafts.read(), {}
+    for suffix, labels in draft_set.truths.items():
         intermediate = labels[~is_answer(drafts, pd.MultiIndex.from_frame(labels[["sample_id", "step"]]))]
-        for method, scores in evaluated.scores.items():
-            steps[method, suffix] = intermediate.merge(
-                scores.read()[["sample_id", "step", "score"]], on=["sample_id", "step"]
-            )
+        for method, artifact in scores.items():
+            of_method = artifact.read()[["sample_id", "step", "score"]]
+            steps[method, suffix] = intermediate.merge(of_method, on=["sample_id", "step"])
     return steps
 
 
@@ -175,9 +148,8 @@ def platt(scores: ArrayLike, labels: ArrayLike) -> NDArray[np.float64]:
 
     def loss(fitted: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         changed = features @ fitted
-        return np.mean(np.logaddexp(0, changed) - targets * changed), features.T @ (expit(changed) - targets) / len(
-            truth
-        )
+        gradient = features.T @ (expit(changed) - targets) / len(truth)
+        return float(np.mean(np.logaddexp(0, changed) - targets * changed)), gradient
 
     return minimize(loss, [1.0, 0.0], jac=True).x
 

@@ -17,6 +17,7 @@ from glore_lib.method.evaluation import (
     Tables,
     draft_set,
     from_frame,
+    reranked,
     to_frame,
     written_tokens,
 )
@@ -25,6 +26,7 @@ from glore_lib.method.reward_models import RewardModelData, score_steps
 from glore_lib.method.schedule import KINDS, pool_size
 from glore_lib.method.students import Student, sample_solutions
 from glore_lib.run import Run
+from glore_lib.statistics import Outcome
 
 
 class LazyMapping(Mapping[str, Artifact]):
@@ -286,7 +288,7 @@ class SplitEvaluation:
                 tables.label_quality(self.draft_set) | tables.table1(self.draft_set, self.scores)
                 | tables.table2(self.draft_set, self.scores) | tables.table3(self.drafts, self.refined)
                 | tables.figure5(self.drafts, self.refined)
-                | tables.figure6(self.choices, self.drafts, self.samples) | diagnostics.outcomes(self)
+                | tables.figure6(self.choices, self.drafts, self.samples) | self._diagnostics()
             )  # fmt: skip
 
         rm = self.run.params.reward_models
@@ -305,6 +307,34 @@ class SplitEvaluation:
     def numbers(self) -> pd.DataFrame:
         """All numbers of the split: :attr:`outcomes` and their differences, with intervals."""
         return self.replication.tables.numbers(self.outcomes)
+
+    def _diagnostics(self) -> Outcomes:
+        """Compute transitions, accuracy against tokens and how the reward models score.
+
+        On the test split also their calibration, as they are and refitted on the validation split.
+        """
+        drafts, pool = self.drafts.read(), self.pool.read()
+        candidates = {name: (answers.read(), scores.read()) for name, (answers, scores) in self.candidates.items()}
+        answers = {method: self.refined[method].read() for method in diagnostics.TRANSITIONS}
+        found = diagnostics.transitions(drafts, answers | {"reranked": reranked(candidates).reset_index()})
+        found |= diagnostics.accuracy_by_tokens(pool, self.pool_scores.read(), written_tokens(self.run, pool))
+        spent = pd.DataFrame({name: written_tokens(self.run, frame) for name, (frame, _) in candidates.items()})
+        spent = spent.loc[drafts["sample_id"]]
+        found["greedy", "tokens"] = Outcome.of(spent["draft"], drafts["question_id"])
+        found["reranked", "tokens"] = Outcome.of(spent.sum(axis=1), drafts["question_id"])
+        found |= diagnostics.aggregation(drafts, {method: scores.read() for method, scores in self.scores.items()})
+        for (method, suffix), steps in self.judged_steps.items():
+            found |= diagnostics.auc_by_step(steps, method, suffix)
+            if self.split == "test":
+                before = self.replication.validation.judged_steps[method, suffix]
+                fitted = diagnostics.platt(before["score"], before["label"])
+                found |= diagnostics.calibration(steps, fitted, method, suffix)
+        return found
+
+    @cached_property
+    def judged_steps(self) -> dict[tuple[str, str], pd.DataFrame]:
+        """The drafts' intermediate steps with label and score, by reward model and suffix of the labels."""
+        return diagnostics.judged_steps(self.draft_set, self.scores)
 
     def costs(self) -> pd.DataFrame:
         """Return the tokens and the gain of each way to solve more problems than the greedy drafts, per draft.

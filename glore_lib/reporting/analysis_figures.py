@@ -300,7 +300,7 @@ def accuracy_by_tokens(numbers: pd.DataFrame) -> Figure:
     for axes, drawn, cells in panels:
         spent = {m.removeprefix("tokens"): row.value for (_, m), row in cells.items() if m.startswith("tokens@")}
         samples = drawn[drawn.method.isin(SAMPLED)]
-        samples = samples.assign(x=samples.metric.str.removeprefix("accuracy").map(spent))[lambda rows: rows.x > 0]
+        samples = samples.assign(x=samples.metric.str.removeprefix("accuracy").map(spent)).query("x > 0")
         found = [method for method in SAMPLED if method in set(samples.method)]
         ends = style.draw_curves(axes, samples, found, log=True)
         for method, look in points.items():

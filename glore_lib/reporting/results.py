@@ -233,11 +233,11 @@ def save_table(c: Comparison, name: str, out: str | Path) -> pd.DataFrame:
     rows = numbers[numbers["metric"].isin(TABLE_METRICS[name])]
     style.save_rows(rows, folder, name)
     shown = wide(rows, [m for m in TABLE_METRICS[name] if "_difference" not in m])
-    parts = [" ".join(["Per cent [95 % interval] (n).", *c.captions]), shown]
-    if len(paired := differences(c, name)):
+    values, paired = (frame.reset_index().to_markdown(index=False) for frame in (shown, differences(c, name)))
+    parts = [" ".join(["Per cent [95 % interval] (n).", *c.captions]), values]
+    if any("_difference" in metric for metric in TABLE_METRICS[name]):
         parts += ["Paired differences, in points.", paired]
-    texts = [part if isinstance(part, str) else part.reset_index().to_markdown(index=False) for part in parts]
-    write(folder / f"{name}.md", "\n\n".join(texts) + "\n")
+    write(folder / f"{name}.md", "\n\n".join(parts) + "\n")
     return shown
 
 

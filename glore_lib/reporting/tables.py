@@ -12,7 +12,7 @@ from glore_lib import statistics as st
 from glore_lib.artifacts.store import Artifact
 from glore_lib.method import refinement, step_labels
 from glore_lib.method.appendix.measures import QUALITY
-from glore_lib.method.diagnostics import judged_steps, platt, refitted
+from glore_lib.method.diagnostics import platt, refitted
 from glore_lib.method.evaluation import Outcomes, rule_outcomes
 from glore_lib.method.replication import Replication
 from glore_lib.method.reward_models import RewardModelData, labels_for
@@ -135,7 +135,7 @@ def score_ranges(lab: Replication) -> pd.DataFrame:
     suffix = list(lab.test.draft_set.truths)[-1]
     rows = {}
     for kind in KINDS:
-        steps, before = (judged_steps(split)[kind, suffix] for split in (lab.test, lab.validation))
+        steps, before = (split.judged_steps[kind, suffix] for split in (lab.test, lab.validation))
         fitted = platt(before["score"], before["label"])
         ranges = {"as trained": steps["score"], "refitted": pd.Series(refitted(steps["score"], fitted))}
         rows[kind] = {f"{end}, {name}": getattr(s, end)() for name, s in ranges.items() for end in ("min", "max")}

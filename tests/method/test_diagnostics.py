@@ -9,8 +9,11 @@ from numpy.testing import assert_allclose
 from scipy.optimize import minimize
 from scipy.special import expit, xlogy
 
+from clone import TINY
 from glore_lib.method import diagnostics
 from glore_lib.method.diagnostics import Outcomes, platt, refitted
+from glore_lib.method.schedule import pool_size
+from glore_lib.params import load_params
 from tiny import sample_rows, score_rows
 
 DRAFTS = sample_rows(
@@ -106,6 +109,12 @@ def test_n_are_the_powers_of_two_that_the_pool_holds():
     three = samples.groupby("question_id").head(3)
     found = diagnostics.accuracy_by_tokens(three, scores, tokens)
     assert {metric for _, metric in found} == {"accuracy@1", "accuracy@2", "tokens@1", "tokens@2"}
+
+
+@pytest.mark.parametrize(("asked", "size"), [(2, 5), (5, 5), (32, 32)])
+def test_the_pool_holds_what_is_compared_on_the_test_split_and_bo3_on_the_other(asked, size):
+    params = load_params(TINY, {"evaluation.rerank_samples": asked})
+    assert (pool_size(params, "test"), pool_size(params, "validation")) == (size, 3)
 
 
 def test_aggregation_by_hand():

@@ -6,7 +6,17 @@ import pandas as pd
 import pytest
 
 from glore_lib import statistics as st
-from glore_lib.method.evaluation import NUMBERS, DraftSet, Outcomes, Tables, draft_set, from_frame, numbers, to_frame
+from glore_lib.method.evaluation import (
+    NUMBERS,
+    DraftSet,
+    Outcomes,
+    Tables,
+    draft_set,
+    from_frame,
+    numbers,
+    reranked,
+    to_frame,
+)
 from glore_lib.reporting.tables import wide
 from glore_lib.run import Run
 from tiny import Scripted, frame, label_rows, rollout_rows, sample_rows, score_rows, solver, some_student
@@ -301,6 +311,12 @@ def test_figure_6(tables, candidates):
             ("oracle_reranked-oracle_bo3", "accuracy_difference_p"): (1, 4),
         },
     )  # fmt: skip
+
+
+def test_the_reranked_answer_is_that_of_the_top_scored_candidate(candidates):
+    chosen = reranked(candidates)  # s0 global (tie with local), s1 local, s2 draft (tie of three), s3 draft (tie)
+    assert chosen.loc[["s0", "s1", "s2", "s3"], "text"].tolist() == ["global", "local+sorm", "a\n#### 2", "a\nb"]
+    assert chosen.loc[["s0", "s1", "s2", "s3"], "is_correct"].tolist() == [True, True, True, False]
 
 
 def test_a_candidate_without_a_step_is_never_picked_over_one_with(tables, candidates):
