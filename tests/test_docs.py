@@ -133,7 +133,7 @@ def test_the_paper_index_covers_the_paper():
     claims = [f"c{i}" for i in range(1, 18)]
     rows = _rows(INDEX)
     assert {*parts, *claims, *(f"Appendix {letter}" for letter in "ABCGJ")} <= set(rows)
-    untested = {claim.id for claim in CLAIMS if claim.untested}
+    untested = {claim.id for claim in CLAIMS if not claim.metric}
     for name in (*parts, *claims):
         wanted = ["../tests/"] if name not in untested else ["not tested"]
         wanted += ["../glore_lib/", "../notebooks/"] if name not in untested else []

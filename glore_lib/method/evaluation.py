@@ -19,6 +19,7 @@ from glore_lib.artifacts.store import Artifact
 from glore_lib.method import rollouts, step_labels
 from glore_lib.method.refinement import locate_first_error
 from glore_lib.method.reward_models import answer_scores
+from glore_lib.method.schedule import KINDS
 from glore_lib.method.students import Student, sample_solutions
 from glore_lib.models.tokens import encode
 from glore_lib.run import Run
@@ -30,7 +31,7 @@ Outcomes = dict[tuple[str, str], st.Outcome]  # by method and metric
 # Columns of a frame of numbers: shares with their 95 % intervals. ``seed`` is empty over several seeds.
 NUMBERS = ["task", "model", "seed", "method", "metric", "value", "ci_low", "ci_high", "n", "clusters"]
 SUFFIXES = re.compile(r"(_all)?(_exact|_human)?(@\d+)?$")  # after a metric's name: steps, labels, K
-_OVER_ORM = [("balanced_orm", "orm"), ("sorm", "orm"), ("sorm_raw", "orm"), ("sorm", "sorm_raw")]
+_OVER_ORM = [*((kind, "orm") for kind in KINDS if kind != "orm"), ("sorm", "sorm_raw")]
 _REFINED = ("global", "local+orm", "local+balanced_orm", "local+sorm")
 # The paired differences in the numbers, by metric without its suffixes.
 COMPARED: dict[str, list[tuple[str, str]]] = {
@@ -84,7 +85,8 @@ class Tables:
     def row(self, method: str, metric: str, estimate: st.Estimate) -> dict:
         """Return an estimate as a row of numbers."""
         p = self.run.params
-        return st.row(p.run, p.base_model.source, method, metric, estimate) | {"seed": p.seed}
+        cells = st.row(p.run, p.base_model.source, method, metric, estimate) | {"seed": p.seed}
+        return {name: cells[name] for name in NUMBERS}
 
     def numbers(self, outcomes: Outcomes) -> pd.DataFrame:
         """Return outcomes of this run and their differences as :func:`numbers` does."""

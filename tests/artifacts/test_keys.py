@@ -31,7 +31,7 @@ COMPUTES = [
     (SAMPLES, "sampling/plain.py", "GenerationConfig()", "GenerationConfig(top_k=3)"),
     (SAMPLES, "sampling/attention.py", 'query * kwargs["scaling"]', "query"),
     (SAMPLES, "run.py", "2**31", "2**30"),
-    (ROLLOUTS, "solutions.py", "all(last[", "any(last["),
+    (ROLLOUTS, "solutions.py", "any(later.isdisjoint(", "all(later.isdisjoint("),
     (REWARD_MODEL, "method/step_labels.py", "min(axis=1)", "max(axis=1)"),
     (SCORES, "models/reward_head.py", "sum(2) - 1", "sum(2)"),
     (REFINED, "solutions.py", "{BAD} {steps", "{BAD}{steps"),

@@ -133,7 +133,7 @@ def test_label_quality_on_gsm8k_is_judged_by_human_labels(run, tmp_path, monkeyp
     assert value["labels", "positive_labels_human"] == 1 / 5
     assert value["raw", "label_precision"] == 1 / 3 and value["raw", "label_recall"] == 1
     assert (value["raw", "first_error_accuracy_human"], value["raw", "first_error_late_human"]) == (0, 1)
-    assert n["orm", "first_error_accuracy_human"] == 2 and n["orm", "step_accuracy_human"] == 5
+    assert n["orm", "first_error_accuracy_human"] == 2 and n["orm", "step_accuracy_all_human"] == 5
     assert "human labels" in appendix.found_label_quality(numbers)[0]
     for name in ("value_refinement", "refined_otherwise"):
         assert (found[name]["n"][found[name]["metric"] == "fixed_fraction"] == 0).all()
@@ -155,7 +155,7 @@ def test_student_of_other_questions_has_only_its_reward_models_compared_with_hum
     value, n = values(numbers), numbers.set_index(["method", "metric"])["n"]
     assert appendix.judge_suffix(numbers) == "_human"
     assert value["labels", "positive_labels_human"] == 1 / 5
-    assert n["sorm", "first_error_accuracy_human"] == 2 and n["sorm-orm", "step_accuracy_difference_human"] == 5
+    assert n["sorm", "first_error_accuracy_human"] == 2 and n["sorm-orm", "step_accuracy_difference_all_human"] == 5
     assert not numbers["metric"].str.startswith("label_").any()
     assert not list(run.store.root.glob("rollouts-human*"))
     words = " ".join(appendix.found_label_quality(numbers))
