@@ -53,12 +53,12 @@ def found_label_quality(numbers: pd.DataFrame) -> list[str]:
     located = {f"first_error_accuracy{suffix}": "first errors located"}
     quality = {"label_precision": "precision", "label_recall": "recall"} | located
     rules = {"raw": "Raw labels", "consistent": "Labels after post-processing 1 and 2"}
-    models = {"orm": "ORM", "balanced_orm": "Balanced ORM", "sorm": "SORM"}
+    models, steps = {"orm": "ORM", "balanced_orm": "Balanced ORM", "sorm": "SORM"}, "step_balanced_accuracy"
     return [
         f"Reference: {JUDGES[suffix[1:]]}.",
         *(_shares(values, rule, quality, words) for rule, words in rules.items() if rule in set(numbers["method"])),
-        *(_shares(values, k, {f"step_accuracy{suffix}": "step accuracy"} | located, n) for k, n in models.items()),
-        f"SORM − ORM: steps {values.difference('sorm', 'orm', 'step_accuracy', suffix)}; first errors "
+        *(_shares(values, k, {steps + suffix: "balanced step accuracy"} | located, n) for k, n in models.items()),
+        f"SORM − ORM: steps {values.difference('sorm', 'orm', steps, suffix)}; first errors "
         f"{values.difference('sorm', 'orm', 'first_error_accuracy', suffix)}.",
     ]
 

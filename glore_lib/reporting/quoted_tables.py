@@ -14,7 +14,10 @@ from glore_lib.artifacts.manifest import run_folders
 from glore_lib.reporting import scoreboard
 from glore_lib.reporting.tables import wide
 
-PEOPLE = {"step_accuracy_human": "step accuracy, human labels", "first_error_accuracy_human": "first errors located"}
+PEOPLE = {
+    "step_balanced_accuracy_human": "balanced step accuracy",
+    "first_error_accuracy_human": "first errors located",
+}
 
 
 def quoted(page: str, name: str) -> str:
@@ -60,7 +63,9 @@ TABLES: dict[str, Callable[[Path], pd.DataFrame]] = {
     "scoreboard": lambda results: scoreboard.to_read(scoreboard.read(results / "scoreboard.csv")),
     "headline": _headline,
     "counts": lambda results: scoreboard.count_verdicts(results).rename_axis("verdict"),
-    "table1": lambda results: _by_method([results / "tables/table1.csv"], {"step_accuracy": ""}, "reward model"),
+    "table1": lambda results: _by_method(
+        [results / "tables/table1.csv"], {"step_balanced_accuracy": ""}, "reward model"
+    ),
     "table3": lambda results: _by_method([results / "tables/table3.csv"], {"fixed_fraction": ""}, "refinement"),
     "figure6": lambda results: _by_method([results / "figures/figure6.csv"], {"accuracy": ""}, "answer"),
     "people": lambda results: _by_method(
