@@ -63,9 +63,7 @@ TABLES: dict[str, Callable[[Path], pd.DataFrame]] = {
     "scoreboard": lambda results: scoreboard.to_read(scoreboard.read(results / "scoreboard.csv")),
     "headline": _headline,
     "counts": lambda results: scoreboard.count_verdicts(results).rename_axis("verdict"),
-    "table1": lambda results: _by_method(
-        [results / "tables/table1.csv"], {"step_balanced_accuracy": ""}, "reward model"
-    ),
+    "table1": lambda results: _by_method([results / "tables/table1.csv"], STEPS, "reward model"),
     "table3": lambda results: _by_method([results / "tables/table3.csv"], {"fixed_fraction": ""}, "refinement"),
     "figure6": lambda results: _by_method([results / "figures/figure6.csv"], {"accuracy": ""}, "answer"),
     "people": lambda results: _by_method(
