@@ -14,10 +14,8 @@ from glore_lib.artifacts.manifest import run_folders
 from glore_lib.reporting import scoreboard
 from glore_lib.reporting.tables import wide
 
-PEOPLE = {
-    "step_balanced_accuracy_human": "balanced step accuracy",
-    "first_error_accuracy_human": "first errors located",
-}
+STEPS = {"step_balanced_accuracy": ""}
+PEOPLE = {"step_balanced_accuracy_human": "balanced step accuracy", "first_error_accuracy_human": "first errors"}
 
 
 def quoted(page: str, name: str) -> str:
