@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import ArrayLike
 
 from glore_lib.reporting import style
@@ -259,7 +260,9 @@ def cost(rows: pd.DataFrame) -> Figure:
             axes.text(
                 0.01, y, text, transform=axes.get_yaxis_transform(), va="center", style="italic", color=style.FAINT
             )
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.tick_params(labelbottom=True)
         axes.set_xlabel("Extra tokens per additional solved problem")
         axes.set_title(task)
@@ -308,7 +311,10 @@ def accuracy_by_tokens(numbers: pd.DataFrame) -> Figure:
                 x, row = cells[method, "tokens"].value, cells[method, "accuracy"]
                 axes.errorbar(x, row.value, style.error_lengths(row), fmt="none", ecolor=look["color"], elinewidth=0.9)
                 axes.plot(x, row.value, label=method, zorder=4, **look)
-                axes.annotate(f"{100 * row.value:.1f}", (x, row.value), (7, 4), textcoords="offset points")
+                axes.annotate(
+                    f"{100 * row.value:.1f}", (x, row.value), (8, 5), textcoords="offset points", zorder=4,
+                    bbox=style.BEHIND_TEXT,
+                )  # fmt: skip
         axes.set_xticks([*spent.values()], [f"{x:,.0f}\n({at[1:]})" for at, x in spent.items()])
         label = "Generated tokens per question (samples N)"
         axes.set_xlabel(style.note_missing(label, (*SAMPLED, *ANSWERED), drawn.method))

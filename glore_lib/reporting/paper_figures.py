@@ -81,7 +81,7 @@ def figure5(numbers: pd.DataFrame) -> Figure:
         axes.set_xlabel(style.note_missing("", ("greedy",), drawn.method))
         _accuracy_from_zero(axes, drawn)
     keys = [Patch(label=style.METHOD_LABELS[method], **_fill(method)) for method in REFINERS]
-    figure.legend(handles=keys, loc="outside upper center", ncols=len(keys))
+    figure.legend(handles=keys, loc="outside upper center", ncols=min(len(keys), 2 * len(panels)))
     return figure
 
 
@@ -133,5 +133,5 @@ def _bar(axes: Axes, x: float, width: float, method: str, row: Any) -> None:
     axes.errorbar(x, row.value, style.error_lengths(row), fmt="none", ecolor=style.INK, elinewidth=1.1, capsize=3)
     axes.annotate(
         f"{100 * row.value:.1f}", (x, np.nanmax([row.value, row.ci_high])), (0, 3), textcoords="offset points",
-        ha="center", va="bottom", zorder=4, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
+        ha="center", va="bottom", zorder=4, bbox=style.BEHIND_TEXT,
     )  # fmt: skip

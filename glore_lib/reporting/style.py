@@ -30,6 +30,7 @@ METHOD_COLOURS = METHODS.loc[METHODS["colour"] != "", "colour"].to_dict()
 MARKERS = METHODS.loc[METHODS["marker"] != "", "marker"].to_dict()
 REFERENCES = ("majority", "greedy_sft")
 INK, FAINT = "#222222", "#707070"
+BEHIND_TEXT = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
 DASHED, DOTTED = (0, (5, 2)), (0, (1, 1.2))
 LABEL_DISTANCE = 0.19  # inches between the names of two curves
 STYLE = ASSETS / "glore.mplstyle"
