@@ -53,10 +53,10 @@ def test_check_finds_a_row_in_a_table_that_has_none(results):
     root, artifacts = results
     path = root / "all" / "figures" / "figure4.csv"
     empty = len(pd.read_csv(path)) == 0
-    path.write_text(f"{path.read_text()}tiny,m,orm,rerank_accuracy@64,0.5,0.4,0.6,9\n")
+    path.write_text(f"{path.read_text()}tiny,m,0,orm,rerank_accuracy@64,0.5,0.4,0.6,9,9\n")
     shown = glore("check", root / "all", "--artifacts", artifacts)
     assert shown.exit_code == 1
-    assert "4 of " in shown.stderr and "absent" in shown.stdout
+    assert "5 of " in shown.stderr and "absent" in shown.stdout
     assert empty == ("rerank_accuracy@4" not in set(pd.read_csv(root / "tiny" / "tables" / "numbers.csv")["metric"]))
 
 
