@@ -81,7 +81,7 @@ def figure5(numbers: pd.DataFrame) -> Figure:
         axes.set_xlabel(style.note_missing("", ("greedy",), drawn.method))
         _accuracy_from_zero(axes, drawn)
     keys = [Patch(label=style.METHOD_LABELS[method], **_fill(method)) for method in REFINERS]
-    figure.legend(handles=keys, loc="outside upper center", ncols=min(len(keys), 2 * len(panels)))
+    figure.legend(handles=keys, loc="outside upper center", ncols=min(len(keys), 2 * max(1, len(panels))))
     return figure
 
 

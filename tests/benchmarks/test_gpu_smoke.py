@@ -22,7 +22,7 @@ def test_a_row_counts_what_the_records_hold(data_dir, llama2_base, tmp_path, pat
     row = bench["smoke"](path, "gsm8k", overrides, tmp_path)
     records = [json.loads(file.read_text()) for file in tmp_path.glob("*/artifact.json")]
     names = {record["name"] for record in records}
-    assert {"student-ei1", "refiner", "numbers-test"} <= names
+    assert {"student-ei1", "refiner", "outcomes-test"} <= names
     # For the student that is better on so few questions.
     assert {"reward-model-orm", "reward-model-sorm"} <= {name.rpartition("-")[0] for name in names}
     assert {r["key"]["params"]["finetuning"]["method"] for r in records if r["name"] == "student-ei1"} == {method}

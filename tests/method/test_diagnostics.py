@@ -182,7 +182,7 @@ def test_the_refitted_scale_and_bias_are_the_most_likely_ones(rows):
 
     logits = np.log(scores / (1 - scores))
     best = minimize(lambda x: loss(expit(x[0] * logits + x[1]).clip(1e-12, 1 - 1e-12)), [0, 0], method="Nelder-Mead")
-    assert loss(refitted(scores, fitted)) <= best.fun + 1e-6
+    assert loss(refitted(scores, fitted)) <= best.fun + 1e-4
 
 
 def test_refitting_undoes_a_change_of_scale_and_bias():
