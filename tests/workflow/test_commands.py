@@ -100,8 +100,8 @@ def test_plan(settings):
 @pytest.mark.long
 @pytest.mark.parametrize("settings", [RUNS["without both"]], ids=["without both"])
 def test_run_and_what_follows_it_over_the_real_notebooks(settings, tmp_path):
-    # Without SFT the base model must solve something: the mini base answers about one in ten, a random model none.
-    settings = settings | {"task__train_questions": 8, "student__samples_per_question": 32}
+    # Without SFT the base model must solve something: shown one example, the mini base is right in 4 % of its samples.
+    settings = settings | {"task__train_questions": 64, "student__samples_per_question": 4}
     settings |= {"sampling__max_new_tokens": 80}
     given = [f"--set={key.replace('__', '.')}={json.dumps(value)}" for key, value in settings.items()]
     given += ["--artifacts", str(tmp_path / "artifacts")]
