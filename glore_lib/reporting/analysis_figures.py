@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike
 
 from glore_lib.reporting import style
 from glore_lib.reporting.style import with_style
-from glore_lib.statistics import LEVEL, RESAMPLES, Estimate, clustered, proportion
+from glore_lib.statistics import LEVEL, RESAMPLES, clustered, of_row, proportion
 
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # those seen well on white
 COST_MARKERS = {"local+orm": "D", "local+sorm": "s", "global+local+sorm": "^", "resample": "v", "bo3": "D"}
@@ -196,10 +196,7 @@ def fixed_overlap(rows: pd.DataFrame) -> Figure:
     names = [style.METHOD_LABELS[method] for method in FIXERS]
     shape = (len(FIXERS), len(FIXERS))
     for axes, (task, cells) in zip(panels, tasks, strict=True):
-        shown = [
-            Estimate(row.value, row.ci_low, row.ci_high, row.n).percent().replace(" ", "\n", 1)
-            for row in cells.itertuples()
-        ]
+        shown = [of_row(row).percent().replace(" ", "\n", 1) for row in cells.itertuples()]
         sns.heatmap(
             cells.value.to_numpy().reshape(shape), vmin=0, vmax=0.8, cmap="Blues", annot=np.reshape(shown, shape),
             fmt="", annot_kws={"size": 9.5, "color": style.INK}, cbar=False, linewidths=2, ax=axes,

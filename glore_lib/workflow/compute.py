@@ -16,8 +16,8 @@ STAGES: dict[str, Callable[[Replication], object]] = {
     "01_expert_iteration": lambda lab: (lab.rounds, student_comparison(lab)),  # it trains the SFT control if asked for
     "02_orm": lambda lab: [lab.reward_models[kind] for kind in ("orm", "balanced_orm")],
     "03_sorm": lambda lab: (*lab.reward_models.values(), lab.sft_reward_models),
-    "04_refiners": lambda lab: (lab.refiner, lab.validation.numbers),
-    "05_evaluation": lambda lab: (lab.numbers, lab.test.costs()),
+    "04_refiners": lambda lab: (lab.refiner, lab.validation.outcomes),
+    "05_evaluation": lambda lab: (lab.outcomes, lab.test.costs()),
 }
 
 

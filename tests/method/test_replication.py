@@ -64,30 +64,16 @@ def scripted(tiny_base, tmp_path_factory) -> tuple[Path, pd.DataFrame, pd.DataFr
 def expected_rows() -> set[tuple[str, str]]:
     """Return the methods and metrics of all numbers, written out without the code that makes them."""
     labels, ks = ("", "_exact"), (1, 2, 4)
-    steps = [
-        f"step_{m}{all}{y}"
-        for all in ("", "_all")
-        for y in labels
-        for m in (
-            "accuracy",
-            "balanced_accuracy",
-            "auc",
-            "false_positive_rate",
-            "false_negative_rate",
-            "false_negative_share",
-        )
-    ]
-    final = [
-        f"final_{m}"
-        for m in (
-            "accuracy",
-            "balanced_accuracy",
-            "auc",
-            "false_positive_rate",
-            "false_negative_rate",
-            "false_negative_share",
-        )
-    ]
+    judged = (
+        "accuracy",
+        "balanced_accuracy",
+        "auc",
+        "false_positive_rate",
+        "false_negative_rate",
+        "false_negative_share",
+    )
+    steps = [f"step_{m}{all}{y}" for all in ("", "_all") for y in labels for m in judged]
+    final = [f"final_{m}" for m in judged]
     rows = {
         (k, metric) for k in KINDS for metric in (*steps, *final, "first_error_accuracy", "first_error_accuracy_exact")
     }
