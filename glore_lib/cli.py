@@ -22,7 +22,7 @@ from typer.core import TyperGroup
 from glore_lib.params import Params, ParamsError, expanded, explain_yaml, load_params, read_yaml
 from glore_lib.tasks.benchmarks import DATA_DIR
 from glore_lib.workflow import StageError, environment
-from glore_lib.workflow.seeds import parse_seeds, with_seeds
+from glore_lib.workflow.runs import parse_seeds, read_runs, with_seeds
 
 if TYPE_CHECKING:  # commands import what takes seconds themselves
     from glore_lib.workflow.pipeline import Job, Results
@@ -170,8 +170,8 @@ def compute(
 
     `glore run` then renders the notebooks in minutes. What only the appendix needs is computed by glore run --appendix.
     """
-    from glore_lib.workflow.pipeline import read_runs
-
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_MININTERVAL", "30")  # seconds: a log needs few lines
     overrides, numbers = _parse(settings), parse_seeds(seeds)
     runs = read_runs(params, overrides).values()
     each = [made for run in runs for made, _ in with_seeds(run, overrides, numbers)]
@@ -397,3 +397,7 @@ def _render(results: Sequence["Results"]) -> None:
         typer.echo(f"{run}: {', '.join(f'{count} {verdict}' for verdict, count in counts.items() if count)}")
     typer.echo(f"see {out / FIGURES}.ipynb or {out / REPORT}")
     typer.echo(f"done: {out} ({duration(time.perf_counter() - started)})")
+
+
+if __name__ == "__main__":  # where the package is not installed
+    app()

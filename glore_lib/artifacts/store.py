@@ -86,12 +86,14 @@ class Store:
     """A folder of artifacts.
 
     ``used`` lists the artifacts that this process made or read, for the manifest; ``stale`` those of them that older
-    code made, with the reason. They are used only where the environment variable :data:`KEEP_STALE` is set.
+    code made, with the reason. They are used only where the environment variable :data:`KEEP_STALE` is set. ``made`` is
+    called with each artifact that was not there.
     """
 
     root: Path
     used: dict[str, Artifact] = field(default_factory=dict)
     stale: dict[str, str] = field(default_factory=dict)
+    made: Callable[[Artifact], None] = lambda artifact: None
     # Of the artifact in progress: the folder of its shards, and the seconds of those that an earlier run made.
     _shards: Path | None = field(default=None, init=False, repr=False)
     _found: list[float] = field(default_factory=list, init=False, repr=False)
@@ -185,6 +187,7 @@ class Store:
                 record = {"name": name, "key": key, "seconds": round(seconds, 3), "shards_found": len(self._found)}
                 write_record(making, record | {"info": info})
                 making.replace(folder)
+                self.made(Artifact(folder))
             finally:
                 self._shards, self._found = outer
                 if making.exists():

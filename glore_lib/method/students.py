@@ -83,6 +83,11 @@ def validation_accuracy(run: Run, student: Student) -> float:
     return accuracy(sample_solutions(run, student, "validation", 1, 0.0, purpose, one_shot))
 
 
+def greedy_samples(run: Run, student: Student) -> pd.DataFrame:
+    """Return a student's greedy answers to the validation questions (record ``samples``)."""
+    return sample_solutions(run, student, "validation", 1, 0.0, f"greedy-{student.policy}").read()
+
+
 def fine_tune(
     run: Run, name: str, pairs: Iterable[tuple[Question, str]], training_params: Training, data: Artifact
 ) -> Artifact:

@@ -17,7 +17,7 @@ from glore_lib.method.evaluation import Outcomes, rule_outcomes
 from glore_lib.method.replication import Replication
 from glore_lib.method.reward_models import RewardModelData, labels_for
 from glore_lib.method.schedule import KINDS
-from glore_lib.method.students import Student, sample_solutions
+from glore_lib.method.students import greedy_samples
 from glore_lib.params import ParamsError
 from glore_lib.reporting import analysis_figures
 from glore_lib.run import Run
@@ -46,19 +46,10 @@ def losses(*models: Artifact | None) -> Figure:
 
 def student_comparison(lab: Replication) -> pd.DataFrame:
     """Return the validation accuracy of the SFT student, its control, and the student of expert iteration."""
-    compared = [lab.student]
-    if lab.run.params.student.start == "sft":
-        compared.insert(0, lab.sft_student)
-    if lab.run.params.student.sft_control:
-        compared.insert(1, lab.sft_control)
-    shares = {s.policy: st.proportion(greedy_samples(lab, s)["is_correct"]) for s in compared}  # may hold one twice
+    compared = lab.compared_students  # may hold one twice
+    shares = {s.policy: st.proportion(greedy_samples(lab.run, s)["is_correct"]) for s in compared}
     rows = {name: {"accuracy, %": share.percent(), "n": share.n} for name, share in shares.items()}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("student")
-
-
-def greedy_samples(lab: Replication, student: Student) -> pd.DataFrame:
-    """Return a student's greedy answers to the validation questions (record ``samples``)."""
-    return sample_solutions(lab.run, student, "validation", 1, 0.0, f"greedy-{student.policy}").read()
 
 
 def questions(lab: Replication, count: int) -> None:

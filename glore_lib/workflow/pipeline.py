@@ -39,12 +39,11 @@ from glore_lib.artifacts.manifest import (
     training_warnings,
 )
 from glore_lib.artifacts.records import UNFINISHED, checksum, write
-from glore_lib.params import Params, ParamsError, digest, from_root, load_params
-from glore_lib.tasks import checked_task
+from glore_lib.params import Params, ParamsError, digest, from_root
 from glore_lib.workflow import StageError, environment, notebooks
 from glore_lib.workflow.environment import ROOT
 from glore_lib.workflow.notebooks import is_done, notebook_hash
-from glore_lib.workflow.seeds import with_seeds
+from glore_lib.workflow.runs import read_runs, with_seeds
 
 if TYPE_CHECKING:  # it imports torch, which takes seconds
     from glore_lib.method.replication import Replication
@@ -473,23 +472,6 @@ def render(results: Sequence[Results], progress: Progress = lambda job, share: N
                 made.remove()
         for made in due:
             made.render(progress)
-
-
-def read_runs(files: Sequence[Path], overrides: dict[str, Any], appendix: bool = False) -> dict[str, Params]:
-    """Return the runs of some params files by name; raise ParamsError if one, or its data, cannot be used."""
-    runs: dict[str, Params] = {}
-    for path in files:
-        params = load_params(path, overrides)
-        if params.run in runs:
-            raise ParamsError(f"params file {path}: run = {params.run!r}: every params file needs a name of its own")
-        runs[params.run] = params
-    for params in runs.values():
-        checked_task(params)
-        if appendix and params.task.name != "arithmetic":
-            from glore_lib.tasks.mr_gsm8k import MRGSM8K  # imports pandas, which takes a second
-
-            MRGSM8K(params.task.calculator_annotations, params.task.test_questions).check_data({})
-    return runs
 
 
 def _from(name: str, stages: Sequence[str]) -> Sequence[str]:
