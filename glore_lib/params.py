@@ -21,6 +21,8 @@ from pydantic.fields import FieldInfo
 ROOT = Path(__file__).resolve().parents[1]  # the clone
 MADE_HERE = ("mini-base", "scratch", "smollm2-135m")  # base models that are neither folders nor on the hub
 
+SPLITS = ("train", "reward", "validation", "test")  # of a task's questions
+
 Count = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Rate = Annotated[float, Field(gt=0)]
@@ -59,14 +61,17 @@ class Task(Section):
     difficulty: Literal["hard", "easy"] = "hard"
     calculator_annotations: bool = False  # keep the <<3*4=12>> of the reference solutions
     svamp_split: Literal["hub_700_300", "mawps_asdiv_1000"] = "hub_700_300"
-    train_questions: Count
+    train_questions: Count  # of the student
+    # Further questions of the train split, for reward models and refiner: the student has seen none of them. 0: they
+    # learn from the student's questions, as in the paper.
+    reward_questions: Annotated[int, Field(ge=0)] = 0
     validation_questions: Count
     test_questions: Count
 
     @property
     def counts(self) -> dict[str, int]:
-        """The number of questions of each split."""
-        return {"train": self.train_questions, "validation": self.validation_questions, "test": self.test_questions}
+        """The number of questions of each split; ``reward`` is missing where it has none."""
+        return {split: n for split in SPLITS if (n := getattr(self, f"{split}_questions"))}
 
 
 class BaseModelParams(Section):
@@ -226,6 +231,8 @@ class RewardModels(Section):
     solutions_per_row: Count = 1
     # Weight of an additional next-token loss (Cobbe et al. 2021).
     language_model_loss: Annotated[float, Field(ge=0)] = 0.0
+    # Multiple of the learning rate for the scalar head, which starts at zero.
+    head_rate: Rate = 1.0
     training: Training
     figure4: bool  # also train reward models on the SFT student, with and without post-processing
     figure4_training: Training | None = None

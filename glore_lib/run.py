@@ -18,7 +18,7 @@ from glore_lib.artifacts.records import warn, write
 from glore_lib.artifacts.store import Artifact, Info, Store
 from glore_lib.models import checks, launch, loading, tokens
 from glore_lib.models.sources import MINI_BASE
-from glore_lib.params import Params, Section, Training, digest, load_params
+from glore_lib.params import SPLITS, Params, Section, Training, digest, load_params
 from glore_lib.sampling import Sampler, probe, resumable, transformers
 from glore_lib.sampling.resumable import ResumableSampler
 from glore_lib.sampling.vllm import VLLMSampler
@@ -61,7 +61,7 @@ class Run:
 
     def _key(self, make: Callable, params: Any, inputs: Sequence[Artifact]) -> dict[str, Any]:
         task = f"{keys.below_package(type(self.task).__module__)}:{type(self.task).__name__}"
-        of_task = self.params.task.model_dump(exclude={f"{split}_questions" for split in self.params.task.counts})
+        of_task = self.params.task.model_dump(exclude={f"{split}_questions" for split in SPLITS})
         backend = f"sampling.{self.params.sampling.backend}"
         return {
             "task": of_task,
@@ -72,11 +72,21 @@ class Run:
         }
 
     def questions(self, split: str) -> dict[str, Question]:
-        """Return the questions of a split (``train``, ``validation`` or ``test``) by their id."""
+        """Return the questions of a split (``train``, ``reward``, ``validation`` or ``test``) by their id."""
         if split not in self._questions:
-            drawn = self.task.questions(split, self.params.task.counts[split], self.params.seed)
+            counts, seed = self.params.task.counts, self.params.seed
+            if split == "reward":  # those that follow the student's
+                before = counts["train"]
+                drawn = self.task.questions("train", before + counts[split], seed)[before:]
+            else:
+                drawn = self.task.questions(split, counts[split], seed)
             self._questions[split] = {question.question_id: question for question in drawn}
         return self._questions[split]
+
+    @property
+    def reward_split(self) -> str:
+        """The split whose questions reward models and refiner learn from."""
+        return "reward" if self.params.task.reward_questions else "train"
 
     @cached_property
     def _questions(self) -> dict[str, dict[str, Question]]:
@@ -162,17 +172,18 @@ class Run:
         training: Training,
         folder: Path,
         language_model_loss: float | None = None,
+        head_rate: float = 1.0,
     ) -> Info:
         """Fine-tune a model of this run, or its base if ``start`` is None, and save it to ``folder``.
 
-        ``name`` gives the seed; ``language_model_loss`` is set for reward models only. See
+        ``name`` gives the seed; ``language_model_loss`` and ``head_rate`` are set for reward models only. See
         :func:`glore_lib.models.launch.fit` for what is returned and raised.
         """
         self.free()
         p = self.params
         job = launch.Job(
             self.path(start), self.base, p.base_model.dtype, p.finetuning, training, self.seed(name),
-            language_model_loss,
+            language_model_loss, head_rate,
         )  # fmt: skip
         return launch.fit(job, self.tokenizer, examples, folder)
 

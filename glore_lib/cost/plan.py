@@ -181,8 +181,10 @@ class _Planner:
         self.work: list[Work] = []
         self.stage = ""
         self.lengths, self.chance, self.greedy_right = {}, {}, {}
+        self.reward_split = "reward" if p.task.reward_questions else "train"
         for split, n in p.task.counts.items():
-            questions = task.questions(split, min(n, MEASURED.get(p.task.name, n)), p.seed)
+            # Further questions of the train split are like its first.
+            questions = task.questions("train" if split == "reward" else split, min(n, MEASURED.get(p.task.name, n)), p.seed)
             self.lengths[split] = Lengths(task, questions, n, count)
             # Every quantile once, so that the mean is right for few questions too; in random order, because difficulty
             # does not depend on length here.
@@ -232,28 +234,28 @@ class _Planner:
     def sorm(self) -> None:
         p = self.p.reward_models
         self.stage = "03_sorm"
-        self._roll_out("train", *self._drafts(self.samples))
+        self._roll_out(self.reward_split, *self._drafts(self.samples))
         for kind in ("sorm", "sorm_raw"):
             self._train_reward_model(kind, self.samples, p.training)
         self._score("validation", *self._greedy("validation"), times=2)
         if p.figure4 and p.figure4_training:  # of the SFT student
             samples = self._reward_samples()
-            self._roll_out("train", *self._drafts(samples))
+            self._roll_out(self.reward_split, *self._drafts(samples))
             for kind in KINDS:
                 self._train_reward_model(kind, samples, p.figure4_training)
 
     def refiner(self) -> None:
-        p, train = self.p.refiner, self.lengths["train"]
+        p, lengths = self.p.refiner, self.lengths[self.reward_split]
         self.stage = "04_refiners"
         right, wrong = self._texts(self.samples)
         drafts = self._drafts(self.samples)[1]
         # A local pair's target is a rollout that verified the step before the first error: one, because rollouts stop
         # there. If even the first step has no right rollout, it is any right sample.
-        verified = 1 - (1 - self._step_chance("train")[:, 0]) ** self.p.reward_models.rollouts_per_step
-        first = 1 - self._right_start("train")[:, 0] * verified
+        verified = 1 - (1 - self._step_chance(self.reward_split)[:, 0]) ** self.p.reward_models.rollouts_per_step
+        first = 1 - self._right_start(self.reward_split)[:, 0] * verified
         local = drafts * (first * right + (1 - first))
         pairs = np.minimum(local, p.pairs_per_question) + np.minimum(right * wrong, p.pairs_per_question)
-        self._train("refiner", pairs, train.refine + train.solution + 1, p.training)
+        self._train("refiner", pairs, lengths.refine + lengths.solution + 1, p.training)
         self._refine("validation")
 
     def evaluation(self) -> None:
@@ -270,8 +272,8 @@ class _Planner:
 
     def _reward_samples(self) -> Pair:
         n = self.p.reward_models.samples_per_question
-        self._sample("reward models", "train", n)
-        return self._counts("train", n)
+        self._sample("reward models", self.reward_split, n)
+        return self._counts(self.reward_split, n)
 
     def _train_reward_model(self, kind: str, samples: Pair, training: params.Training) -> None:
         right, wrong = samples
@@ -279,13 +281,13 @@ class _Planner:
         labelled = {"orm": (right, wrong), "balanced_orm": (few, few)}.get(kind)
         drafts = labelled or self._drafts(samples)
         count, texts = sum(drafts), sum(self._texts(labelled)) if labelled else sum(drafts)
-        train, p = self.lengths["train"], self.p
+        lengths, p = self.lengths[self.reward_split], self.p
         # A sequence has several solutions of a question: the requested number, or as many as fit.
         together = np.minimum(count, p.reward_models.solutions_per_row)
-        whole = self._packed(train, texts * together / np.maximum(count, 1))
-        room = np.maximum(1, p.finetuning.max_length - train.prompt) / np.maximum(whole - train.prompt, 1)
+        whole = self._packed(lengths, texts * together / np.maximum(count, 1))
+        room = np.maximum(1, p.finetuning.max_length - lengths.prompt) / np.maximum(whole - lengths.prompt, 1)
         rows = np.ceil(count / np.maximum(1, np.floor(together * np.minimum(1, room))))
-        self._train(kind, rows, self._packed(train, texts / np.maximum(rows, 1)), training)
+        self._train(kind, rows, self._packed(lengths, texts / np.maximum(rows, 1)), training)
 
     def _packed(self, lengths: Lengths, texts: np.ndarray) -> np.ndarray:
         """Return the tokens of a question and ``texts`` distinct solutions, their common beginnings counted once."""

@@ -74,7 +74,7 @@ def train_refiner(run: Run, student: Student, data: RewardModelData) -> Artifact
     )
 
     def make(folder: Path) -> Info:
-        questions = run.questions("train")
+        questions = run.questions(run.reward_split)
         examples = []
         for pair in pairs.read().itertuples():
             marked = mark_bad(split_steps(pair.draft), pair.first_error)

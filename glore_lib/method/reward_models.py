@@ -38,14 +38,14 @@ class RewardModelData:
 
 
 def reward_model_data(run: Run, student: Student) -> RewardModelData:
-    """Sample K solutions per training question, and rollouts from every step of some of them."""
+    """Sample K solutions per question of the reward split, and rollouts from every step of some of them."""
     p = run.params.reward_models
     purpose = f"rm-{student.policy}"
-    samples = sample_solutions(run, student, "train", p.samples_per_question, p.temperature, purpose)
+    samples = sample_solutions(run, student, run.reward_split, p.samples_per_question, p.temperature, purpose)
 
     def roll_out() -> Artifact:
         drafts = step_labels.choose_drafts(samples.read(), p.sorm_samples_per_question)
-        return rollouts.rollouts(run, student, drafts, "train", purpose, [samples])
+        return rollouts.rollouts(run, student, drafts, run.reward_split, purpose, [samples])
 
     return RewardModelData(samples, roll_out)
 
@@ -104,7 +104,7 @@ def train_reward_model(
     labelled = run.frame(f"labels-{name}", "step_labels", labels, switches, inputs)
 
     def make(folder: Path) -> Info:
-        questions, texts = run.questions("train"), data.samples.read().set_index("sample_id")["text"]
+        questions, texts = run.questions(run.reward_split), data.samples.read().set_index("sample_id")["text"]
         solutions = [
             [
                 labelled_solution(run, questions[question_id], texts[s], dict(zip(r["step"], r["label"], strict=True)))  # type: ignore[index]
@@ -113,12 +113,13 @@ def train_reward_model(
             for question_id, rows in labelled.read().groupby("question_id", sort=False)
         ]
         examples = packed(run, solutions, p.solutions_per_row)
-        info = run.fit(start, name, examples, training_params, folder, p.language_model_loss)
+        info = run.fit(start, name, examples, training_params, folder, p.language_model_loss, p.head_rate)
         return info | {"positive_labels": float(labelled.read()["label"].mean())}
 
     params = {
         "start": p.start, "language_model_loss": p.language_model_loss, "base": run.base_key,
         "finetuning": run.params.finetuning, "training": training_params, "solutions_per_row": p.solutions_per_row,
+        "head_rate": p.head_rate,
     }  # fmt: skip
     return run.folder(f"reward-model-{name}", make, params, [labelled, *([start] if start else [])])
 

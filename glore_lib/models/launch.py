@@ -42,7 +42,8 @@ class Job:
     """What to train, and how.
 
     ``start`` and ``base`` are the folders or hub names of the model to start from and of the run's base.
-    ``language_model_loss`` is the weight of that loss in a reward model, and None to train a language model.
+    ``language_model_loss`` is the weight of that loss in a reward model, and None to train a language model;
+    ``head_rate`` is the multiple of the learning rate for a reward model's head.
     """
 
     start: str
@@ -52,6 +53,7 @@ class Job:
     training: Training
     seed: int
     language_model_loss: float | None = None
+    head_rate: float = 1.0
 
     def build(self) -> nn.Module:
         """Build the model to train: on the CPU for FSDP, since the whole model may not fit on one GPU."""
@@ -75,7 +77,7 @@ def _fit(job: Job, tokenizer: PreTrainedTokenizerBase, examples: Examples, folde
     """Train in this process; with several processes, each calls this and one saves."""
     model = job.build()
     pad = tokenizer.pad_token_id
-    info = training.train(model, examples, job.finetuning, job.training, pad, job.seed, folder)
+    info = training.train(model, examples, job.finetuning, job.training, pad, job.seed, folder, job.head_rate)
     model = whole(model, job)
     if saves:
         save = model.save if isinstance(model, RewardModel) else partial(save_model, model)  # type: ignore[arg-type]

@@ -53,9 +53,11 @@ def collate(rows: list[dict[str, list[int]]], pad: int) -> dict[str, torch.Tenso
 
 def train(
     model: nn.Module, examples: list[dict[str, list[int]]], finetuning: params.Finetuning, training: params.Training,
-    pad: int, seed: int, folder: Path,
+    pad: int, seed: int, folder: Path, head_rate: float = 1.0,
 ) -> dict[str, Any]:  # fmt: skip
     """Train ``model`` in place; return the steps, sequences, tokens, share of padding and the losses logged.
+
+    The head of a reward model learns at ``head_rate`` times the learning rate.
 
     The sequences of a reward model are rows of :func:`glore_lib.models.prefix_tree.pack`. Sequences longer than
     ``max_length`` are counted and left out; without any the model is not changed. A checkpoint in ``folder`` from an
@@ -101,6 +103,7 @@ def train(
     trainer = QuietTrainer(model, arguments, train_dataset=kept, data_collator=batch)
     if finetuning.processes > 1:
         trainer.train_dataset = [*kept, {key: [IGNORE] for key in kept[0]} | {"input_ids": [pad]}]
+    trainer.head_rate = head_rate
     trainer.autocasts = finetuning.mixed_precision and sharded
     remedy = "lower it or finetuning.max_length, or set finetuning.gradient_checkpointing: true or method: qlora"
     with raise_on_oom("finetuning.micro_batch_size", finetuning.micro_batch_size, remedy):
@@ -146,12 +149,22 @@ def _divided(model: nn.Module) -> list[str]:
 class QuietTrainer(Trainer):
     """A Trainer that prints no losses and whose checkpoints hold only the trained weights."""
 
-    autocasts = False
+    autocasts, head_rate = False, 1.0
     seconds_before, draw_from = 0.0, None  # from the checkpoint that was resumed
 
     def __init__(self, *arguments: Any, **options: Any):
         super().__init__(*arguments, **options)
         self.progress, self.started = {"tokens": 0, "padded": 0}, time.perf_counter()
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Give the head of a reward model a learning rate of its own."""
+        optimizer = super().create_optimizer(model)
+        heads = {p for module in self.model.modules() if isinstance(module, ScalarHead) for p in module.parameters()}  # type: ignore[union-attr]
+        for group in list(optimizer.param_groups) if heads and self.head_rate != 1 else []:
+            of_head = [p for p in group["params"] if p in heads]
+            group["params"] = [p for p in group["params"] if p not in heads]
+            optimizer.add_param_group(group | {"params": of_head, "lr": group["lr"] * self.head_rate})
+        return optimizer
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Record the losses and their step without printing them."""

@@ -137,7 +137,7 @@ def score_ranges(lab: Replication) -> pd.DataFrame:
 def training_label_outcomes(lab: Replication) -> Outcomes:
     """Compare the training labels by rollouts with the exact ones after each post-processing rule; {} if unknown."""
     rollouts, samples = lab.data.rollouts.read(), lab.data.samples.read()
-    exact = step_labels.exact_labels(lab.run, samples[samples["sample_id"].isin(rollouts["sample_id"])], "train")
+    exact = step_labels.exact_labels(lab.run, samples[samples["sample_id"].isin(rollouts["sample_id"])], lab.run.reward_split)
     return {} if exact is None else rule_outcomes(rollouts, exact)
 
 
@@ -152,7 +152,7 @@ def training_label_quality(lab: Replication) -> pd.DataFrame:
 def stepwise(lab: Replication) -> pd.DataFrame:
     """Export the SORM's training data in TRL's stepwise-supervision format; return the first rows."""
     labels = labels_for(lab.run, "sorm_consistent", lab.data)
-    frame = step_labels.stepwise_supervision(lab.run, lab.data.samples.read(), labels, "train")
+    frame = step_labels.stepwise_supervision(lab.run, lab.data.samples.read(), labels, lab.run.reward_split)
     path = lab.run.store.root / "stepwise" / f"{lab.run.params.run}.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
     frame.to_parquet(path, index=False)

@@ -43,7 +43,7 @@ def _cell(value: object) -> str:
     return f"{value:.2f}" if isinstance(value, float) else str(value).strip()
 
 
-def question(lab: Replication, records: pd.DataFrame, split: str = "train") -> None:
+def question(lab: Replication, records: pd.DataFrame, split: str) -> None:
     """Print the question that the records are about, and its reference answer."""
     for question_id in records["question_id"].head(1):
         asked = lab.run.questions(split)[question_id]
@@ -69,7 +69,7 @@ def by_step(samples: pd.DataFrame, **columns: pd.DataFrame) -> Table:
     return Table(steps.reset_index("sample_id", drop=True).set_index("answer", append=True))
 
 
-def exact(lab: Replication, samples: pd.DataFrame, split: str = "train") -> dict[str, pd.DataFrame]:
+def exact(lab: Replication, samples: pd.DataFrame, split: str) -> dict[str, pd.DataFrame]:
     """Return the exact labels as a column for :func:`by_step`, or no column if the task has none."""
     labels = exact_labels(lab.run, samples, split)
     return {} if labels is None else {"exact": labels}
@@ -79,7 +79,7 @@ def read_and_written(lab: Replication, pairs: pd.DataFrame) -> None:
     """Print what the refiner reads and what it learns to write, of the first of the pairs."""
     for pair in pairs.head(1).to_dict("records"):
         marked = mark_bad(split_steps(pair["draft"]), pair["first_error"])
-        prompt = lab.run.task.refine_prompt(lab.run.questions("train")[pair["question_id"]].question, marked)
+        prompt = lab.run.task.refine_prompt(lab.run.questions(lab.run.reward_split)[pair["question_id"]].question, marked)
         lines = ["--- The refiner reads", *split_steps(prompt), "--- and learns to write", *split_steps(pair["target"])]
         print("\n".join(textwrap.fill(line, WIDTH) for line in lines))
 

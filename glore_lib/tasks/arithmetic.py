@@ -69,6 +69,7 @@ class Difficulty:
     distractors: int  # maximum number of sentences that the answer does not need
     shuffle: float  # probability that sentences are not in the order of solving
     related: int = 0  # maximum number of distractors about the item asked for, with further holders
+    reversed: float = 0.0  # first relations of a chain that say "fewer" or a fraction from the known quantity's side
 
 
 DIFFICULTIES = {
@@ -221,12 +222,14 @@ class _Draft:
     def related(self, y: int) -> int:
         """Add a quantity defined from quantity ``y`` by one operation, its value within bounds."""
         base = self.value(y)
-        inverse = base > 2 and self.rng.random() < self.difficulty.inverse
+        # Worded from y's side, "y has k more than x" states the inverse of the operation that computes x. "Fewer" and
+        # fractions make that operation an exclusive-or of the word and the side asked for, which the base model has
+        # never seen and a model this small learns slowly: only the first relation of a chain may use them.
+        reversed_ = not self.quantities[y].parents and self.rng.random() < self.difficulty.reversed
+        inverse = reversed_ or (base > 2 and self.rng.random() < self.difficulty.inverse)
+        weights = (3, 3, 5, 5) if reversed_ else (0, 3, 3, 5) if inverse else (4, 8, 11, 13)
         while True:
-            # Worded from y's side, "y has k more than x" states the inverse of the operation that computes x. Only
-            # "more" and "times" are used there: with "fewer" and "half" the operation would be an exclusive-or of the
-            # word and the side asked for, which a model this small learns neither to write nor to check.
-            op = self.rng.choices("+-*/", cum_weights=(0, 3, 3, 5) if inverse else (4, 8, 11, 13))[0]
+            op = self.rng.choices("+-*/", cum_weights=weights)[0]
             told = INVERSE[op] if inverse else op
             k = self.rng.randint(2, {"*": 5, "/": 4}.get(told, 30))
             if 1 <= (OPERATORS[op](base, k) or 0) <= MAX_VALUE:

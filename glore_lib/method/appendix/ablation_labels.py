@@ -24,7 +24,7 @@ def label_rules(lab: Replication) -> pd.DataFrame:
     """
     tables, rollouts, samples = lab.tables, lab.data.rollouts.read(), lab.data.samples.read()
     labelled = samples[samples["sample_id"].isin(rollouts["sample_id"])]
-    exact = step_labels.exact_labels(lab.run, labelled, "train")
+    exact = step_labels.exact_labels(lab.run, labelled, lab.run.reward_split)
     seed = lab.run.seed("labels", "sorm", lab.data.samples.record["name"])  # that of the SORM
     numbers = []
     for rule, switches in RULES.items():
