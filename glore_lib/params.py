@@ -220,6 +220,11 @@ class RewardModels(Section):
     # With early_stop, the number of the K rollouts to sample first. One takes the fewest tokens if rollouts differ from
     # their first words on; K is faster if most are alike, because equal ones are decoded once.
     rollouts_at_first: Count = 1
+    # Count a correct sample as a rollout of each prefix that it begins with.
+    samples_verify: bool = False
+    # Label by rollouts only samples of questions that have a correct one: elsewhere most labels of correct steps are
+    # negative, because the student cannot finish what they begin.
+    drop_unsolved: bool = False
     # Of these samples, the most distinct ones per question to label by rollouts; all at samples_per_question.
     sorm_samples_per_question: Count
     monotone: bool = True  # post-processing 1: a positive step makes the earlier ones positive

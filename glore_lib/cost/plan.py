@@ -184,7 +184,8 @@ class _Planner:
         self.reward_split = "reward" if p.task.reward_questions else "train"
         for split, n in p.task.counts.items():
             # Further questions of the train split are like its first.
-            questions = task.questions("train" if split == "reward" else split, min(n, MEASURED.get(p.task.name, n)), p.seed)
+            drawn = "train" if split == "reward" else split
+            questions = task.questions(drawn, min(n, MEASURED.get(p.task.name, n)), p.seed)
             self.lengths[split] = Lengths(task, questions, n, count)
             # Every quantile once, so that the mean is right for few questions too; in random order, because difficulty
             # does not depend on length here.

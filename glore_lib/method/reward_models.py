@@ -44,7 +44,7 @@ def reward_model_data(run: Run, student: Student) -> RewardModelData:
     samples = sample_solutions(run, student, run.reward_split, p.samples_per_question, p.temperature, purpose)
 
     def roll_out() -> Artifact:
-        drafts = step_labels.choose_drafts(samples.read(), p.sorm_samples_per_question)
+        drafts = step_labels.choose_drafts(samples.read(), p.sorm_samples_per_question, p.drop_unsolved)
         return rollouts.rollouts(run, student, drafts, run.reward_split, purpose, [samples])
 
     return RewardModelData(samples, roll_out)

@@ -137,7 +137,8 @@ def score_ranges(lab: Replication) -> pd.DataFrame:
 def training_label_outcomes(lab: Replication) -> Outcomes:
     """Compare the training labels by rollouts with the exact ones after each post-processing rule; {} if unknown."""
     rollouts, samples = lab.data.rollouts.read(), lab.data.samples.read()
-    exact = step_labels.exact_labels(lab.run, samples[samples["sample_id"].isin(rollouts["sample_id"])], lab.run.reward_split)
+    labelled = samples[samples["sample_id"].isin(rollouts["sample_id"])]
+    exact = step_labels.exact_labels(lab.run, labelled, lab.run.reward_split)
     return {} if exact is None else rule_outcomes(rollouts, exact)
 
 

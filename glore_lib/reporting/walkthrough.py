@@ -79,7 +79,8 @@ def read_and_written(lab: Replication, pairs: pd.DataFrame) -> None:
     """Print what the refiner reads and what it learns to write, of the first of the pairs."""
     for pair in pairs.head(1).to_dict("records"):
         marked = mark_bad(split_steps(pair["draft"]), pair["first_error"])
-        prompt = lab.run.task.refine_prompt(lab.run.questions(lab.run.reward_split)[pair["question_id"]].question, marked)
+        asked = lab.run.questions(lab.run.reward_split)[pair["question_id"]]
+        prompt = lab.run.task.refine_prompt(asked.question, marked)
         lines = ["--- The refiner reads", *split_steps(prompt), "--- and learns to write", *split_steps(pair["target"])]
         print("\n".join(textwrap.fill(line, WIDTH) for line in lines))
 

@@ -73,7 +73,7 @@ class Difficulty:
 
 
 DIFFICULTIES = {
-    "hard": Difficulty(5, 5, inverse=0.7, join=0.3, boxes=0.3, distractors=5, shuffle=1.0, related=1),
+    "hard": Difficulty(5, 5, inverse=0.7, join=0.3, boxes=0.3, distractors=5, shuffle=1.0, related=1, reversed=0.5),
     "easy": Difficulty(3, 3, inverse=0.9, join=0.5, boxes=0.3, distractors=8, shuffle=1.0, related=2),
 }
 
@@ -225,7 +225,8 @@ class _Draft:
         # Worded from y's side, "y has k more than x" states the inverse of the operation that computes x. "Fewer" and
         # fractions make that operation an exclusive-or of the word and the side asked for, which the base model has
         # never seen and a model this small learns slowly: only the first relation of a chain may use them.
-        reversed_ = not self.quantities[y].parents and self.rng.random() < self.difficulty.reversed
+        first = self.difficulty.reversed > 0 and not self.quantities[y].parents
+        reversed_ = first and self.rng.random() < self.difficulty.reversed
         inverse = reversed_ or (base > 2 and self.rng.random() < self.difficulty.inverse)
         weights = (3, 3, 5, 5) if reversed_ else (0, 3, 3, 5) if inverse else (4, 8, 11, 13)
         while True:

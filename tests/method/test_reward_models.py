@@ -216,7 +216,8 @@ def test_the_head_has_a_learning_rate_of_its_own(tiny_base, tmp_path):
     training = Training(epochs=1, max_steps=1, learning_rate=1e-4)
     weights = {}
     for rate in (1.0, 10.0):
-        run = open_tiny(tiny_base, tmp_path / "artifacts", reward_models__start="base", reward_models__head_rate=rate, **LEARN)
+        changed = LEARN | {"reward_models__start": "base", "reward_models__head_rate": rate}
+        run = open_tiny(tiny_base, tmp_path / "artifacts", **changed)
         made = train_reward_model(run, "orm", some_student(), separable(run), training)
         weights[rate] = load_reward_model(str(made.folder), "float32")
     heads = [weights[rate].head.weight.abs() for rate in (1.0, 10.0)]

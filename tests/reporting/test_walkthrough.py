@@ -68,10 +68,10 @@ def test_a_draft_is_wrong_and_its_candidates_are_what_the_run_reranks(lab):
 
 def test_exact_labels_are_a_column_where_the_task_has_them(lab, monkeypatch):
     samples = lab.data.samples.read().head(2)
-    exact = walkthrough.exact(lab, samples)["exact"]
+    exact = walkthrough.exact(lab, samples, "train")["exact"]
     pd.testing.assert_frame_equal(exact, step_labels.exact_labels(lab.run, samples, "train"))
     monkeypatch.setattr(walkthrough, "exact_labels", lambda *_: None)
-    assert walkthrough.exact(lab, samples) == {}
+    assert walkthrough.exact(lab, samples, "train") == {}
 
 
 def test_the_refiner_reads_the_mark_and_writes_the_target(lab, capsys):
