@@ -220,6 +220,9 @@ class RewardModels(Section):
     # With early_stop, the number of the K rollouts to sample first. One takes the fewest tokens if rollouts differ from
     # their first words on; K is faster if most are alike, because equal ones are decoded once.
     rollouts_at_first: Count = 1
+    # With early_stop, about the number of rollouts to sample together. More fill a GPU's batches, fewer leave more
+    # rollouts out.
+    rollouts_per_wave: Count = 512
     # Count a correct sample as a rollout of each prefix that it begins with.
     samples_verify: bool = False
     # Label by rollouts only samples of questions that have a correct one: elsewhere most labels of correct steps are

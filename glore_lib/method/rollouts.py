@@ -11,13 +11,11 @@ from glore_lib.artifacts.store import Artifact, Info
 from glore_lib.method.schedule import waves
 from glore_lib.method.students import Student
 from glore_lib.models.tokens import Encoded, encode
-from glore_lib.params import digest
+from glore_lib.params import RewardModels, digest
 from glore_lib.run import Run
 from glore_lib.sampling import Request
 from glore_lib.solutions import is_consistent, join_steps, split_steps
 from glore_lib.tasks import Question
-
-WAVE = 512  # rollouts; the same for every sampling.rows, which must not change what is sampled
 
 
 def rollouts(
@@ -60,6 +58,7 @@ def rollouts(
 
     params = {
         "k": p.rollouts_per_step, "samples_verify": p.samples_verify, "waves": waves(p), "early_stop": p.early_stop,
+        "per_wave": p.rollouts_per_wave,
         "temperature": p.rollout_temperature,
         "sampling": run.params.sampling, "purpose": purpose, "samples": digest(samples["sample_id"].tolist()),
     }  # fmt: skip
@@ -141,7 +140,7 @@ def _roll_out(run: Run, student: Student, purpose: str, prefixes: list[Prefix]) 
     plan = waves(p)
     open_ended = [prefix for prefix in prefixes if not prefix.ends]
     while open_ended := [x for x in open_ended if x.waves < len(plan) and not (p.early_stop and x.verified)]:
-        asked = _next_wave(open_ended, plan, p.early_stop)
+        asked = _next_wave(open_ended, plan, p)
         requests = [
             Request(tuple(prefix.encoded.ids), count, run.seed(purpose, prefix.question.question_id), first,
             prefix.encoded.prompt_length)
@@ -159,20 +158,18 @@ def _roll_out(run: Run, student: Student, purpose: str, prefixes: list[Prefix]) 
     return {"rollouts_made": made, "tokens_generated": tokens}
 
 
-def _next_wave(
-    open_ended: list[Prefix], plan: list[tuple[int, int]], early_stop: bool
-) -> list[tuple[Prefix, int, int]]:
+def _next_wave(open_ended: list[Prefix], plan: list[tuple[int, int]], p: RewardModels) -> list[tuple[Prefix, int, int]]:
     """Return the next requests: (prefix, first number, count).
 
     With ``early_stop`` the shortest prefixes come first, since their rollouts may serve longer ones, and a wave ends
-    once it has :data:`WAVE` rollouts.
+    once it has ``rollouts_per_wave`` rollouts.
     """
     by_turn: dict[tuple[int, int], list[Prefix]] = {}
     for prefix in open_ended:
-        by_turn.setdefault((prefix.steps, prefix.waves) if early_stop else (0, 0), []).append(prefix)
+        by_turn.setdefault((prefix.steps, prefix.waves) if p.early_stop else (0, 0), []).append(prefix)
     asked: list[tuple[Prefix, int, int]] = []
     for turn in sorted(by_turn):
-        if sum(count for *_, count in asked) >= WAVE:
+        if sum(count for *_, count in asked) >= p.rollouts_per_wave:
             break
         for prefix in by_turn[turn]:
             asked += [(prefix, *part) for part in _missing(prefix, *plan[prefix.waves])]

@@ -202,9 +202,8 @@ def roll_out(
     **params,
 ) -> tuple[Artifact, Scripted]:  # fmt: skip
     """Return the rollouts of samples with other ``reward_models`` parameters, and the sampler that made them."""
-    changed = {"reward_models": run.params.reward_models.model_copy(update=params)}
+    changed = {"reward_models": run.params.reward_models.model_copy(update=params | {"rollouts_per_wave": wave})}
     run = dataclasses.replace(run, params=run.params.model_copy(update=changed))
-    monkeypatch.setattr("glore_lib.method.rollouts.WAVE", wave)
     sampler = Scripted(run.tokenizer, answer, limit)
     monkeypatch.setattr(Run, "sampler", lambda self, source: sampler)
     return rollouts(run, some_student(), samples, "train", purpose or f"p{next(_purposes)}", []), sampler
