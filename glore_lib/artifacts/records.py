@@ -32,6 +32,7 @@ SCHEMAS: dict[str, dict[str, str]] = {
         "question_id": "str", "sample_id": "str", "step": "int64", "label_raw": "int64", "label": "int64",
         "source": "str",
     },
+    "soft_labels": {"question_id": "str", "sample_id": "str", "step": "int64", "label": "float64"},
     "step_scores": {
         "question_id": "str", "sample_id": "str", "step": "int64", "model": "str", "score": "float64",
     },

@@ -71,7 +71,7 @@ def labels_for(run: Run, kind: str, data: RewardModelData) -> pd.DataFrame:
     return step_labels.balance_steps(labels, seed) if balance else labels
 
 
-def labelled_solution(run: Run, question: Question, text: str, labels: dict[int, int]) -> Labelled:
+def labelled_solution(run: Run, question: Question, text: str, labels: dict[int, float]) -> Labelled:
     """Tokenise a solution and put the labels, given by step, at the last token of each labelled step."""
     encoded = encode(run.tokenizer, run.task.prompt(question.question), split_steps(text))
     at_tokens = {encoded.step_ends[step - 1]: label for step, label in labels.items()}
@@ -94,7 +94,6 @@ def train_reward_model(
     """Train a reward model of one kind on the student's samples."""
     p = run.params.reward_models
     name = f"{kind}-{student.policy}"
-    start = student.model if p.start == "student" else None
 
     def labels() -> pd.DataFrame:
         return labels_for(run, kind, data)
@@ -102,9 +101,18 @@ def train_reward_model(
     switches = {"kind": kind, "monotone": p.monotone, "consistent": p.consistent, "balance_steps": p.balance_steps}
     inputs = [data.samples] if kind in ("orm", "balanced_orm") else [data.samples, data.rollouts]
     labelled = run.frame(f"labels-{name}", "step_labels", labels, switches, inputs)
+    return train_on_labels(run, name, student, data.samples, labelled, training_params)
+
+
+def train_on_labels(
+    run: Run, name: str, student: Student, samples: Artifact, labelled: Artifact, training_params: Training
+) -> Artifact:
+    """Train a reward model on labels of the student's samples (record ``step_labels`` or ``soft_labels``)."""
+    p = run.params.reward_models
+    start = student.model if p.start == "student" else None
 
     def make(folder: Path) -> Info:
-        questions, texts = run.questions(run.reward_split), data.samples.read().set_index("sample_id")["text"]
+        questions, texts = run.questions(run.reward_split), samples.read().set_index("sample_id")["text"]
         solutions = [
             [
                 labelled_solution(run, questions[question_id], texts[s], dict(zip(r["step"], r["label"], strict=True)))  # type: ignore[index]

@@ -21,7 +21,7 @@ class Labelled:
 
     ids: list[int]
     prompt_length: int
-    labels: dict[int, int]
+    labels: dict[int, float]
 
 
 @dataclass
@@ -29,7 +29,7 @@ class _Tree:
     ids: list[int] = field(default_factory=list)
     parents: list[int] = field(default_factory=list)
     label_at: list[int] = field(default_factory=list)
-    labels: list[int] = field(default_factory=list)
+    labels: list[float] = field(default_factory=list)
     lm_at: list[int] = field(default_factory=list)
     lm_labels: list[int] = field(default_factory=list)
     children: dict[tuple[int, int], int] = field(default_factory=dict)
