@@ -243,8 +243,9 @@ def _drawn(
     """
     purpose = "drafts-validation" if split == "validation" else f"rm-{lab.student.policy}"
     run = with_parameters(
-        lab.run, "reward_models", rollouts_per_step=k, early_stop=False, rollout_temperature=temperature
-    )
+        lab.run, "reward_models", rollouts_per_step=k, early_stop=False, rollout_temperature=temperature,
+        samples_verify=False,
+    )  # fmt: skip
     made = rollouts.rollouts(run, lab.student, samples, split, purpose, [source])
     run.free()
     drawn = Drawn.of(run, samples, made.read())
