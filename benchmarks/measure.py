@@ -114,7 +114,7 @@ class Alone(TransformersSampler):
 
     def _waiting(self, requests: list[Request], temperature: float) -> list[Row]:
         order = sorted(range(len(requests)), key=lambda i: (-requests[i].shared, requests[i].prompt))
-        return [Row(requests[i], [(i, requests[i].first)]) for i in order]
+        return [Row(requests[i], [i]) for i in order]
 
 
 def multiplied(rows: int, inner: int, columns: int, dtype: torch.dtype, device: torch.device) -> float:

@@ -20,7 +20,7 @@ from transformers.cache_utils import DynamicLayer
 from glore_lib.sampling import Answers, Request, attention
 from glore_lib.sampling.attention import SharedPrefix
 from glore_lib.sampling.plain import PlainSampler
-from glore_lib.sampling.rows import Row, RowSampler
+from glore_lib.sampling.rows import Row, RowSampler, Uniforms
 
 ROOM = 32  # tokens that a cache grows by
 DROP_AT = 0.2  # remove finished rows at this share of the batch: each removal copies the whole cache
@@ -137,10 +137,10 @@ class TransformersSampler(RowSampler):
         return super().sample(requests, temperature, max_new_tokens, progress)
 
     def _decode_some(
-        self, requests: list[Request], waiting: list[Row], temperature: float, limit: int
+        self, waiting: list[Row], uniforms: Uniforms, temperature: float, limit: int
     ) -> tuple[list[Row], list[Row]]:
         size = self._batch_size(waiting, temperature)
-        ended, left = self._decode(requests, waiting[:size], temperature, limit)
+        ended, left = self._decode(waiting[:size], uniforms, temperature, limit)
         return ended, waiting[size:] + left
 
     def _batch_size(self, waiting: list[Row], temperature: float) -> int:
@@ -150,15 +150,14 @@ class TransformersSampler(RowSampler):
 
     @torch.inference_mode()
     def _decode(
-        self, requests: list[Request], rows: list[Row], temperature: float, limit: int
+        self, rows: list[Row], uniforms: Uniforms, temperature: float, limit: int
     ) -> tuple[list[Row], list[Row]]:
         """Decode rows to their ends; return the finished rows, and the forks that did not fit the batch."""
-        uniforms = self._uniforms(requests, rows, limit)
         batch = self._read(rows)
         ended: list[Row] = []
         left: list[Row] = []
+        last, pad = [row.text[-1] for row in rows], self.tokenizer.pad_token_id
         while any(batch.places):
-            last = [row.text[-1] if row else self.tokenizer.pad_token_id for row in batch.places]
             ids = torch.tensor(last, device=self.model.device)[:, None]
             batch.mask = torch.cat([batch.mask, batch.mask.new_ones(len(ids), 1)], dim=1)
             logits = self._forward(ids, batch.mask, batch.position[:, None], batch.cache, batch.shared)
@@ -167,14 +166,15 @@ class TransformersSampler(RowSampler):
             grown = [batch.places[place] for place in growing]
             forks = _append(grown, self._choose(logits[growing], grown, uniforms, temperature))  # type: ignore[arg-type]
             self.ends.note([*grown, *(fork for _, fork in forks)])  # type: ignore[list-item]
-            for place, row in zip(growing, grown, strict=True):
-                if row.ended(limit):
-                    ended.append(row)  # type: ignore[arg-type]
-                    batch.places[place] = None
+            over = [place for place, row in zip(growing, grown, strict=True) if row.ended(limit)]  # type: ignore[union-attr]
+            ended += [batch.places[place] for place in over]  # type: ignore[misc]
+            for place in over:
+                batch.places[place] = None
             ended += [fork for _, fork in forks if fork.ended(limit)]
             left += batch.take([(growing[k], fork) for k, fork in forks if not fork.ended(limit)], self.rows)
             if any(batch.places) and batch.places.count(None) >= DROP_AT * len(batch.places):
                 batch.drop_free()
+            last = [row.tokens[-1] if row else pad for row in batch.places]
         return ended, left
 
     def _read(self, rows: list[Row]) -> _Batch:
@@ -240,11 +240,13 @@ def _append(rows: list[Row], tokens: list[list[int]]) -> list[tuple[int, Row]]:
     """Append to each row its first completion's token; return forks for other tokens, with the index of their row."""
     forks = []
     for k, (row, drawn) in enumerate(zip(rows, tokens, strict=True)):
-        by_token: dict[int, list[tuple[int, int]]] = {}
-        for completion, token in zip(row.completions, drawn, strict=True):
-            by_token.setdefault(token, []).append(completion)
-        (first, row.completions), *others = by_token.items()
-        forks += [(k, Row(row.request, c, tokens=[*row.tokens, token], line=row.line)) for token, c in others]
+        first = drawn[0]
+        if len(drawn) > 1 and drawn.count(first) < len(drawn):
+            by_token: dict[int, list[int]] = {}
+            for completion, token in zip(row.completions, drawn, strict=True):
+                by_token.setdefault(token, []).append(completion)
+            row.completions = by_token.pop(first)
+            forks += [(k, Row(row.request, c, tokens=[*row.tokens, t], line=row.line)) for t, c in by_token.items()]
         row.tokens.append(first)
     return forks
 
