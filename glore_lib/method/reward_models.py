@@ -1,6 +1,6 @@
 """ORM, balanced ORM and SORM: training, scoring steps, scoring answers (paper, section 4.1, steps 1 and 2)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -71,7 +71,7 @@ def labels_for(run: Run, kind: str, data: RewardModelData) -> pd.DataFrame:
     return step_labels.balance_steps(labels, seed) if balance else labels
 
 
-def labelled_solution(run: Run, question: Question, text: str, labels: dict[int, float]) -> Labelled:
+def labelled_solution(run: Run, question: Question, text: str, labels: Mapping[int, float]) -> Labelled:
     """Tokenise a solution and put the labels, given by step, at the last token of each labelled step."""
     encoded = encode(run.tokenizer, run.task.prompt(question.question), split_steps(text))
     at_tokens = {encoded.step_ends[step - 1]: label for step, label in labels.items()}

@@ -32,7 +32,7 @@ from glore_lib.models.loading import adapt, load_model, save_model
 from glore_lib.models.reward_head import RewardModel
 from glore_lib.params import Finetuning, ParamsError, Training
 
-Examples = list[dict[str, list[int]]]
+Examples = list[dict[str, list[Any]]]  # integers, but for soft labels
 Info = dict[str, Any]  # what :func:`glore_lib.models.training.train` returns
 LAST_LINES = 5  # of a failed process's output, shown in the error
 

@@ -7,12 +7,13 @@ equal those of each solution on its own, up to rounding. Not every architecture 
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 
 IGNORE = -100  # no label; also pads rows
-Row = dict[str, list[int]]
+Row = dict[str, list[Any]]  # integers, but for soft labels
 
 
 @dataclass(frozen=True)

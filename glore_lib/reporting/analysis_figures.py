@@ -406,7 +406,7 @@ def label_noise(numbers: pd.DataFrame) -> Figure:
     rows = label_noise_rows(numbers)
     figure, panels = style.new_panels(2 * rows.name.nunique(), width=3.5, height=2.7, most=3, sharey="col")
     temperatures = sorted(rows.temperature.unique())
-    colours = sns.color_palette("flare", len(temperatures))
+    colours = sns.color_palette("viridis", len(temperatures) + 1)  # without the last one, a yellow
     looks = list(zip(temperatures, colours, cycle("osD^v"), strict=False))
     xs = {"k": "Rollouts K per prefix", "distinct": "Distinct texts among them (mean)"}
     for axes, (x, name) in zip(panels, product(xs, NOISE if len(rows) else ()), strict=True):
@@ -414,10 +414,10 @@ def label_noise(numbers: pd.DataFrame) -> Figure:
         for shift, (temperature, colour, marker) in enumerate(looks):
             curve = of_panel[of_panel.temperature == temperature]
             at = curve[x] * (2 ** (0.08 * (shift - (len(temperatures) - 1) / 2)) if x == "k" else 1)
-            axes.errorbar(
-                at, curve.value, style.error_lengths(curve), color=colour, marker=marker, markeredgecolor="white",
-                markeredgewidth=0.7, elinewidth=0.9, label=f"T = {temperature:g}",
-            )  # fmt: skip
+            look = {"color": colour, "marker": marker, "markeredgecolor": "white", "markeredgewidth": 0.7}
+            axes.plot(at, curve.value, label=f"T = {temperature:g}", zorder=3, **look)
+            errors = style.error_lengths(curve)
+            axes.errorbar(at, curve.value, errors, fmt="none", ecolor=colour, elinewidth=0.9, alpha=0.5)
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.xaxis.set_minor_locator(NullLocator())

@@ -235,7 +235,8 @@ def test_policies_of_one_set_of_rollouts(made, lab, monkeypatch):
     share = {policy: value[policy, "token_share"] for policy in policies}
     assert share["exact"] == 0 and share["soft"] == 1
     assert share["wrong_only"] < share["any_run"] < share["any"] < 1
-    assert share["until_error"] < share["any"] == share["rollouts_only"]
+    assert share["stop_at_error"] == share["until_error"] < share["any"] == share["rollouts_only"]
+    assert value["until_error", "label_share"] < value["stop_at_error", "label_share"] == 1
     assert value["exact", "label_precision"] == value["exact", "label_recall"] == 1
     assert value["exact", "label_first_error_accuracy"] == 1
     assert value["rollouts_only", "label_recall"] <= value["any", "label_recall"] >= value["half", "label_recall"]

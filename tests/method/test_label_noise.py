@@ -46,7 +46,9 @@ EXPECTED = {
     "two": ([0, 0, 0, 0, 1, 1, 1], 4 * 10 + 3 * 5 + 4 * 6 + 3 * 7),
     "half": ([0, 0, 0, 0, 1, 1, 1], 4 * 10 + 3 * 5 + 4 * 6 + 3 * 7),
     "soft": ([0.25, 0, 0.25, 0, 0.25, 0, 1], 4 * (10 + 5 + 6 + 7)),
+    "stop_at_error": ([1, 0, 0, 0, 1, 1, 1], 3 * 10 + 4 * 5),
     "until_error": ([1, 0, NAN, NAN, 1, 1, 1], 3 * 10 + 4 * 5),  # nothing of b, nothing after a's second step
+    "solved_questions": ([1, 1, 1, 0, 1, 1, 1], 3 * 10 + 4 * 5 + 2 * 6 + 4 * 7),
     "mixed_questions": ([1, 1, 1, 0, 1, 1, 1], 3 * 10 + 4 * 5 + 2 * 6 + 4 * 7),
     "rollouts_only": ([1, 1, 1, 0, 1, 0, 1], 3 * 10 + 4 * 5 + 2 * 6 + 4 * 7),
 }
@@ -68,10 +70,12 @@ def test_without_post_processing_1_no_step_is_positive_for_a_later_one(drawn):
     assert fewer["q"] == EXPECTED["any"][1] - 4 * 7
 
 
-@pytest.mark.parametrize("rate", [0.0, 1.0])
-def test_a_question_that_is_always_or_never_solved_has_no_labels_and_costs_nothing(drawn, rate):
-    labels, tokens = Policy(4, mixed_only=True).label(drawn, True, pd.Series({"q": rate}))
-    assert np.isnan(labels).all() and tokens.to_dict() == {"q": 0}
+@pytest.mark.parametrize(("name", "left_out"), [("solved_questions", [0.0]), ("mixed_questions", [0.0, 1.0])])
+def test_a_question_that_is_left_out_has_no_labels_and_costs_nothing(drawn, name, left_out):
+    for rate in (0.0, 0.125, 1.0):
+        labels, tokens = policies_of(2, 4)[name].label(drawn, True, pd.Series({"q": rate}))
+        assert np.isnan(labels).all() == np.isnan(labels).any() == (rate in left_out)
+        assert tokens.to_dict() == {"q": 0 if rate in left_out else EXPECTED["any"][1]}
 
 
 def value(outcomes: dict, name: str) -> tuple[float, int]:

@@ -570,10 +570,11 @@ def test_label_noise_is_drawn_against_k_and_against_distinct_texts():
     assert [axes.get_title(loc="left") for axes in figure.axes] == [*titles, "", "", ""]
     for i, axes in enumerate(figure.axes):
         metric = list(analysis_figures.NOISE)[i % 3]
-        for t, container in zip((7, 10), axes.containers, strict=True):
-            x, y = (line(orig=False) for line in (container.lines[0].get_xdata, container.lines[0].get_ydata))
+        for t in (7, 10):
+            x, y = lines(axes)[f"T = {t / 10:g}"]
             assert_allclose(y, [cells[t, k, metric] for k in (1, 4)])
             assert_allclose(x, [1, 4] if i < 3 else [1, 4 * t / 20], rtol=0.03 if i < 3 else 1e-9)
+        assert_allclose(np.ptp(segments(axes)[:, :, 1], axis=1), 0.2)
 
 
 def test_dots_draw_the_frames_numbers_in_their_order():

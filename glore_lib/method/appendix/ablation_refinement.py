@@ -63,10 +63,9 @@ def controls(lab: Replication, split: str) -> pd.DataFrame:
     right = lab.tables.right(of_split.drafts, refined)
     both = {f"global+{kind}": right["global"] | right[kind] for kind in SECONDS if kind in refined}
     wrong = right.assign(**both)[~right["greedy"]]
-    numbers = [lab.tables.row(kind, "accuracy_all_drafts", st.proportion(right[kind])) for kind in right]
-    numbers += [
-        lab.tables.row(kind, "fixed_fraction", st.proportion(wrong[kind])) for kind in wrong if kind != "greedy"
-    ]
+    alone, fixed = ["greedy", *refined], [*refined, *both]
+    numbers = [lab.tables.row(kind, "accuracy_all_drafts", st.proportion(right[kind])) for kind in alone]
+    numbers += [lab.tables.row(kind, "fixed_fraction", st.proportion(wrong[kind])) for kind in fixed]
     for a, b in CONTROL_PAIRS:
         if b == "greedy":
             numbers += lab.tables.compared(a, b, right, "accuracy_all_drafts")

@@ -24,10 +24,12 @@ from glore_lib.statistics import Outcome
 
 LABELS = ("label_precision", "label_recall", "label_first_error_accuracy")
 JUDGED = ("step_balanced_accuracy", "step_auc", "first_error_accuracy")  # of the SORM
+EPSILON = 1e-9  # of a pass rate: neither never nor always
 PLACES = {"accuracy": np.equal, "early": np.less, "late": np.greater}
 # Each policy against the one that differs from it in one respect.
-PAIRS = [("any", "any_run"), *((policy, "any") for policy in (
-    "two", "half", "soft", "until_error", "mixed_questions", "rollouts_only", "exact"))]  # fmt: skip
+PAIRS = [("any", "any_run")]
+PAIRS += [(policy, "any") for policy in ("two", "half", "soft", "stop_at_error", "until_error", "rollouts_only")]
+PAIRS += [(policy, "any") for policy in ("solved_questions", "mixed_questions", "exact")]
 
 
 @dataclass(frozen=True)
@@ -82,44 +84,44 @@ class Policy:
 
     A step is positive if at least ``needed`` of them verify it, and, with post-processing 1, if a later one is. With
     ``soft`` its label is the share that does. ``trust_right``: right samples are all positive, and need no rollouts.
-    ``until_error``: a sample's labels end with its first negative one, and so do its rollouts. ``mixed_only``:
-    questions whose samples are all right or all wrong are left out. Without ``own_answer`` a sample's answer makes no
-    earlier step positive.
+    ``stop_at_error``: after its first negative step a sample needs no rollouts; the others are negative, or with
+    ``drop_rest`` have no label. Questions whose share of right samples is not in ``pass_rates`` (both ends included)
+    are left out. Without ``own_answer`` a sample's answer makes no earlier step positive.
     """
 
     k: int
     needed: int = 1
     soft: bool = False
     trust_right: bool = False
-    until_error: bool = False
-    mixed_only: bool = False
+    stop_at_error: bool = False
+    drop_rest: bool = False
+    pass_rates: tuple[float, float] = (0.0, 1.0)
     own_answer: bool = True
 
-    def label(self, drawn: Drawn, monotone: bool, pass_rates: pd.Series) -> tuple[np.ndarray, pd.Series]:
+    def label(self, drawn: Drawn, monotone: bool, rates: pd.Series) -> tuple[np.ndarray, pd.Series]:
         """Return the labels [steps], NaN for none, and the tokens by question that this policy alone would need.
 
-        ``pass_rates`` are the shares of right samples (index question_id). Rollouts of a prefix are drawn one by one
-        until its label is settled; labels that are shares need all.
+        ``rates`` are the shares of right samples (index question_id). Rollouts of a prefix are drawn one by one until
+        its label is settled; labels that are shares need all.
         """
         steps, verdicts = drawn.steps, drawn.verifies[:, : self.k]
         sample = steps["sample_id"]
         hits = verdicts.sum(axis=1)
         labels = hits / self.k if self.soft else (hits >= self.needed).astype(float)
         asked = np.ones(len(steps), dtype=bool)
-        if self.until_error:
-            before = pd.Series(labels).groupby(sample).cummin().groupby(sample).shift(fill_value=1.0)
-            asked &= before.to_numpy() == 1
+        if self.stop_at_error:
+            so_far = pd.Series(labels).groupby(sample).cummin()
+            asked &= so_far.groupby(sample).shift(fill_value=1.0).to_numpy() == 1
+            labels = np.where(asked | (not self.drop_rest), so_far, np.nan)
         elif monotone and not self.soft:
             spreads = pd.Series(np.where(self.own_answer | steps["is_open"], labels, 0.0))
             later = spreads[::-1].groupby(sample[::-1]).cummax()[::-1]
             labels = np.maximum(labels, later.to_numpy())
-        labels = np.where(asked, labels, np.nan)
         if self.trust_right:
             labels = np.where(steps["is_right"], 1.0, labels)
             asked &= ~steps["is_right"].to_numpy()
-        if self.mixed_only:
-            mixed = steps["question_id"].map(pass_rates).between(0, 1, inclusive="neither").to_numpy()
-            labels, asked = np.where(mixed, labels, np.nan), asked & mixed
+        kept = steps["question_id"].map(rates).between(*self.pass_rates).to_numpy()
+        labels, asked = np.where(kept, labels, np.nan), asked & kept
         return labels, drawn.spent(np.where(asked, self._drawn(verdicts), 0))
 
     def _drawn(self, verdicts: np.ndarray) -> np.ndarray:
@@ -136,8 +138,11 @@ def policies_of(run_k: int, k: int) -> dict[str, Policy]:
     return {
         "any_run": Policy(run_k), "wrong_only": Policy(run_k, trust_right=True), "any": Policy(k),
         "two": Policy(k, needed=2), "half": Policy(k, needed=-(-k // 2)), "soft": Policy(k, soft=True),
-        "until_error": Policy(k, trust_right=True, until_error=True), "mixed_questions": Policy(k, mixed_only=True),
+        "stop_at_error": Policy(k, trust_right=True, stop_at_error=True),
+        "until_error": Policy(k, trust_right=True, stop_at_error=True, drop_rest=True),
         "rollouts_only": Policy(k, own_answer=False),
+        "solved_questions": Policy(k, pass_rates=(EPSILON, 1)),
+        "mixed_questions": Policy(k, pass_rates=(EPSILON, 1 - EPSILON)),
     }  # fmt: skip
 
 
@@ -179,27 +184,29 @@ def curves(lab: Replication, drafts: int, temperatures: Sequence[float], k: int)
     if exact is None:
         return pd.DataFrame(columns=NUMBERS)
     outcomes: Outcomes = {}
+    rates = chosen.groupby("question_id")["is_correct"].mean()
     for temperature in temperatures:
         drawn, truth = _drawn(lab, chosen, exact, "validation", lab.validation.drafts, k, temperature)
         for few in _powers(k):
-            labels, _ = Policy(few).label(drawn, lab.run.params.reward_models.monotone, pd.Series(dtype=float))
+            labels, _ = Policy(few).label(drawn, lab.run.params.reward_models.monotone, rates)
             shown = label_outcomes(drawn, labels, truth)
             shown["distinct_share"] = Outcome.of(
                 drawn.distinct(few) / few, drawn.steps["question_id"], drawn.steps["is_open"]
             )
             outcomes |= {(f"temperature_{temperature:g}", f"{m}@{few}"): o for m, o in shown.items()}
-    ends = [f"temperature_{t:g}" for t in (max(temperatures), min(temperatures))]
-    largest = [f"{metric}@{few}" for metric in LABELS for few in (lab.run.params.reward_models.rollouts_per_step, k)]
-    return pd.concat([lab.tables.numbers(outcomes), outcome_differences(lab.tables, outcomes, [(*ends,)], largest)])
+    ends = [(f"temperature_{max(temperatures):g}", f"temperature_{min(temperatures):g}")]
+    metrics = [f"{metric}@{few}" for metric in LABELS for few in (lab.run.params.reward_models.rollouts_per_step, k)]
+    compared = outcome_differences(lab.tables, outcomes, ends, dict.fromkeys(metrics))
+    return pd.concat([lab.tables.numbers(outcomes), compared], ignore_index=True)
 
 
 def policies(lab: Replication, questions: int, k: int) -> pd.DataFrame:
     """Compare policies: their labels with the exact ones, and the SORMs trained on them on the validation split.
 
     All policies use the same ``k`` rollouts of each prefix of the samples of the first so many ``questions``, without
-    early stopping, and the SORM's parameters; equal labels give the same SORM. ``token_share`` is the share of the
-    tokens of all these rollouts that a policy needs. Steps and first errors by exact labels are those of the drafts and
-    the samples of Bo3, by rollouts those of the drafts.
+    early stopping, the SORM's parameters, and as many steps; equal labels give the same SORM. ``token_share`` is the
+    share of the tokens of all these rollouts that a policy needs. Steps and first errors by exact labels are those of
+    the drafts and the samples of Bo3, by rollouts those of the drafts.
     """
     _check(questions=questions, k=k)
     p, samples = lab.run.params.reward_models, lab.data.samples.read()
@@ -215,6 +222,7 @@ def policies(lab: Replication, questions: int, k: int) -> pd.DataFrame:
     every, rates = drawn.spent(np.full(len(drawn.steps), k)), samples.groupby("question_id")["is_correct"].mean()
     outcomes: Outcomes = {}
     scores: dict[str, Artifact] = {}
+    models: dict[bytes, Artifact] = {}
     answers = _validation_answers(lab)
     made = {
         name: policy.label(drawn, p.monotone, rates) for name, policy in policies_of(p.rollouts_per_step, k).items()
@@ -224,7 +232,10 @@ def policies(lab: Replication, questions: int, k: int) -> pd.DataFrame:
         outcomes |= {(name, metric): outcome for metric, outcome in label_outcomes(drawn, labels, truth).items()}
         ids = every.index.to_numpy(dtype=str)
         outcomes[name, "token_share"] = Outcome(ids, *(t.to_numpy(float)[None] for t in (tokens, every)))
-        model = _sorm(lab, drawn.steps, labels)
+        if labels.tobytes() not in models:
+            steps = next((model.record["info"]["steps"] for model in models.values()), None)
+            models[labels.tobytes()] = _sorm(lab, drawn.steps, labels, steps)
+        model = models[labels.tobytes()]
         scores[name] = score_steps(lab.run, model, "noise", answers.drafts.read(), "validation", answers.drafts)
     judged = lab.tables.table1(answers, scores)
     metrics = [f"{metric}{suffix}" for metric in JUDGED for suffix in answers.truths]
@@ -253,8 +264,11 @@ def _drawn(
     return drawn, exact.set_index(["sample_id", "step"])["label"].loc[keys].to_numpy()
 
 
-def _sorm(lab: Replication, steps: pd.DataFrame, labels: np.ndarray) -> Artifact:
-    """Train a SORM on labels [steps], balanced if the run's are; a share counts there as what it is nearest to."""
+def _sorm(lab: Replication, steps: pd.DataFrame, labels: np.ndarray, optimiser_steps: int | None) -> Artifact:
+    """Train a SORM on labels [steps], balanced if the run's are; a share counts there as what it is nearest to.
+
+    It takes ``optimiser_steps``, or as many as the run's parameters say.
+    """
     run, p = lab.run, lab.run.params.reward_models
     labelled = steps.assign(label=labels)[~np.isnan(labels)]
     if p.balance_steps:
@@ -264,7 +278,9 @@ def _sorm(lab: Replication, steps: pd.DataFrame, labels: np.ndarray) -> Artifact
     labelled = labelled[list(SCHEMAS["soft_labels"])]
     rows = {"rows": int(pd.util.hash_pandas_object(labelled, index=False).sum())}
     stored = run.frame("labels-noise", "soft_labels", lambda: labelled, rows, [lab.data.samples])
-    return train_on_labels(run, f"noise-{lab.student.policy}", lab.student, lab.data.samples, stored, p.training)
+    exactly = {"max_steps": optimiser_steps, "epochs": optimiser_steps} if optimiser_steps else {}
+    training = p.training.model_copy(update=exactly)
+    return train_on_labels(run, f"noise-{lab.student.policy}", lab.student, lab.data.samples, stored, training)
 
 
 def _validation_answers(lab: Replication) -> DraftSet:
