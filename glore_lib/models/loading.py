@@ -295,6 +295,7 @@ def unpack_gguf(file: Path, sha256: str, dtype: str, folder: Path) -> dict[str, 
     with torch.device("meta"):
         fresh = type(loaded)(loaded.config)
     fresh.load_state_dict(loaded.state_dict(), assign=True)
+    fresh.tie_weights()
     fresh.config.__dict__.pop("quantization_config", None)
     fresh.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -64,7 +64,7 @@ def write_gguf(file: Path, architecture: str = "qwen2", leave_out: str = "") -> 
     tokenizer = build_tokenizer()
     config = Qwen2Config(
         vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, max_position_embeddings=384, tie_word_embeddings=False, initializer_range=0.2,
+        num_key_value_heads=1, max_position_embeddings=2048, tie_word_embeddings=False, initializer_range=0.2,
         eos_token_id=tokenizer.eos_token_id, bos_token_id=tokenizer.eos_token_id,
     )  # fmt: skip
     model = Qwen2ForCausalLM(config)
