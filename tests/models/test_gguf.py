@@ -30,6 +30,7 @@ NAMES = {  # of llama.cpp
     "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output",
     "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
 }  # fmt: skip
+SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")  # which some versions of transformers add where they lack
 WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
@@ -42,12 +43,12 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     bytes_of = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.Sequence([words, bytes_of]), decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=300, special_tokens=["<end>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        vocab_size=300, special_tokens=[*SPECIAL], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )  # fmt: skip
     texts = [f"{q.question}\n{q.reference_solution}" for q in Arithmetic("easy").questions("train", 50, 0)]
     bpe.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<end>")
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token=SPECIAL[0])
 
 
 def gguf_name(name: str) -> str:
@@ -85,7 +86,7 @@ def write_gguf(file: Path, architecture: str = "qwen2", leave_out: str = "") -> 
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("qwen2")
     writer.add_token_list(tokens)
-    writer.add_token_types([TokenType.CONTROL if token == "<end>" else TokenType.NORMAL for token in tokens])
+    writer.add_token_types([TokenType.CONTROL if token in SPECIAL else TokenType.NORMAL for token in tokens])
     writer.add_token_merges([" ".join(pair) for pair in json.loads(bpe.to_str())["model"]["merges"]])
     writer.add_eos_token_id(tokenizer.eos_token_id)
     writer.add_bos_token_id(tokenizer.eos_token_id)
@@ -133,7 +134,7 @@ def test_texts_have_the_tokens_of_the_tokenizer_in_the_file(file, tmp_path):
         text = f"{q.question}\n{q.reference_solution}\n"
         assert tokenizer(text).input_ids == expected(text).input_ids
         assert tokenizer.decode(tokenizer(text).input_ids) == text
-    assert tokenizer.eos_token == "<end>"
+    assert tokenizer.eos_token == SPECIAL[0]
 
 
 def test_weights_are_unpacked_to_the_dtype_of_the_run(file, tmp_path):
