@@ -291,6 +291,8 @@ def unpack_gguf(file: Path, sha256: str, dtype: str, folder: Path) -> dict[str, 
     if missing := sorted(found["missing_keys"]):
         why = f"it lacks {len(missing)} weights of {type(loaded).__name__}, such as {missing[0]}"
         raise ParamsError(refused(why, "name a file with all of its weights, not a part or an adapter"))
+    if end := reader.fields.get("tokenizer.ggml.eos_token_id"):  # not every version of transformers reads it
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(int(end.contents()))
     # A model loaded from GGUF refuses to be saved; another one with the same weights does not.
     with torch.device("meta"):
         fresh = type(loaded)(loaded.config)

@@ -24,7 +24,7 @@ from glore_lib.sampling.rows import Row, RowSampler, Uniforms
 
 ROOM = 32  # tokens that a cache grows by
 DROP_AT = 0.2  # remove finished rows at this share of the batch: each removal copies the whole cache
-READ_TOKENS = 2048  # tokens of prefixes read at a time
+READ_TOKENS = {"cpu": 2048, "cuda": 32768}  # of prefixes, read at a time: they fit a CPU's caches, or fill a GPU
 SPREAD = 4  # completions per row of a batch: most share a row
 
 
@@ -204,9 +204,10 @@ class TransformersSampler(RowSampler):
         return _Batch(list(rows), shared, cache, own, mask.sum(1)[shared.groups] + lengths)
 
     def _read_prefixes(self, ids: torch.Tensor, mask: torch.Tensor) -> Cache:
-        """Compute the prefixes' cache in parts that fit a CPU's caches."""
+        """Compute the prefixes' cache in parts of :data:`READ_TOKENS`."""
         parts = []
-        for rows in torch.arange(len(ids), device=ids.device).split(max(1, READ_TOKENS // ids.shape[1])):
+        together = max(1, READ_TOKENS[ids.device.type] // ids.shape[1])
+        for rows in torch.arange(len(ids), device=ids.device).split(together):
             parts.append(DynamicCache(config=self.model.config))
             position = (mask[rows].cumsum(1) - 1).clamp(min=0)
             self._forward(ids[rows], mask[rows], position, parts[-1], None)

@@ -24,7 +24,7 @@ def _orms(lab: Replication) -> None:
     """Train ORM and balanced ORM, and score the two solutions that notebook 02 shows."""
     two = walkthrough.mixed(lab.data.samples.read()).drop_duplicates("is_correct")
     for kind in ("orm", "balanced_orm"):
-        score_steps(lab.run, lab.reward_models[kind], f"{kind}-two", two, "train", lab.data.samples)
+        score_steps(lab.run, lab.reward_models[kind], f"{kind}-two", two, lab.run.reward_split, lab.data.samples)
 
 
 def _sorms(lab: Replication) -> None:
@@ -33,7 +33,7 @@ def _sorms(lab: Replication) -> None:
         pass
     one, _ = walkthrough.rolled_out(lab)
     for kind in ("orm", "sorm"):
-        score_steps(lab.run, lab.reward_models[kind], f"{kind}-one", one, "train", lab.data.samples)
+        score_steps(lab.run, lab.reward_models[kind], f"{kind}-one", one, lab.run.reward_split, lab.data.samples)
 
 
 # What each of notebooks 01-05 needs.

@@ -48,7 +48,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     )  # fmt: skip
     texts = [f"{q.question}\n{q.reference_solution}" for q in Arithmetic("easy").questions("train", 50, 0)]
     bpe.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token=SPECIAL[0])
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token=SPECIAL[2])
 
 
 def gguf_name(name: str) -> str:
@@ -134,7 +134,7 @@ def test_texts_have_the_tokens_of_the_tokenizer_in_the_file(file, tmp_path):
         text = f"{q.question}\n{q.reference_solution}\n"
         assert tokenizer(text).input_ids == expected(text).input_ids
         assert tokenizer.decode(tokenizer(text).input_ids) == text
-    assert tokenizer.eos_token == SPECIAL[0]
+    assert tokenizer.eos_token == SPECIAL[2]
 
 
 def test_weights_are_unpacked_to_the_dtype_of_the_run(file, tmp_path):
