@@ -22,6 +22,7 @@ from typer.core import TyperGroup
 from glore_lib.params import Params, ParamsError, expanded, explain_yaml, load_params, read_yaml
 from glore_lib.tasks.benchmarks import DATA_DIR
 from glore_lib.workflow import StageError, environment
+from glore_lib.workflow.processes import default_jobs
 from glore_lib.workflow.runs import parse_seeds, read_runs, with_seeds
 
 if TYPE_CHECKING:  # commands import what takes seconds themselves
@@ -102,6 +103,9 @@ Appendix = Annotated[bool, typer.Option(
 Seeds = Annotated[str | None, typer.Option(
     metavar="LIST", help="Seeds of each run, such as 0-4 or 0,2,5; by default the one in its params file.",
     show_default=False)]
+Jobs = Annotated[int | None, typer.Option(
+    min=1, help="Runs to do side by side; by default all, if each gets a core and none uses a GPU.",
+    show_default=False)]
 Hardware = Annotated[str, typer.Option(help="What runs it: cpu, a100-80gb, h100-80gb or rtx-4090.")]
 Accuracy = Annotated[float, typer.Option(help="Share of samples that are assumed right, between 0 and 1.")]
 # fmt: on
@@ -138,7 +142,7 @@ def main(
 def run(
     params: ParamsFiles, settings: Settings, artifacts: Artifacts, out: Root = Path("results"), name: Name = None,
     seeds: Seeds = None, start: Start = None, fresh: Fresh = False, appendix: Appendix = False,
-    recompute: Recompute = False, keep_stale: KeepStale = False,
+    recompute: Recompute = False, keep_stale: KeepStale = False, jobs: Jobs = None,
 ) -> None:  # fmt: skip
     """Run notebooks 01-05 for each params file, then 06, which compares the runs. Finished notebooks are kept.
 
@@ -153,7 +157,7 @@ def run(
     if any(job.due for job in pipeline.jobs):
         runs = [made.params for made in pipeline.results if made.params]
         _settle_stale(artifacts, runs, recompute, keep_stale)
-    _render(pipeline.results)
+    _render(pipeline.results, jobs or default_jobs([*pipeline.runs.values()]))
 
 
 @app.command(
@@ -164,7 +168,7 @@ def run(
 )
 def compute(
     params: ParamsFiles, settings: Settings, artifacts: Artifacts, seeds: Seeds = None, recompute: Recompute = False,
-    keep_stale: KeepStale = False,
+    keep_stale: KeepStale = False, jobs: Jobs = None,
 ) -> None:  # fmt: skip
     """Compute all artifacts of notebooks 01-05 in this process, for example on a GPU server, and render nothing.
 
@@ -173,12 +177,13 @@ def compute(
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_MININTERVAL", "30")  # seconds: a log needs few lines
     overrides, numbers = _parse(settings), parse_seeds(seeds)
-    runs = read_runs(params, overrides).values()
+    runs = [*read_runs(params, overrides).values()]
     each = [made for run in runs for made, _ in with_seeds(run, overrides, numbers)]
     _settle_stale(artifacts, each, recompute, keep_stale)
     from glore_lib.workflow.compute import compute  # imports torch
 
-    compute(params, overrides, numbers, artifacts, lambda stage: typer.echo(stage, err=True))
+    jobs = jobs or default_jobs(runs)
+    compute(params, overrides, numbers, artifacts, lambda line: typer.echo(line, err=True), jobs)
     typer.echo(f"done: {artifacts}")
 
 
@@ -357,7 +362,7 @@ def _parse(settings: Sequence[str]) -> dict[str, Any]:
     return overrides
 
 
-def _render(results: Sequence["Results"]) -> None:
+def _render(results: Sequence["Results"], jobs: int = 1) -> None:
     """Render results folders with a progress bar, and the report of the last, a comparison, where it may be new."""
     from glore_lib.artifacts.manifest import REPORT, duration
     from glore_lib.workflow.pipeline import FIGURES, render
@@ -367,22 +372,23 @@ def _render(results: Sequence["Results"]) -> None:
     times = (TimeElapsedColumn(), TimeRemainingColumn())  # at the average pace so far: cells take minutes
     bar = Progress(*columns, *times, console=Console(stderr=True), speed_estimate_period=1e9)
     due = [job for made in results for job in made.jobs if job.due]
-    task, done = bar.add_task("starting", total=sum(job.share for job in due)), 0.0
+    task, shares = bar.add_task("starting", total=sum(job.share for job in due)), dict[str, tuple["Job", float]]()
     finished = [name for made in results for name in made.finished]
 
     def progress(job: "Job", share: float) -> None:
-        nonlocal done
         if finished and not bar.live.is_started:
             bar.console.print(f"found finished: {', '.join(finished)}", highlight=False)
         bar.start()  # a refused run shows its error alone
-        bar.update(task, description=f"{job.place}{job.label}", completed=done + share * job.share)
+        shares[job.label] = job, share
+        working = [f"{j.place}{j.label}" for j, part in shares.values() if part < 1] or [f"{job.place}{job.label}"]
+        done = sum(part * j.share for j, part in shares.values())
+        bar.update(task, description="; ".join(working), completed=done)
         if share == 1.0:
-            done += job.share
             bar.console.print(f"{job.label} {job.done}", highlight=False)
 
     out = results[-1].out
     try:
-        render(results, progress)
+        render(results, progress, jobs)
     finally:
         if bar.live.is_started:
             bar.stop()

@@ -362,7 +362,7 @@ def test_compute_makes_all_that_the_notebooks_need_and_renders_none(clone, tiny_
     assert [line for line in lines if line.startswith("tiny ")] == [
         f"tiny {stage}{end}" for stage in stages for end in ("", ": s")
     ]
-    made = [line.removeprefix("  ").removesuffix(": s") for line in lines if re.match(r"  \S.*: s$", line)]
+    made = [line.removeprefix("  tiny: ").removesuffix(": s") for line in lines if re.match(r"  \S.*: s$", line)]
     assert sorted(made) == sorted(name for name in artifacts(store) if "-" in name)
     assert {path.stem for path in (store / "stages").glob("tiny-*/*.json")} == set(stages)
     assert not clone.results.exists() and not clone.log.exists()

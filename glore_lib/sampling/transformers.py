@@ -163,10 +163,10 @@ class TransformersSampler(RowSampler):
             logits = self._forward(ids, batch.mask, batch.position[:, None], batch.cache, batch.shared)
             batch.position = batch.position + 1
             growing = [place for place, row in enumerate(batch.places) if row]
-            grown = [batch.places[place] for place in growing]
-            forks = _append(grown, self._choose(logits[growing], grown, uniforms, temperature))  # type: ignore[arg-type]
-            self.ends.note([*grown, *(fork for _, fork in forks)])  # type: ignore[list-item]
-            over = [place for place, row in zip(growing, grown, strict=True) if row.ended(limit)]  # type: ignore[union-attr]
+            grown: list[Row] = [batch.places[place] for place in growing]  # type: ignore[misc]
+            forks = _append(grown, self._choose(logits[growing], grown, uniforms, temperature))
+            self.ends.note([*grown, *(fork for _, fork in forks)])
+            over = [place for place, row in zip(growing, grown, strict=True) if row.ended(limit)]
             ended += [batch.places[place] for place in over]  # type: ignore[misc]
             for place in over:
                 batch.places[place] = None

@@ -6,17 +6,18 @@ the packages that draw, render or execute notebooks.
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from glore_lib.artifacts.locks import only_run
-from glore_lib.artifacts.store import Artifact
 from glore_lib.method.replication import Replication
 from glore_lib.method.reward_models import score_steps
 from glore_lib.method.students import greedy_samples
 from glore_lib.params import load_params
 from glore_lib.reporting import walkthrough
 from glore_lib.run import open_run
+from glore_lib.workflow.processes import side_by_side
 from glore_lib.workflow.runs import with_seeds
 
 
@@ -48,32 +49,42 @@ STAGES: dict[str, Callable[[Replication], object]] = {
 
 def compute(
     files: Sequence[Path], overrides: dict[str, Any], seeds: Sequence[int], artifacts: Path,
-    progress: Callable[[str], None],
+    progress: Callable[[str], None], jobs: int = 1,
 ) -> None:  # fmt: skip
     """Compute what notebooks 01-05 of some params files need, with each of ``seeds`` or, without any, their own.
 
     ``progress`` is given a line for each stage as it starts, for each artifact once it is made, with the seconds that
-    it took, and for each stage as it ends. Raises as :func:`glore_lib.run.open_run` does.
+    it took, and for each stage as it ends. Runs and seeds are done ``jobs`` at a time, each in a process of its own.
+    Raises as :func:`glore_lib.run.open_run` does.
     """
-
-    def made(artifact: Artifact) -> None:
-        progress(f"  {artifact.id}: {artifact.record['seconds']:.1f} s")
-
+    parts = [
+        partial(_compute, file, given, f"{params.run} seed {params.seed}" if seeds else params.run, artifacts)
+        for file in files
+        for params, given in with_seeds(load_params(file, overrides), overrides, seeds)
+    ]
     with only_run(artifacts):
-        for file in files:
-            for params, given in with_seeds(load_params(file, overrides), overrides, seeds):
-                lab = open_lab(file, given, artifacts)
-                lab.run.store.made = made
-                for stage, make in STAGES.items():
-                    name = f"{params.run} seed {params.seed} {stage}" if seeds else f"{params.run} {stage}"
-                    progress(name)
-                    started = time.perf_counter()
-                    try:
-                        make(lab)
-                    finally:  # what an interrupted stage has made can be packed
-                        lab.run.finish(stage)
-                    progress(f"{name}: {time.perf_counter() - started:.1f} s")
-                lab.run.free()
+        if jobs > 1:
+            side_by_side(parts, jobs, lambda number, line: progress(line))
+        else:
+            for part in parts:
+                part(progress)
+
+
+def _compute(
+    file: Path, overrides: dict[str, Any], name: str, artifacts: Path, progress: Callable[[str], None]
+) -> None:
+    """Compute one run with one seed."""
+    lab = open_lab(file, overrides, artifacts)
+    lab.run.store.made = lambda artifact: progress(f"  {name}: {artifact.id}: {artifact.record['seconds']:.1f} s")
+    for stage, make in STAGES.items():
+        progress(f"{name} {stage}")
+        started = time.perf_counter()
+        try:
+            make(lab)
+        finally:  # what an interrupted stage has made can be packed
+            lab.run.finish(stage)
+        progress(f"{name} {stage}: {time.perf_counter() - started:.1f} s")
+    lab.run.free()
 
 
 def open_lab(file: Path, overrides: dict[str, Any], artifacts: Path) -> Replication:

@@ -43,6 +43,7 @@ from glore_lib.params import Params, ParamsError, digest, from_root
 from glore_lib.workflow import StageError, environment, notebooks
 from glore_lib.workflow.environment import ROOT
 from glore_lib.workflow.notebooks import is_done, notebook_hash
+from glore_lib.workflow.processes import Tell, side_by_side
 from glore_lib.workflow.runs import read_runs, with_seeds
 
 if TYPE_CHECKING:  # it imports torch, which takes seconds
@@ -245,6 +246,10 @@ class Results:
             progress(job, 1.0)
         manifest["status"], manifest["finished"] = "done", _now()
         self._write(manifest)
+
+    def render_apart(self, tell: Tell) -> None:
+        """Render in another process than the one that ``tell`` tells the number of a job and its share."""
+        self.render(lambda job, share: tell(self.jobs.index(job), share))
 
     def _render(self, job: Job, progress: Callable[[float], None]) -> dict[str, Any]:
         """Do one job; return its seconds and tokens."""
@@ -457,11 +462,14 @@ class Pipeline:
         return [job for made in self.results for job in made.jobs]
 
 
-def render(results: Sequence[Results], progress: Progress = lambda job, share: None) -> None:
+def render(
+    results: Sequence[Results], progress: Progress = lambda job, share: None, jobs: int = 1
+) -> None:  # fmt: skip
     """Do the due jobs of some results folders, holding these and their artifacts for this run.
 
-    Raises :class:`StageError` at the first that fails; what was rendered before stays, and so does its own part up to
-    the failing cell. Raises :class:`ParamsError` where another run uses one of the folders.
+    Runs and seeds are done ``jobs`` at a time, each in a process of its own. Raises :class:`StageError` at the first
+    that fails, once those beside it are done; what was rendered before stays, and so does its own part up to the
+    failing cell. Raises :class:`ParamsError` where another run uses one of the folders.
     """
     os.environ["TQDM_DISABLE"] = "1"  # bars would fill the rendered notebooks; this process shows one
     due = [made for made in results if not made.done]  # the manifest of the others stays as it is
@@ -470,6 +478,12 @@ def render(results: Sequence[Results], progress: Progress = lambda job, share: N
         for made in due:
             if made.fresh:
                 made.remove()
+        if jobs > 1:
+            runs, due = [made for made in due if made.params], [made for made in due if not made.params]
+            side_by_side(
+                [made.render_apart for made in runs], jobs,
+                lambda number, job, share: progress(runs[number].jobs[job], share),
+            )  # fmt: skip
         for made in due:
             made.render(progress)
 

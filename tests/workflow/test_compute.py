@@ -60,7 +60,7 @@ def test_compute_needs_few_packages_and_continues(few_packages, tiny_base, tmp_p
                "--artifacts", str(tmp_path), "--set", "student.start=sft")  # fmt: skip
     ran = python(few_packages, *command)
     assert ran.returncode == 0 and ran.stdout.endswith(f"\ndone: {tmp_path}\n"), ran.stderr
-    made = re.findall(r"^  (\S+): [\d.]+ s$", ran.stderr, re.MULTILINE)
+    made = re.findall(r"^  tiny: (\S+): [\d.]+ s$", ran.stderr, re.MULTILINE)
     assert sorted(made) == sorted(path.name for path in tmp_path.glob("*-*"))
     again = python(few_packages, *command)
     assert again.returncode == 0 and not re.search(r"^  ", again.stderr, re.MULTILINE), again.stderr
