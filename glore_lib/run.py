@@ -14,11 +14,22 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from glore_lib.artifacts import keys
 from glore_lib.artifacts.manifest import stage_record_path, training_warnings
-from glore_lib.artifacts.records import checksum, warn, write
+from glore_lib.artifacts.packed import DESCRIPTION, is_packed, packed_base
+from glore_lib.artifacts.records import RETRAIN, checksum, left_out, warn, write
 from glore_lib.artifacts.store import Artifact, Info, Store
 from glore_lib.models import checks, launch, loading, tokens
-from glore_lib.models.sources import MINI_BASE, gguf_file
-from glore_lib.params import SPLITS, Params, Section, Training, digest, load_params
+from glore_lib.models.sources import MINI_BASE, gguf_file, locate
+from glore_lib.params import (
+    SPLITS,
+    Params,
+    ParamsError,
+    Section,
+    Training,
+    check_installed,
+    check_source,
+    digest,
+    load_params,
+)
 from glore_lib.sampling import Sampler, probe, resumable, transformers
 from glore_lib.sampling.resumable import ResumableSampler
 from glore_lib.sampling.vllm import VLLMSampler
@@ -94,7 +105,25 @@ class Run:
 
     @cached_property
     def base(self) -> str:
-        """The base model: a folder, or a hub name pinned to a commit. It is made first where necessary."""
+        """The base model: a folder, or a hub name pinned to a commit. It is made first where necessary.
+
+        Of an unpacked run whose base model is not on this machine, it is the packed description, without weights.
+        """
+        if self._packed_base is None:
+            return self._own_base
+        try:
+            own = self._own_base
+        except ParamsError:
+            return str(self._packed_base.folder)
+        return str(self._packed_base.folder) if left_out(Path(own)) else own
+
+    @cached_property
+    def _packed_base(self) -> Artifact | None:
+        return packed_base(self.store.root, self.params)
+
+    @cached_property
+    def _own_base(self) -> str:
+        check_source(self.params)
         source = self.params.base_model.source
         if source == "mini-base":
             return str(MINI_BASE)
@@ -107,7 +136,10 @@ class Run:
             steps = self.params.base_model.pretrain_steps
             key = {"code": keys.code_of(keys.start_of(pretrain)), "steps": steps}  # type: ignore[dict-item]
             return str(self.store.folder("base", key, lambda out: pretrain(out, steps=steps)).folder)
-        return self._merged(loading.pin(self.params.base_model.location))
+        location = self.params.base_model.location
+        if self._packed_base and (commit := self._packed_base.record["info"]["model"].get("commit")):
+            location = f"{locate(location)[0]}@{commit}"  # the hub may have a newer one
+        return self._merged(loading.pin(location))
 
     def _unpacked(self, file: Path) -> Artifact:
         """Return the model in a GGUF file as an artifact; its key holds the file's content, not its place."""
@@ -129,9 +161,24 @@ class Run:
 
     @cached_property
     def _base_fingerprint(self) -> dict[str, Any]:
-        if gguf_file(self.params.base_model.location):
-            return {"artifact": Path(self.base).name}  # the files also depend on the version of transformers
-        return loading.fingerprint(self.base)  # reads all weights
+        """What identifies the base model, stored with its description for :mod:`glore_lib.artifacts.packed`."""
+        packed, source = self._packed_base, self.params.base_model.source
+        if packed and self.base == str(packed.folder):
+            model = packed.record["info"]["model"]
+        elif gguf_file(self.params.base_model.location):
+            model = {"artifact": Path(self.base).name}  # the files also depend on the version of transformers
+        else:
+            model = loading.fingerprint(self.base)  # reads all weights
+        if source != "mini-base":  # which ships with the package
+            about = {"source": source, "model": model}
+
+            def make(folder: Path) -> Info:
+                _ = self.tokenizer  # from the hub: only what is read is there
+                loading.copy_description(self.base, folder)
+                return dict(about)
+
+            self.store.folder(DESCRIPTION, about, make)
+        return model
 
     @cached_property
     def base_key(self) -> dict[str, Any]:
@@ -163,8 +210,13 @@ class Run:
         return tokens.load_tokenizer(self.base, self.params.base_model.chat_template)
 
     def path(self, source: Artifact | None) -> str:
-        """Return the folder or hub name of a model of this run, or of its base if ``source`` is None."""
-        return str(source.folder) if source else self.base
+        """Return the folder or hub name of a model of this run, or of its base if ``source`` is None, to load it.
+
+        Raises as :meth:`Store.open` does if the weights were left out of an archive.
+        """
+        if left_out(Path(self.base)) and (source is None or os.environ.get(RETRAIN)):
+            self.base = str(self.store.open(Artifact(Path(self._own_base))))
+        return str(self.store.open(source)) if source else self.base
 
     def load(self, source: Artifact | None) -> PreTrainedModel:
         """Load a language model of this run, or its base if ``source`` is None."""
@@ -266,6 +318,8 @@ def open_run(params_file: str, overrides: dict[str, Any], artifacts: str) -> Run
     """
     params = load_params(params_file, overrides)
     task = checked_task(params)
+    if not is_packed(Path(artifacts), params):
+        check_installed(params)
     launch.quiet()
     if not os.environ.keys() & {"OMP_NUM_THREADS", "MKL_NUM_THREADS"}:  # torch follows these
         torch.set_num_threads(cores())

@@ -25,7 +25,7 @@ from glore_lib.cost.hardware import (
     token_counter,
 )  # fmt: skip
 from glore_lib.method.schedule import KINDS, SCORING_TOKENS, pool_size, waves
-from glore_lib.params import Params, ParamsError
+from glore_lib.params import Params, ParamsError, check_installed
 from glore_lib.solutions import mark_bad, split_steps
 from glore_lib.tasks import Question, Task, checked_task
 
@@ -170,6 +170,7 @@ class _Planner:
     def __init__(self, p: Params, accuracy: float, hardware: Hardware):
         self.p, self.hardware = p, hardware
         task = checked_task(p)
+        check_installed(p)
         self.size, self.sized_by = model_size(p.base_model.location)
         count, self.counted_by = token_counter(p.base_model.location)
         self.text = GENERATED_TEXT if p.task.name == "arithmetic" else NATURAL_TEXT

@@ -142,7 +142,7 @@ def score_steps(
 
     def make() -> pd.DataFrame:
         run.free()
-        model = load_reward_model(str(reward_model.folder), run.params.base_model.dtype, run.base).eval()
+        model = load_reward_model(run.path(reward_model), run.params.base_model.dtype, run.base).eval()
         questions = run.questions(split)
         steps_of, solutions = [], []
         for question_id, texts in samples.groupby("question_id", sort=False)["text"]:

@@ -9,6 +9,7 @@ and are merged whenever they are loaded. A run that starts from the adapter of a
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -33,7 +34,7 @@ from transformers import (
 from transformers.pytorch_utils import Conv1D
 from transformers.utils.hub import cached_file, extract_commit_hash
 
-from glore_lib.artifacts.records import RECORD, checksum
+from glore_lib.artifacts.records import LEFT_OUT, RECORD, WEIGHTS, check_weights, checksum
 from glore_lib.models.sources import ADAPTER_FILES, locate
 from glore_lib.params import MADE_HERE, Finetuning, ParamsError, expanded, is_path
 
@@ -43,7 +44,7 @@ UNPACKING_BYTES = 8  # of memory for each weight of a GGUF file: in float32, and
 GGUF_ERRORS = (AttributeError, LookupError, NotImplementedError, OverflowError, TypeError, ValueError)
 # The files in a model's folder that the model or its tokenizer may read.
 MODEL_FILES = (".safetensors", ".json", ".txt", ".model", ".tiktoken", ".gguf")
-NOT_READ = (RECORD, START_FILE, "README.txt", "LICENSE.txt", "NOTICE.txt")
+NOT_READ = (RECORD, LEFT_OUT, START_FILE, "README.txt", "LICENSE.txt", "NOTICE.txt")
 
 
 def device() -> torch.device:
@@ -83,11 +84,26 @@ def fingerprint(source: str) -> dict[str, Any]:
     if not folder.is_dir():
         name, options = locate(source)
         return {"source": name, "commit": options["revision"]}
-    paths = [p for p in folder.iterdir() if p.suffix in MODEL_FILES and p.name not in NOT_READ]
-    paths += folder.rglob("*.jinja")  # chat templates, some in a subfolder
-    files = {path.relative_to(folder).as_posix(): checksum(path) for path in sorted(paths)}
+    files = {path.relative_to(folder).as_posix(): checksum(path) for path in _files(folder)}
     note = _note(source)
     return {"files": files} | (note | {"start": fingerprint(note["start"])} if note else {})
+
+
+def _files(folder: Path) -> list[Path]:
+    """Return the files of a model that are read."""
+    paths = [p for p in folder.iterdir() if p.suffix in MODEL_FILES and p.name not in NOT_READ]
+    return sorted([*paths, *folder.rglob("*.jinja")])  # chat templates, some in a subfolder
+
+
+def copy_description(source: str, folder: Path) -> None:
+    """Copy what describes a model to ``folder``: its configuration and tokenizer, all but the weights."""
+    name, options = locate(source)
+    here = Path(source) if Path(source).is_dir() else Path(str(cached_file(name, "config.json", **options))).parent
+    for path in _files(here):
+        if path.suffix not in (WEIGHTS, ".gguf"):
+            copy = folder / path.relative_to(here)
+            copy.parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, copy)
 
 
 def load_model(source: str, dtype: str, place: torch.device | None = None, base: str | None = None) -> PreTrainedModel:
@@ -149,8 +165,9 @@ def _note(source: str, base: str | None = None) -> dict[str, Any] | None:
 
     ``start`` is the model that it was trained on: ``base``, where that is given and the note says ``on_base``, wherever
     it was then. ``double_quantisation`` says how that was quantised, if it was. Raises ParamsError if there is no such
-    folder.
+    folder, or if its weights were left out of an archive.
     """
+    check_weights(Path(source))
     path = Path(source) / START_FILE
     if not path.exists():
         return None

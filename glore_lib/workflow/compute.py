@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from glore_lib.artifacts.locks import only_run
+from glore_lib.artifacts.manifest import stage_record_path
 from glore_lib.method.replication import Replication
 from glore_lib.method.reward_models import score_steps
 from glore_lib.method.students import greedy_samples
@@ -18,7 +19,7 @@ from glore_lib.params import load_params
 from glore_lib.reporting import walkthrough
 from glore_lib.run import open_run
 from glore_lib.workflow.processes import side_by_side
-from glore_lib.workflow.runs import with_seeds
+from glore_lib.workflow.runs import UNFINISHED, with_seeds
 
 
 def _orms(lab: Replication) -> None:
@@ -81,9 +82,12 @@ def _compute(
         started = time.perf_counter()
         try:
             make(lab)
-        finally:  # what an interrupted stage has made can be packed
-            lab.run.finish(stage)
+        except BaseException:
+            lab.run.finish(UNFINISHED)  # what is made can be packed
+            raise
+        lab.run.finish(stage)
         progress(f"{name} {stage}: {time.perf_counter() - started:.1f} s")
+    stage_record_path(artifacts, lab.run.params, UNFINISHED).unlink(missing_ok=True)
     lab.run.free()
 
 

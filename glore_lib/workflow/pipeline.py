@@ -432,7 +432,7 @@ class Pipeline:
     def __post_init__(self) -> None:
         stages = [stage for stage in STAGES if stage != FIGURES] + (list(APPENDIX) if self.appendix else [])
         again = _from(self.start, [*stages, FIGURES]) if self.start else []
-        self.runs = read_runs(self.params_files, self.overrides, self.appendix)
+        self.runs = read_runs(self.params_files, self.overrides, self.artifacts, self.appendix)
         name = comparison_name([*self.runs]) if self.name is None else self.name
         if name in self.runs or not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
             raise ParamsError(f"--name {name}: must be the name of a folder, other than that of a run")
