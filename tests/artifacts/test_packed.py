@@ -226,7 +226,7 @@ def test_an_artifact_under_the_id_of_another_is_refused(packed, tmp_path):
     archive, (data, _) = packed
     with tarfile.open(archive) as tar:
         content = {m.name: tar.extractfile(m).read() for m in tar if m.name.startswith(data)}
-    moved = {name.replace(data, "data-0123456789ab"): data for name, data in content.items()}
+    moved = {name.replace(data, "data-0123456789ab"): text for name, text in content.items()}
     refused(archive_of(tmp_path / "x", moved), tmp_path / "here", "data-0123456789ab holds another artifact")
 
 
