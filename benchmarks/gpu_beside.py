@@ -36,6 +36,7 @@ def main(
     for name, make in PARTS.items():
         started = time.perf_counter()
         make(lab)
+        lab.run.finish("beside")  # what is made can be packed
         print(f"{params.stem} beside: {name}: {time.perf_counter() - started:.1f} s", flush=True)
 
 

@@ -94,8 +94,8 @@ kill $watch 2>/dev/null
 for run in $PARAMS; do
   say "$run"
   grep -hE "s$|exit code|error|Error" "$OUT/$run.log" | tail -n 60
-  (cd "$WORK" && tar -czf - --exclude='*.safetensors' --exclude='tokenizer*' --exclude='*.jinja' --exclude='.*' "$run") |
-    split -b 15M -d -a 1 - "$OUT/$run.tar.gz."
+  glore pack "params/$run.yaml" --artifacts "$WORK/$run" "${set[@]}" --out "$WORK/$run.tar.gz" &&
+    split -b 15M -d -a 1 "$WORK/$run.tar.gz" "$OUT/$run.tar.gz."  # glore unpack results.gpu/RUN.tar.gz.*
 done
 grep -h "beside" "$OUT"/*-beside.log
 sort -t, -k2 -rn "$OUT/gpu.csv" 2>/dev/null | head -n 1
