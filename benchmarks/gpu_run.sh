@@ -19,7 +19,9 @@ SHA256=${SHA256:-1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff3
 read -ra set <<<"${SET:-}"
 export GLORE_DATA_DIR=$WORK/data PYTHONPATH=$WORK/site:$PWD PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1 TQDM_DISABLE=1
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-4} TOKENIZERS_PARALLELISM=false PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True
-mkdir -p "$OUT" "$WORK" models
+LOGS=$WORK/logs
+mkdir -p "$OUT" "$LOGS" models
+trap 'tar -czf "$OUT/logs.tar.gz" -C "$WORK" logs' EXIT
 glore() { "$PYTHON" -c 'from glore_lib.cli import app; app()' "$@"; }
 say() { echo "[$((SECONDS - started)) s] $*"; }
 left() { local left=$((limit - SECONDS + started)); echo $((left > 1 ? left : 1)); }
@@ -45,23 +47,23 @@ run.support
 for other in others:
     shutil.copytree(f"{work}/{first}", f"{work}/{other}", dirs_exist_ok=True)
 END
-  ) >"$OUT/base.log" 2>&1 &
+  ) >"$LOGS/base.log" 2>&1 &
   base=$!
   if ! glore compute tests/params/tiny.yaml --artifacts "$WORK/tiny" \
-    --set finetuning.method=lora --set finetuning.mixed_precision=true --set sampling.max_new_tokens=40 >"$OUT/tiny.log" 2>&1; then
-    tail -n 25 "$OUT/tiny.log"
+    --set finetuning.method=lora --set finetuning.mixed_precision=true --set sampling.max_new_tokens=40 >"$LOGS/tiny.log" 2>&1; then
+    tail -n 25 "$LOGS/tiny.log"
     exit 3
   fi
-  wait $base || { tail -n 25 "$OUT/base.log"; exit 4; }
+  wait $base || { tail -n 25 "$LOGS/base.log"; exit 4; }
   touch "$WORK/ready"
 fi
 
 say "runs: $PARAMS"
-nvidia-smi --query-gpu=timestamp,memory.used,utilization.gpu --format=csv,noheader -l 5 >"$OUT/gpu.csv" 2>/dev/null &
+nvidia-smi --query-gpu=timestamp,memory.used,utilization.gpu --format=csv,noheader -l 5 >"$LOGS/gpu.csv" 2>/dev/null &
 watch=$!
 jobs=()
 if [[ -n ${BESIDE:-} ]]; then
-  CUDA_VISIBLE_DEVICES="" OMP_NUM_THREADS=1 timeout "$(left)" bash -c "$BESIDE" >"$OUT/beside.log" 2>&1 &
+  CUDA_VISIBLE_DEVICES="" OMP_NUM_THREADS=1 timeout "$(left)" bash -c "$BESIDE" >"$LOGS/beside.log" 2>&1 &
   jobs+=($!)
 fi
 compute() { # once more with smaller batches if it fails, as it does where memory runs out
@@ -82,21 +84,24 @@ beside() {
   done
 }
 for run in $PARAMS; do
-  compute "$run" >"$OUT/$run.log" 2>&1 &
+  compute "$run" >"$LOGS/$run.log" 2>&1 &
   jobs+=($!)
 done
 sleep 5
-beside "${PARAMS%% *}" >"$OUT/${PARAMS%% *}-beside.log" 2>&1 &
+beside "${PARAMS%% *}" >"$LOGS/${PARAMS%% *}-beside.log" 2>&1 &
 jobs+=($!)
 wait "${jobs[@]}"
 kill $watch 2>/dev/null
 
 for run in $PARAMS; do
   say "$run"
-  grep -hE "s$|exit code|error|Error" "$OUT/$run.log" | tail -n 60
-  glore pack "params/$run.yaml" --artifacts "$WORK/$run" "${set[@]}" --out "$WORK/$run.tar.gz" &&
-    split -b 15M -d -a 1 "$WORK/$run.tar.gz" "$OUT/$run.tar.gz."  # glore unpack results.gpu/RUN.tar.gz.*
+  grep -hE "s$|exit code|error|Error" "$LOGS/$run.log" | tail -n 60
+  rm -f "$WORK/$run.tar.gz"
+  if ! glore pack "params/$run.yaml" --artifacts "$WORK/$run" "${set[@]}" --out "$WORK/$run.tar.gz"; then
+    tar -czf "$WORK/$run.tar.gz" --exclude='*.safetensors' --exclude='tokenizer*' -C "$WORK" "$run" # as it is
+  fi
+  split -b 15M -d -a 1 "$WORK/$run.tar.gz" "$OUT/$run.tar.gz."  # glore unpack results.gpu/RUN.tar.gz.*
 done
-grep -h "beside" "$OUT"/*-beside.log
-sort -t, -k2 -rn "$OUT/gpu.csv" 2>/dev/null | head -n 1
+grep -h "beside" "$LOGS"/*-beside.log
+sort -t, -k2 -rn "$LOGS/gpu.csv" 2>/dev/null | head -n 1
 say "done"
