@@ -183,9 +183,16 @@ def _members(tar: tarfile.TarFile) -> Iterator[tuple[str, bytes]]:
 
 
 def _check_same(here: Path, packed: Path) -> None:
-    """Raise ParamsError if two artifacts of one id do not hold the same files."""
+    """Raise ParamsError if two artifacts of one id do not hold the same files; of models, the same weights.
+
+    Other files of a model may name the version of a library.
+    """
     try:
-        if verify_record(here)["files"] == verify_record(packed)["files"]:
+        before, found = verify_record(here)["files"], verify_record(packed)["files"]
+        weights = {name for name in before | found if name.endswith(WEIGHTS)}
+        if here.name.startswith(f"{DESCRIPTION}-") or all(
+            before.get(name) == found.get(name) for name in weights or before | found
+        ):
             return
         why = f"has another {here.name}, computed elsewhere; unpack into another folder with --artifacts"
     except StoreError as damage:

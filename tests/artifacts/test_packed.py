@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 from clone import TINY
 from glore_lib.artifacts.manifest import stage_record_path, stage_records, training_warnings
 from glore_lib.artifacts.packed import CONTENTS, is_packed, pack, packed_base, unpack, without_weights
-from glore_lib.artifacts.records import LEFT_OUT, RETRAIN, checksum, verify_record
+from glore_lib.artifacts.records import LEFT_OUT, RETRAIN, checksum, verify_record, write_record
 from glore_lib.artifacts.store import KEEP_STALE, Artifact, Store
 from glore_lib.artifacts.upgrades import find_stale
 from glore_lib.cli import app
@@ -134,6 +134,18 @@ def test_another_artifact_of_the_same_id_is_never_replaced(packed, tmp_path, par
     assert make_run(tmp_path / "here", params, weights, text) == ids  # as another machine computes it
     changed = ids[1] if weights == b"other" else ids[0]
     refused(archive, tmp_path / "here", f"has another {changed}, computed elsewhere", "--artifacts")
+
+
+def test_models_may_differ_in_what_names_a_version(packed, tmp_path, params):
+    archive, ids = packed
+    make_run(tmp_path / "here", params)
+    trained = tmp_path / "here" / ids[1]
+    (trained / "config.json").write_text('{"transformers_version": "6"}')
+    record = json.loads((trained / "artifact.json").read_text())
+    write_record(trained, {name: value for name, value in record.items() if name not in ("files", "checksum")})
+    before = files(tmp_path / "here")
+    assert unpack([archive], tmp_path / "here") == ([], sorted(ids))
+    assert files(tmp_path / "here") == before
 
 
 def test_a_damaged_artifact_is_named(packed, tmp_path, params):
@@ -374,6 +386,24 @@ def test_a_run_finds_its_keys_without_its_base_model(moved, tmp_path, monkeypatc
     (moved / "generation_config.json").write_text('{"max_length": 7}')
     other = travelled(run, tmp_path / "other")
     assert other.base == str(moved) and other.base_key != key
+
+
+def test_a_run_from_scratch_keeps_the_key_of_its_base_model(moved, tmp_path, monkeypatch):
+    def pretrain(folder: Path, steps: int) -> dict:
+        shutil.copytree(moved, folder, dirs_exist_ok=True)
+        return {"steps": steps}
+
+    monkeypatch.setattr("glore_lib.pretraining.pretrain.pretrain", pretrain)
+    monkeypatch.setattr("glore_lib.artifacts.keys.start_of", lambda make: "method.students:fine_tune")
+    run = open_tiny(moved, tmp_path / "there")
+    asked = run.params.base_model.model_copy(update={"source": "scratch"})
+    first = Run(run.params.model_copy(update={"base_model": asked}), Store(tmp_path / "there"), run.task)
+    key, base = first.base_key, Path(first.base)
+    there = travelled(first, tmp_path / "here")
+    monkeypatch.setattr("glore_lib.pretraining.pretrain.pretrain", lambda *_, **__: pytest.fail("trained"))
+    assert there.base_key == key and there.tokenizer("1").input_ids == run.tokenizer("1").input_ids
+    with pytest.raises(ParamsError, match=rf"the weights of {base.name} were not packed"):
+        there.path(None)
 
 
 def test_a_hub_model_keeps_its_commit(moved, tmp_path, monkeypatch):

@@ -14,7 +14,8 @@ from test_loading import logits
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from glore_lib.artifacts.records import checksum
+from glore_lib.artifacts.packed import pack, unpack, without_weights
+from glore_lib.artifacts.records import RETRAIN, checksum
 from glore_lib.cost.hardware import model_size, token_counter
 from glore_lib.models import loading
 from glore_lib.models.loading import load_model
@@ -155,6 +156,32 @@ def test_a_file_is_known_by_its_content_wherever_it_is(file, tmp_path):
     other = tmp_path / "other.gguf"
     other.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))  # of a weight
     assert open_tiny(other, tmp_path / "artifacts").base_key != first.base_key
+
+
+def test_a_run_travels_without_its_file_and_unpacks_it_again_where_it_is(file, tmp_path, monkeypatch):
+    moved = Path(shutil.copy(file, tmp_path / "moved.gguf"))
+    run = open_tiny(moved, tmp_path / "there")
+    key, base = run.base_key, Path(run.base)
+    run.finish("01_expert_iteration")
+    pack(run.store.root, [run.params], tmp_path / "run.tar.gz")
+    unpack([tmp_path / "run.tar.gz"], tmp_path / "here")
+    assert base.name in without_weights(tmp_path / "here")
+    for present in (True, False):
+        if not present:
+            moved.unlink()
+        there = open_tiny(moved, tmp_path / "here")
+        assert there.base_key == key
+        assert there.tokenizer("1 + 1 = 2").input_ids == run.tokenizer("1 + 1 = 2").input_ids
+        with pytest.raises(ParamsError, match="were not packed" if present else "no such file"):
+            there.load(None)
+    shutil.copy(file, moved)
+    monkeypatch.setenv(RETRAIN, "1")
+    again = open_tiny(moved, tmp_path / "here")
+    assert again.base_key == key
+    weights, before = (load_file(folder / "model.safetensors") for folder in (Path(again.path(None)), base))
+    assert all(torch.equal(weights[name], before[name]) for name in before)
+    assert again.store.used[base.name].record["info"]["trained_again"] == "same weights"
+    assert Path(again.base).name == base.name and base.name not in without_weights(tmp_path / "here")
 
 
 def test_a_plan_reads_size_and_tokenizer_from_the_file(file):
