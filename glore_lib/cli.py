@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -196,11 +197,16 @@ def compute(
     epilog=_examples(
         "glore pack params/mini-hard.yaml",
         "glore pack params/llama2-7b-gsm8k.yaml --seeds 0-4 --out llama2.tar.gz",
+        "glore pack params/mini-hard.yaml --dataset",
     )
 )
 def pack(
     params: ParamsFile, settings: Settings, artifacts: Artifacts, seeds: Seeds = None,
-    out: Annotated[Path | None, typer.Option(help="The archive; by default RUN.tar.gz.", show_default=False)] = None,
+    out: Annotated[Path | None, typer.Option(
+        help="Archive, by default RUN.tar.gz, or folder of the data set, by default RUN-dataset.", show_default=False)
+    ] = None,
+    dataset: Annotated[bool, typer.Option(
+        "--dataset", help="Write a data set that datasets.load_dataset reads instead.")] = False,
 ) -> None:  # fmt: skip
     """Write a run's samples, rollouts, labels, scores, refinements and records to one archive, without weights.
 
@@ -212,6 +218,9 @@ def pack(
 
     overrides = _parse(settings)
     runs = [made for made, _ in with_seeds(load_params(params, overrides), overrides, parse_seeds(seeds))]
+    if dataset:
+        _write_dataset(runs, artifacts, out or Path(f"{runs[0].run}-dataset"))
+        return
     archive = out or Path(f"{runs[0].run}.tar.gz")
     packed = pack(artifacts, runs, archive)
     for made in runs:
@@ -393,6 +402,23 @@ def _settle_stale(root: Path, runs: Sequence[Params], recompute: bool, keep_stal
             raise ParamsError("aborted: nothing was computed or changed")
         keep_stale = answer == "keep"
     _set("GLORE_KEEP_STALE", keep_stale)
+
+
+def _write_dataset(runs: Sequence[Params], artifacts: Path, out: Path) -> None:
+    """Write the data set of one run, and print its rows."""
+    from glore_lib.workflow.check import open_stored
+    from glore_lib.workflow.dataset import write_dataset
+
+    if len(runs) > 1:
+        raise ParamsError("--seeds: a data set is of one seed; give it alone")
+    with TemporaryDirectory() as derived:
+        rows = write_dataset(open_stored(runs[0], artifacts, Path(derived)), out)
+    lines = [
+        (name, *(f"{counts.get(split, 0):,}" for split in ("train", "validation", "test")))
+        for name, counts in rows.items()
+    ]
+    _print_table(("configuration", "train", "validation", "test"), lines, left=1)
+    typer.echo(f"done: {out}")
 
 
 def _set(name: str, asked: bool) -> None:

@@ -217,7 +217,8 @@ def test_the_help_of_every_command_ends_with_examples_that_can_be_called():
             program, called, *arguments = line.split()
             assert (program, called) == ("glore", name)
             given = command.make_context(name, arguments).params
-            for path in given.get("params", []):
+            paths = given.get("params", [])
+            for path in [paths] if isinstance(paths, Path) else paths:
                 load_params(environment.ROOT / path, _parse(given["settings"]))
         shown = glore(name, "--help").stdout
         assert all(line in " ".join(shown.split()) for line in lines)

@@ -45,7 +45,7 @@ NOT_FOLLOWED = {
 # What no notebook shows, by the beginning of its path.
 NOT_SHOWN = (
     *("cli", "workflow", "cost", "artifacts/locks", "artifacts/manifest", "artifacts/packed", "artifacts/upgrades"),
-    *("reporting/explorer", "reporting/report", "reporting/quoted", "assets/report"),
+    *("reporting/explorer", "reporting/report", "reporting/quoted", "assets/report", "assets/dataset"),
 )
 SILENT = {"warn", "print"}  # calls whose arguments are messages
 

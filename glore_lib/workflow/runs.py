@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from glore_lib.artifacts.packed import is_packed
 from glore_lib.params import Params, ParamsError, check_installed, load_params
 from glore_lib.tasks import checked_task
 
@@ -18,6 +17,8 @@ def read_runs(
     files: Sequence[Path], overrides: dict[str, Any], artifacts: Path, appendix: bool = False
 ) -> dict[str, Params]:  # fmt: skip
     """Return the runs of some params files by name; raise ParamsError if one, or what it needs, cannot be used."""
+    from glore_lib.artifacts.packed import is_packed  # imports pandas, which takes a second
+
     runs: dict[str, Params] = {}
     for path in files:
         params = load_params(path, overrides)
