@@ -102,6 +102,9 @@ def found_label_noise(curves: pd.DataFrame, policies: pd.DataFrame) -> list[str]
         words = "; ".join(f"{shown[m]} {at.difference(*ends, m, f'@{few}')}" for m in LABELS)
         found.append(f"{ends[0]} − {ends[1]}, K = {few}: {words}.")
     quality = {m: shown[m] for m in LABELS} | {"token_share": "tokens"}
+    answers = {"wrong": "incorrect", "right": "correct"}
+    parts = {f"{m}_{a}": f"{shown[m]}, {w} samples" for a, w in answers.items() for m in LABELS[:2]}
+    found.append(_shares(of, "any_run", parts, METHOD_LABELS["any_run"]))
     named = [m for m in policies["method"].unique() if "-" not in m]
     found += [_shares(of, m, quality, METHOD_LABELS[m]) for m in named]
     for a, b in PAIRS:

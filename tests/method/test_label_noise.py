@@ -88,6 +88,9 @@ def test_precision_recall_and_first_errors_of_labels(drawn):
     assert value(found, "label_precision") == (4 / 6, 6)  # a's second and third steps are wrong
     assert value(found, "label_recall") == (1.0, 4)
     assert value(found, "label_share") == (1.0, 7)
+    assert value(found, "label_precision_right") == (1.0, 3) == value(found, "label_recall_right")
+    assert value(found, "label_precision_wrong") == (1 / 3, 3)
+    assert value(found, "label_recall_wrong") == (1.0, 1)
     assert value(found, "label_first_error_late") == (1.0, 1)  # of a, the only wrong sample: 4 instead of 2
 
     labels, _ = policies_of(2, 4)["until_error"].label(drawn, True, pd.Series({"q": 0.5}))

@@ -149,14 +149,14 @@ def policies_of(run_k: int, k: int) -> dict[str, Policy]:
 def label_outcomes(drawn: Drawn, labels: np.ndarray, truth: np.ndarray) -> dict[str, Outcome]:
     """Compare labels [steps] (NaN: none; at least 0.5 counts as positive) with the true ones [steps].
 
+    Precision and recall are also those of the samples with a right and with a wrong answer alone.
     ``label_first_error_…``: where the first negative label of a wrong sample is, of those with a true first error.
     """
     has, positive, questions = ~np.isnan(labels), labels >= 0.5, drawn.steps["question_id"]
-    found = {
-        "label_share": Outcome.of(has, questions),
-        "label_precision": Outcome.of(truth, questions, has & positive),
-        "label_recall": Outcome.of(positive, questions, has & (truth == 1)),
-    }
+    found, is_right = {"label_share": Outcome.of(has, questions)}, drawn.steps["is_right"].to_numpy()
+    for of_samples, rows in (("", has), ("_right", has & is_right), ("_wrong", has & ~is_right)):
+        found[f"label_precision{of_samples}"] = Outcome.of(truth, questions, rows & positive)
+        found[f"label_recall{of_samples}"] = Outcome.of(positive, questions, rows & (truth == 1))
     steps, last = drawn.steps["step"], drawn.steps["step"].max() + 1
     places = pd.DataFrame(
         {"true": steps.where(truth == 0, last), "found": steps.where(has & ~positive, last), "has": has}
