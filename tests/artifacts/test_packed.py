@@ -23,6 +23,7 @@ from glore_lib.artifacts.upgrades import find_stale
 from glore_lib.cli import app
 from glore_lib.params import Params, ParamsError, load_params
 from glore_lib.run import Run
+from glore_lib.workflow.runs import read_runs
 from tiny import open_tiny
 
 TEXTS = pd.DataFrame({"question_id": ["q"], "text": ["1 + 1 = 2\n#### 2"], "source": ["reference"]})
@@ -436,6 +437,22 @@ def test_a_hub_model_keeps_its_commit(moved, tmp_path, monkeypatch):
     assert offline._base_fingerprint == {"source": "some/one", "commit": "c0ffee"}
     with pytest.raises(ParamsError, match="offline"):
         offline.path(None)
+
+
+def test_packages_of_the_cluster_need_not_be_here(tmp_path, monkeypatch):
+    monkeypatch.setattr("glore_lib.params.find_spec", lambda name: None)
+    on_cluster = {"sampling.backend": "vllm"}
+    params = load_params(TINY, on_cluster)
+    make_run(tmp_path / "there", params)
+    pack(tmp_path / "there", [params], tmp_path / "run.tar.gz")
+    unpack([tmp_path / "run.tar.gz"], tmp_path / "here")
+    assert read_runs([TINY], on_cluster, tmp_path / "here") == {"tiny": params}
+    for root in ("there", "none"):
+        with pytest.raises(ParamsError, match="needs the package vllm"):
+            read_runs([TINY], on_cluster, tmp_path / root)
+    monkeypatch.setenv(RETRAIN, "1")
+    with pytest.raises(ParamsError, match="needs the package vllm"):
+        read_runs([TINY], on_cluster, tmp_path / "here")
 
 
 def test_two_models_under_one_name_are_told_apart_by_the_run(tmp_path, params, monkeypatch):

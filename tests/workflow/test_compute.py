@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from glore_lib.params import ROOT
+from glore_lib.artifacts.packed import pack
+from glore_lib.params import ROOT, load_params
+from glore_lib.workflow import compute
 
 NEEDED = ("torch", "transformers", "peft", "pandas", "pyarrow", "pydantic", "scipy", "statsmodels")
 TINY = Path(__file__).parents[1] / "params" / "tiny.yaml"
@@ -64,3 +66,22 @@ def test_compute_needs_few_packages_and_continues(few_packages, tiny_base, tmp_p
     assert sorted(made) == sorted(path.name for path in tmp_path.glob("*-*"))
     again = python(few_packages, *command)
     assert again.returncode == 0 and not re.search(r"^  ", again.stderr, re.MULTILINE), again.stderr
+
+
+def test_what_an_interrupted_stage_has_made_is_packed(tiny_base, tmp_path, monkeypatch):
+    def interrupted(lab) -> None:
+        _ = lab.sft_student
+        raise KeyboardInterrupt
+
+    settings = {"base_model.source": str(tiny_base)}
+    params = load_params(TINY, settings)
+    monkeypatch.setattr(compute, "STAGES", {"01_expert_iteration": lambda lab: None, "02_orm": interrupted})
+    with pytest.raises(KeyboardInterrupt):
+        compute.compute([TINY], settings, [], tmp_path / "there", lambda line: None)
+    made = {path.name for path in (tmp_path / "there").glob("*-*")}
+    assert {"base-model", "sft-data", "student-sft"} <= {name.rpartition("-")[0] for name in made}
+    packed = pack(tmp_path / "there", [params], tmp_path / "run.tar.gz")
+    assert {artifact.id for artifact in packed} == made
+    monkeypatch.setattr(compute, "STAGES", {"01_expert_iteration": lambda lab: lab.sft_student})
+    compute.compute([TINY], settings, [], tmp_path / "there", lambda line: None)
+    assert [path.name for path in (tmp_path / "there" / "stages").glob("*/*")] == ["01_expert_iteration.json"]
