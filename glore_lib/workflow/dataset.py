@@ -174,6 +174,7 @@ def card(params: Params, caption: str, rows: Mapping[str, Mapping[str, int]], co
     rules = [
         text for rule, text in (
             (p.monotone, "a right step makes the steps before it right"),
+            (p.samples_verify, "a right sample counts as a rollout of each prefix that it begins with"),
             (p.consistent, "a rollout counts only if it uses the results that the prefix computes"),
         ) if rule
     ]  # fmt: skip
