@@ -103,6 +103,8 @@ def train(
     trainer = QuietTrainer(model, arguments, train_dataset=kept, data_collator=batch)
     if finetuning.processes > 1:
         trainer.train_dataset = [*kept, {key: [IGNORE] for key in kept[0]} | {"input_ids": [pad]}]
+    # cuDNN's gradients are NaN for masked rows of 64, 192, 320, ... tokens (pytorch issue 196678, seen with Qwen2.5).
+    torch.backends.cuda.enable_cudnn_sdp(False)
     trainer.head_rate = head_rate
     trainer.autocasts = finetuning.mixed_precision and sharded
     remedy = "lower it or finetuning.max_length, or set finetuning.gradient_checkpointing: true or method: qlora"
