@@ -86,7 +86,6 @@ console = Console(soft_wrap=True, highlight=False)
 
 # fmt: off
 ParamsFiles = Annotated[list[Path], typer.Argument(help="Params files, one for each (task, model) run.")]
-ParamsFile = Annotated[Path, typer.Argument(help="Params file of the run.")]
 Settings = Annotated[list[str], typer.Option("--set", metavar="KEY.SUB=VALUE", default_factory=list, show_default=False,
                                              help="Override a parameter in every file.")]
 Artifacts = Annotated[Path, typer.Option(default_factory=lambda: environment.ROOT / "artifacts", show_default=False,
@@ -201,14 +200,15 @@ def compute(
     )
 )
 def pack(
-    params: ParamsFile, settings: Settings, artifacts: Artifacts, seeds: Seeds = None,
+    params: ParamsFiles, settings: Settings, artifacts: Artifacts, seeds: Seeds = None,
     out: Annotated[Path | None, typer.Option(
-        help="Archive, by default RUN.tar.gz, or folder of the data set, by default RUN-dataset.", show_default=False)
+        help="Archive, by default RUN.tar.gz of the first run, or folder of the data set, by default RUN-dataset.",
+        show_default=False)
     ] = None,
     dataset: Annotated[bool, typer.Option(
         "--dataset", help="Write a data set that datasets.load_dataset reads instead.")] = False,
 ) -> None:  # fmt: skip
-    """Write a run's samples, rollouts, labels, scores, refinements and records to one archive, without weights.
+    """Write the samples, rollouts, labels, scores, refinements and records of runs to one archive, without weights.
 
     `glore unpack` adds it to the artifacts of another machine, where `glore run` renders the notebooks and `glore
     check` recomputes every number.
@@ -216,8 +216,8 @@ def pack(
     from glore_lib.artifacts.manifest import stage_record_path
     from glore_lib.artifacts.packed import pack
 
-    overrides = _parse(settings)
-    runs = [made for made, _ in with_seeds(load_params(params, overrides), overrides, parse_seeds(seeds))]
+    overrides, numbers = _parse(settings), parse_seeds(seeds)
+    runs = [made for path in params for made, _ in with_seeds(load_params(path, overrides), overrides, numbers)]
     if dataset:
         _write_dataset(runs, artifacts, out or Path(f"{runs[0].run}-dataset"))
         return
@@ -410,7 +410,7 @@ def _write_dataset(runs: Sequence[Params], artifacts: Path, out: Path) -> None:
     from glore_lib.workflow.dataset import write_dataset
 
     if len(runs) > 1:
-        raise ParamsError("--seeds: a data set is of one seed; give it alone")
+        raise ParamsError("--dataset: must be of one run and one seed; give one params file, and no further --seeds")
     with TemporaryDirectory() as derived:
         rows = write_dataset(open_stored(runs[0], artifacts, Path(derived)), out)
     lines = [

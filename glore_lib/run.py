@@ -134,7 +134,7 @@ class Run:
             from glore_lib.pretraining.pretrain import pretrain
 
             steps = self.params.base_model.pretrain_steps
-            key = {"code": keys.code_of(keys.start_of(pretrain)), "steps": steps}  # type: ignore[dict-item]
+            key = {"code": keys.code_of(keys.start_of(pretrain)), "steps": steps}
             return str(self.store.folder("base", key, lambda out: pretrain(out, steps=steps)).folder)
         location = self.params.base_model.location
         if self._packed_base and (commit := self._packed_base.record["info"]["model"].get("commit")):

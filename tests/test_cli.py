@@ -217,8 +217,7 @@ def test_the_help_of_every_command_ends_with_examples_that_can_be_called():
             program, called, *arguments = line.split()
             assert (program, called) == ("glore", name)
             given = command.make_context(name, arguments).params
-            paths = given.get("params", [])
-            for path in [paths] if isinstance(paths, Path) else paths:
+            for path in given.get("params", []):
                 load_params(environment.ROOT / path, _parse(given["settings"]))
         shown = glore(name, "--help").stdout
         assert all(line in " ".join(shown.split()) for line in lines)

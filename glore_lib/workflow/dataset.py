@@ -151,7 +151,7 @@ def write_dataset(lab: Replication, out: Path) -> dict[str, dict[str, int]]:
             for split in configuration.splits:
                 frame = configuration.rows(lab, split)
                 frame.to_parquet(made / name / f"{split}.parquet", index=False, compression="zstd")
-                rows[name][split], columns[name] = len(frame), list(frame)
+                rows[name][split], columns[name] = len(frame), [*map(str, frame.columns)]
         (made / "README.md").write_text(card(lab.run.params, lab.run.task.caption, rows, columns), encoding="utf-8")
         if out.exists():
             out.rmdir()

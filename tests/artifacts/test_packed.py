@@ -264,6 +264,8 @@ def test_several_seeds_are_packed_together(tmp_path, params):
     assert shown.exit_code == 0, shown.stderr
     shown = glore("unpack", archive, "--artifacts", tmp_path / "here")
     assert shown.stdout == f"done: {tmp_path / 'here'} ({len(ids)} new artifacts, 0 were there)\n"
+    shown = glore("pack", TINY, "--artifacts", tmp_path / "there", "--seeds", "3,0", "--dataset")
+    assert shown.exit_code == 2 and "--dataset: must be of one run and one seed" in shown.stderr
     for each in seeds:
         assert stage_records(tmp_path / "here", each) == stage_records(tmp_path / "there", each)
 

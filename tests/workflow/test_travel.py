@@ -13,6 +13,7 @@ from typer.testing import CliRunner, Result
 
 from glore_lib.artifacts.packed import without_weights
 from glore_lib.cli import app
+from glore_lib.method.schedule import pool_size
 from glore_lib.models.sources import MINI_BASE
 from glore_lib.params import ROOT, load_params
 from glore_lib.workflow import compute, dataset, runs
@@ -141,9 +142,8 @@ def test_the_data_set_is_what_load_dataset_reads(travelled, tmp_path, monkeypatc
     assert len(row["completions"]) == len(row["labels"]) > 0 and set(row["labels"]) <= {0, 1, -100}
     samples = found["samples"]["train"]
     assert len(samples) == 60 * 4 and {*samples["is_correct"]} == {True, False}
-    assert len(found["samples"]["test"]) == 40 * (1 + 4) and {*samples["question_id"]}.isdisjoint(
-        found["samples"]["test"]["question_id"]
-    )
+    tested, pool = found["samples"]["test"], pool_size(load_params(PARAMS, t.settings), "test")
+    assert len(tested) == 40 * (1 + pool) and {*samples["question_id"]}.isdisjoint(tested["question_id"])
     pair = found["pairs"]["train"][0]
     assert pair["question"] in pair["prompt"] and "[BAD]" in pair["prompt"]
     shown = glore("pack", PARAMS, *t.given, "--artifacts", t.here, "--dataset", "--out", folder)
