@@ -73,7 +73,7 @@ class Difficulty:
 
 
 DIFFICULTIES = {
-    "hard": Difficulty(5, 5, inverse=0.7, join=0.3, boxes=0.3, distractors=5, shuffle=1.0, related=1, reversed=0.5),
+    "hard": Difficulty(5, 5, inverse=0.7, join=0.3, boxes=0.8, distractors=5, shuffle=1.0, related=1, reversed=0.4),
     "easy": Difficulty(3, 3, inverse=0.9, join=0.5, boxes=0.3, distractors=8, shuffle=1.0, related=2),
 }
 
