@@ -267,6 +267,7 @@ class Refiner(Section):
     start: Literal["student", "base"] = "base"
     pairs_per_question: Count  # of each kind, at most
     training: Training
+    learn_prefix: bool = True  # the loss covers the steps before [BAD] too, which local targets repeat
     force_prefix: bool = False  # local: decode after the steps before [BAD] instead of letting the refiner repeat them
     # What local refinement does if no step is <= threshold; last_step marks the last one, an ablation.
     no_error_found: Literal["keep_draft", "last_step"] = "keep_draft"

@@ -25,7 +25,8 @@ def local_pairs(samples: pd.DataFrame, rollouts: pd.DataFrame, monotone: bool, c
     """Pair wrong samples, marked at their first error, with verifying traces of the step before (record ``pairs``).
 
     The target repeats the prefix P_(i-1) and continues with a rollout that verified it. If the first step is the first
-    error, P_0 is the question, and any correct sample of it verifies.
+    error, P_0 is the question, and any correct sample of it verifies. A trace that repeats the marked step is left out,
+    since it corrects nothing: under the consistency rule a rollout may verify P_(i-1) and not P_i.
     """
     wrong = samples[~samples["is_correct"]].set_index("sample_id")
     errors = first_errors(rollout_labels(rollouts, monotone, consistent))
@@ -35,12 +36,13 @@ def local_pairs(samples: pd.DataFrame, rollouts: pd.DataFrame, monotone: bool, c
     rows = []
     for sample_id, i in errors[errors.index.isin(wrong.index)].items():
         draft = wrong.loc[sample_id]  # type: ignore[call-overload]
-        prefix = prefix_text(split_steps(draft["text"]), i - 1)
+        steps = split_steps(draft["text"])
         ends = traces.get((sample_id, i - 1), []) if i > 1 else right.get(draft["question_id"], [])
         rows += [
             {"question_id": draft["question_id"], "kind": "local", "draft": draft["text"], "first_error": i,
-             "target": prefix + end}
+             "target": prefix_text(steps, i - 1) + end}
             for end in ends
+            if split_steps(end)[:1] != [steps[i - 1]]
         ]  # fmt: skip
     return pd.DataFrame(rows, columns=["question_id", "kind", "draft", "first_error", "target"])
 
@@ -88,8 +90,8 @@ def train_refiner(run: Run, student: Student, data: RewardModelData, shown: Show
             question, steps = questions[pair.question_id].question, split_steps(pair.draft)
             draft = mark_bad(steps, pair.first_error) if shown == "marked" else join_steps(steps)
             prompt = run.task.prompt(question) if shown == "nothing" else run.task.refine_prompt(question, draft)
-            # A prefix that is forced at test time is not learned.
-            learn_from = pair.first_error if p.force_prefix and shown == "marked" else 1
+            skipped = (p.force_prefix or not p.learn_prefix) and shown == "marked"
+            learn_from = pair.first_error if skipped else 1
             examples.append(training.solution_example(run.tokenizer, prompt, split_steps(pair.target), learn_from))
         return run.fit(start, name, examples, p.training, folder)
 

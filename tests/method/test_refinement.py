@@ -50,7 +50,7 @@ def test_local_pairs_with_all_verifying_rollouts():
         ("q1", "local", "a\nb\n#### 1", 2, "a\nx\n#### 2\n"),
         ("q1", "local", "a\nb\n#### 1", 2, "a\nz\n#### 2\n"),
         ("q1", "local", "d\n#### 3", 1, "a\nc\n#### 2"),  # from P_0, the question, any right sample verifies
-        ("q2", "local", "e\nf\n#### 4", 3, "e\nf\n#### 4"),
+        # Not q2's: its rollout repeats the marked step.
     ]
 
 
@@ -115,11 +115,13 @@ def test_pairs_that_differ_in_case_or_spaces_are_one(run):
 # What the refiner is trained on
 
 
-@pytest.mark.parametrize("force_prefix", [True, False])
+@pytest.mark.parametrize(("force_prefix", "learn_prefix"), [(True, True), (False, True), (False, False)])
 def test_the_refiner_reads_the_marked_draft_and_learns_what_it_has_to_write(
-    tiny_base, tmp_path, monkeypatch, force_prefix
+    tiny_base, tmp_path, monkeypatch, force_prefix, learn_prefix
 ):
-    run = open_tiny(tiny_base, tmp_path / "a", refiner__force_prefix=force_prefix, refiner__pairs_per_question=9)
+    skipped = force_prefix or not learn_prefix
+    options = {"refiner__force_prefix": force_prefix, "refiner__learn_prefix": learn_prefix}
+    run = open_tiny(tiny_base, tmp_path / "a", refiner__pairs_per_question=9, **options)
     first, second = list(run.questions("train").values())[:2]
     names = {"q1": first.question_id, "q2": second.question_id}
     words = {"a": "ann is", "b": "ben is", "c": "tom is", "d": "eve is", "x": "kim is", "z": "pat is"}
@@ -158,8 +160,8 @@ def test_the_refiner_reads_the_marked_draft_and_learns_what_it_has_to_write(
     wholes = [("ann is\n[BAD] ben is\n#### 1", f"{end} is\n#### 2\n</s>") for end in ("tom", "pat")]
     local = {
         (
-            f"{question}\n{draft}\nsolution :\n" + ("ann is\n" if force_prefix else ""),
-            ("" if force_prefix else "ann is\n") + end,
+            f"{question}\n{draft}\nsolution :\n" + ("ann is\n" if skipped else ""),
+            ("" if skipped else "ann is\n") + end,
         )
         for draft, end in wholes
     }
