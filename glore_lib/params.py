@@ -209,6 +209,8 @@ class Student(Section):
     max_kept_per_question: Count  # distinct correct solutions per question and round
     convergence: Annotated[float, Field(ge=0, lt=1)]  # stop once a round's validation maj@1 gains less than this
     training: Training
+    # Solutions of a question that are trained as one sequence, with the same loss; a batch then has more of them.
+    solutions_per_row: Count = 1
     sft_control: bool = False  # also train the base on the SFT data alone, for as many steps
 
 
@@ -266,6 +268,7 @@ class Refiner(Section):
 
     start: Literal["student", "base"] = "base"
     pairs_per_question: Count  # of each kind, at most
+    pairs_per_row: Count = 1  # as student.solutions_per_row
     training: Training
     learn_prefix: bool = True  # the loss covers the steps before [BAD] too, which local targets repeat
     force_prefix: bool = False  # local: decode after the steps before [BAD] instead of letting the refiner repeat them

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from glore_lib.artifacts.packed import DESCRIPTION, is_packed, packed_base
 from glore_lib.artifacts.records import RETRAIN, checksum, left_out, warn, write
 from glore_lib.artifacts.store import Artifact, Info, Store
 from glore_lib.models import checks, launch, loading, tokens
+from glore_lib.models.prefix_tree import Labelled, Row, pack
 from glore_lib.models.sources import MINI_BASE, gguf_file, locate
 from glore_lib.params import (
     SPLITS,
@@ -245,6 +246,15 @@ class Run:
             language_model_loss, head_rate,
         )  # fmt: skip
         return launch.fit(job, self.tokenizer, examples, folder)
+
+    def packed(self, solutions: Iterable[list[Labelled]], together: int) -> list[Row]:
+        """Pack the solutions of each question, at most ``together`` a row, or one where the base model needs that."""
+        solutions, support, limit = list(solutions), self.support, self.params.finetuning.max_length
+        if support.packs(max((len(s.ids) for of_question in solutions for s in of_question), default=0)):
+            limit = min(limit, support.window or limit)
+        else:
+            together = 1
+        return [row for of_question in solutions for row in pack(of_question, together, limit)]
 
     def sampler(self, source: Artifact | None) -> Sampler:
         """Return a sampler of a model of this run, valid until another model is loaded or sampled.

@@ -218,7 +218,8 @@ class _Planner:
             self._sample(f"round {i}", "train", p.samples_per_question, one_shot=one_shot and i == 1)
             right += self._counts("train", p.samples_per_question)[0]
             kept = np.minimum(_distinct(before + right, self.text.new_texts[0]) - before, i * p.max_kept_per_question)
-            steps = self._train(f"ei{i}", before + kept, sequences, p.training)
+            more = train.solution * self.text.new_tokens
+            steps = self._train_together(f"ei{i}", before + kept, sequences, more, p.solutions_per_row, p.training)
             self._sample("greedy", "validation")
         if p.sft_control:
             control = p.training.model_copy(update={"max_steps": max(steps, 1), "epochs": max(steps, 1)})
@@ -257,7 +258,9 @@ class _Planner:
         first = 1 - self._right_start(self.reward_split)[:, 0] * verified
         local = drafts * (first * right + (1 - first))
         pairs = np.minimum(local, p.pairs_per_question) + np.minimum(right * wrong, p.pairs_per_question)
-        self._train("refiner", pairs, lengths.refine + lengths.solution + 1, p.training)
+        # Half of the further pairs of a question have a draft of their own.
+        alone, more = lengths.refine + lengths.solution + 1, lengths.solution + (lengths.refine - lengths.prompt) / 2
+        self._train_together("refiner", pairs, alone, more, p.pairs_per_row, p.training)
         self._refine("validation")
 
     def evaluation(self) -> None:
@@ -416,6 +419,19 @@ class _Planner:
         activations = SCORING_TOKENS * (6 * size.hidden + 3 * size.feed_forward) * self.bytes
         seconds = read * 2 * size.parameters / self._flops("reading")
         self._add(f"scores ({split})", read=read, memory=self.weights + activations, seconds=seconds)
+
+    def _train_together(
+        self, name: str, count: np.ndarray, alone: np.ndarray, more: np.ndarray, together: int,
+        training: params.Training,
+    ) -> int:  # fmt: skip
+        """Add a training on ``count`` examples per question, ``together`` a sequence or as many as fit.
+
+        The first of a sequence has ``alone`` tokens, and each of the others ``more``.
+        """
+        fit = np.clip(1 + (self.p.finetuning.max_length - alone) // np.maximum(more, 1), 1, together)
+        rows = np.maximum(count / fit, np.minimum(count, 1))
+        each = np.maximum(count / np.maximum(rows, 1e-9) - 1, 0)
+        return self._train(name, rows, alone + more * each, training)
 
     def _train(self, name: str, weights: np.ndarray, lengths: np.ndarray, training: params.Training) -> int:
         """Add a training on ``weights`` sequences of ``lengths`` tokens per question; return its optimizer steps."""

@@ -11,8 +11,9 @@ from glore_lib.artifacts.store import Artifact, Info, Selection
 from glore_lib.method.reward_models import RewardModelData
 from glore_lib.method.step_labels import first_errors, rollout_labels
 from glore_lib.method.students import Student
-from glore_lib.models import training
+from glore_lib.models.prefix_tree import Labelled
 from glore_lib.models.tokens import encode
+from glore_lib.models.training import solution_example
 from glore_lib.params import Refiner
 from glore_lib.run import Run
 from glore_lib.sampling import Completion, Request
@@ -85,15 +86,17 @@ def train_refiner(run: Run, student: Student, data: RewardModelData, shown: Show
 
     def make(folder: Path) -> Info:
         questions = run.questions(run.reward_split)
-        examples = []
-        for pair in pairs.read().itertuples():
+        examples: dict[str, list[Labelled]] = {}
+        # Of a row, pairs with the same draft share it, and those with the same start of the target share that.
+        for pair in pairs.read().sort_values(["question_id", "draft", "first_error", "target"]).itertuples():
             question, steps = questions[pair.question_id].question, split_steps(pair.draft)
             draft = mark_bad(steps, pair.first_error) if shown == "marked" else join_steps(steps)
             prompt = run.task.prompt(question) if shown == "nothing" else run.task.refine_prompt(question, draft)
             skipped = (p.force_prefix or not p.learn_prefix) and shown == "marked"
             learn_from = pair.first_error if skipped else 1
-            examples.append(training.solution_example(run.tokenizer, prompt, split_steps(pair.target), learn_from))
-        return run.fit(start, name, examples, p.training, folder)
+            example = solution_example(run.tokenizer, prompt, split_steps(pair.target), learn_from)
+            examples.setdefault(pair.question_id, []).append(example)
+        return run.fit(start, name, run.packed(examples.values(), p.pairs_per_row), p.training, folder)
 
     params = {"refiner": p, "base": run.base_key, "finetuning": run.params.finetuning, "shown": shown}
     return run.folder(name, make, params, [pairs, *([start] if start else [])])

@@ -13,7 +13,7 @@ from glore_lib.method import rollouts, step_labels
 from glore_lib.method.schedule import SCORING_TOKENS
 from glore_lib.method.students import Student, sample_solutions
 from glore_lib.models.loading import device
-from glore_lib.models.prefix_tree import Labelled, Row, collate, pack
+from glore_lib.models.prefix_tree import Labelled, Row, collate
 from glore_lib.models.reward_head import RewardModel, load_reward_model
 from glore_lib.models.tokens import encode
 from glore_lib.params import Training
@@ -78,16 +78,6 @@ def labelled_solution(run: Run, question: Question, text: str, labels: Mapping[i
     return Labelled(encoded.ids, encoded.prompt_length, at_tokens)
 
 
-def packed(run: Run, solutions: list[list[Labelled]], together: int) -> list[Row]:
-    """Pack the solutions of each question, at most ``together`` a row, or one where the base model needs that."""
-    support, limit = run.support, run.params.finetuning.max_length
-    if support.packs(max((len(s.ids) for of_question in solutions for s in of_question), default=0)):
-        limit = min(limit, support.window or limit)
-    else:
-        together = 1
-    return [row for of_question in solutions for row in pack(of_question, together, limit)]
-
-
 def train_reward_model(
     run: Run, kind: str, student: Student, data: RewardModelData, training_params: Training
 ) -> Artifact:
@@ -120,7 +110,7 @@ def train_on_labels(
             ]
             for question_id, rows in labelled.read().groupby("question_id", sort=False)
         ]
-        examples = packed(run, solutions, p.solutions_per_row)
+        examples = run.packed(solutions, p.solutions_per_row)
         info = run.fit(start, name, examples, training_params, folder, p.language_model_loss, p.head_rate)
         return info | {"positive_labels": float(labelled.read()["label"].mean())}
 
@@ -154,7 +144,7 @@ def score_steps(
                     for text, count in steps.items()
                 ]
             )
-        rows = packed(run, solutions, len(samples))
+        rows = run.packed(solutions, len(samples))
         # The same precision as in training.
         with torch.autocast(device().type, torch.bfloat16, enabled=run.params.finetuning.mixed_precision):
             scored = iter(_score(model, rows, run.tokenizer.pad_token_id))

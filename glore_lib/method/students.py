@@ -7,8 +7,9 @@ from pathlib import Path
 import pandas as pd
 
 from glore_lib.artifacts.store import Artifact, Info
-from glore_lib.models import training
+from glore_lib.models.prefix_tree import Labelled
 from glore_lib.models.tokens import encode
+from glore_lib.models.training import solution_example
 from glore_lib.params import ParamsError, Training, digest
 from glore_lib.run import Run
 from glore_lib.sampling import Request
@@ -97,23 +98,25 @@ def fine_tune(
     """
 
     def make(folder: Path) -> Info:
-        examples = [
-            training.solution_example(run.tokenizer, run.task.prompt(q.question), split_steps(solution))
-            for q, solution in pairs
-        ]
+        examples: dict[str, list[Labelled]] = {}
+        for q, solution in pairs:
+            example = solution_example(run.tokenizer, run.task.prompt(q.question), split_steps(solution))
+            examples.setdefault(q.question_id, []).append(example)
         if not examples:
             raise ParamsError(
                 f"student.temperature = {run.params.student.temperature}: none of the samples is right, so the student "
                 f"{name} has no solutions to learn from; change it, raise student.samples_per_question, or name a "
                 "better model in base_model.source"
             )
-        return run.fit(None, name, examples, training_params, folder)
+        rows = run.packed(examples.values(), run.params.student.solutions_per_row)
+        return run.fit(None, name, rows, training_params, folder)
 
     params = {
         "name": name,
         "base": run.base_key,
         "finetuning": run.params.finetuning,
         "training": training_params,
+        "solutions_per_row": run.params.student.solutions_per_row,
     }
     return run.folder(f"student-{name}", make, params, [data])
 

@@ -28,6 +28,7 @@ from torch.distributed.tensor import DTensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from glore_lib.models import training
+from glore_lib.models.language_model import LanguageModel
 from glore_lib.models.loading import adapt, load_model, save_model
 from glore_lib.models.reward_head import RewardModel
 from glore_lib.params import Finetuning, ParamsError, Training
@@ -59,7 +60,8 @@ class Job:
         """Build the model to train: on the CPU for FSDP, since the whole model may not fit on one GPU."""
         place = torch.device("cpu") if self.finetuning.parallel == "fsdp" else None
         model = adapt(load_model(self.start, self.dtype, place, self.base), self.finetuning, self.seed)
-        return model if self.language_model_loss is None else RewardModel(model, self.language_model_loss)
+        loss = self.language_model_loss
+        return LanguageModel(model) if loss is None else RewardModel(model, loss)
 
 
 _JOB = TypeAdapter(tuple[Job, Examples])
@@ -80,7 +82,7 @@ def _fit(job: Job, tokenizer: PreTrainedTokenizerBase, examples: Examples, folde
     info = training.train(model, examples, job.finetuning, job.training, pad, job.seed, folder, job.head_rate)
     model = whole(model, job)
     if saves:
-        save = model.save if isinstance(model, RewardModel) else partial(save_model, model)  # type: ignore[arg-type]
+        save = model.save if isinstance(model, RewardModel) else partial(save_model, model.model)  # type: ignore[arg-type]
         save(tokenizer, job.start, folder, on_base=job.start == job.base)
     return info
 

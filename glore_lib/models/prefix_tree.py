@@ -25,6 +25,11 @@ class Labelled:
     labels: dict[int, float]
 
 
+def next_tokens(ids: list[int], start: int) -> Labelled:
+    """Label each token with the one after it, from the one at ``start`` on: what a language model learns."""
+    return Labelled(ids, len(ids), {i - 1: ids[i] for i in range(start, len(ids))})
+
+
 @dataclass
 class _Tree:
     ids: list[int] = field(default_factory=list)

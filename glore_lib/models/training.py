@@ -17,9 +17,8 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from glore_lib import params
 from glore_lib.artifacts.records import UNFINISHED, StoreError, verify_record, warn, write_record
-from glore_lib.models import prefix_tree
 from glore_lib.models.loading import raise_on_oom
-from glore_lib.models.prefix_tree import IGNORE
+from glore_lib.models.prefix_tree import IGNORE, Labelled, Row, collate, next_tokens
 from glore_lib.models.reward_head import ScalarHead
 from glore_lib.models.tokens import encode
 
@@ -29,37 +28,25 @@ WEIGHTS = "trained.safetensors"
 
 def solution_example(
     tokenizer: PreTrainedTokenizerBase, prompt: str, steps: Sequence[str], learn_from: int = 1
-) -> dict[str, list[int]]:
-    """Return token ids and labels of a prompt, its solution and the end-of-sequence token.
+) -> Labelled:  # fmt: skip
+    """Return a prompt, its solution and the end-of-sequence token, labelled with what a language model learns.
 
-    The loss covers the solution from step ``learn_from`` (1-based) on.
+    That is the solution from step ``learn_from`` (1-based) on.
     """
     encoded = encode(tokenizer, prompt, steps)
     start = encoded.step_ends[learn_from - 2] + 1 if learn_from > 1 else encoded.prompt_length
-    ids = [*encoded.ids, tokenizer.eos_token_id]
-    return {"input_ids": ids, "labels": [IGNORE] * start + ids[start:]}
-
-
-def collate(rows: list[dict[str, list[int]]], pad: int) -> dict[str, torch.Tensor]:
-    """Return right-padded tensors [batch, longest row]; the attention mask marks padding, not the pad token."""
-    width = max(len(row["input_ids"]) for row in rows)
-    fill = {"input_ids": pad, "attention_mask": 0}
-    rows = [row | {"attention_mask": [1] * len(row["input_ids"])} for row in rows]
-    return {
-        key: torch.tensor([row[key] + [fill.get(key, IGNORE)] * (width - len(row[key])) for row in rows])
-        for key in rows[0]
-    }  # fmt: skip
+    return next_tokens([*encoded.ids, tokenizer.eos_token_id], start)
 
 
 def train(
-    model: nn.Module, examples: list[dict[str, list[int]]], finetuning: params.Finetuning, training: params.Training,
+    model: nn.Module, examples: list[Row], finetuning: params.Finetuning, training: params.Training,
     pad: int, seed: int, folder: Path, head_rate: float = 1.0,
 ) -> dict[str, Any]:  # fmt: skip
     """Train ``model`` in place; return the steps, sequences, tokens, share of padding and the losses logged.
 
     The head of a reward model learns at ``head_rate`` times the learning rate.
 
-    The sequences of a reward model are rows of :func:`glore_lib.models.prefix_tree.pack`. Sequences longer than
+    The sequences are rows of :func:`glore_lib.models.prefix_tree.pack`. Sequences longer than
     ``max_length`` are counted and left out; without any the model is not changed. A checkpoint in ``folder`` from an
     interrupted training is resumed, with the same result (FSDP writes none). If ``finetuning.processes`` > 1, each
     process calls this function with the same arguments; with FSDP each then holds its part of the model (see
@@ -96,8 +83,8 @@ def train(
         fsdp=sharded, fsdp_config={"transformer_layer_cls_to_wrap": _divided(model)} if sharded else None,  # type: ignore[arg-type]
     )  # fmt: skip
 
-    def batch(rows: list[dict[str, list[int]]]) -> dict[str, Any]:
-        made = (prefix_tree.collate if "parents" in rows[0] else collate)(rows, pad)
+    def batch(rows: list[Row]) -> dict[str, Any]:
+        made = collate(rows, pad)
         return made | {"read": (sum(len(row["input_ids"]) for row in rows), made["input_ids"].numel())}
 
     trainer = QuietTrainer(model, arguments, train_dataset=kept, data_collator=batch)

@@ -33,7 +33,7 @@ COMPUTES = [
     (SAMPLES, "run.py", "2**31", "2**30"),
     (ROLLOUTS, "solutions.py", "any(later.isdisjoint(", "all(later.isdisjoint("),
     (REWARD_MODEL, "method/step_labels.py", "min(axis=1)", "max(axis=1)"),
-    (SCORES, "models/reward_head.py", "sum(2) - 1", "sum(2)"),
+    (SCORES, "models/language_model.py", "sum(2) - 1", "sum(2)"),
     (REFINED, "solutions.py", "{BAD} {steps", "{BAD}{steps"),
     (NUMBERS, "method/evaluation.py", "scores.argmax(axis=1)", "scores.argmin(axis=1)"),
 ]
