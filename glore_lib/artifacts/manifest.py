@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from glore_lib.artifacts.records import OTHER_WEIGHTS
 from glore_lib.params import Params, ParamsError
 
 MANIFEST, REPORT, RUN_FILE = "manifest.json", "report.html", "run.json"
 SEEDS = "seeds"  # folder in a run folder, with a folder named by each further seed
+OTHER_WEIGHTS = "other weights"  # in the info of a model that was trained again
 TOO_MANY_LOST = 0.1  # share of a training's sequences that may be too long without a warning
 
 

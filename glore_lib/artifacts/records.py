@@ -15,7 +15,6 @@ WEIGHTS = ".safetensors"
 LEFT_OUT = "left_out.json"  # in the folder of an artifact that came without some of its files: their names
 RETRAIN = "GLORE_RETRAIN"  # environment variable: train models again whose weights were left out, where they are needed
 UNFINISHED = "unfinished"
-OTHER_WEIGHTS = "other weights"  # in the info of a model that was trained again
 NOTE = "glore: "  # prefix of warnings about damaged files on stderr
 
 # Columns and types of the frames that stages exchange; checked on write and on read.

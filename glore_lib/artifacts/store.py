@@ -22,8 +22,8 @@ from typing import Any
 import pandas as pd
 
 from glore_lib.artifacts.locks import waited_for
+from glore_lib.artifacts.manifest import OTHER_WEIGHTS
 from glore_lib.artifacts.records import (
-    OTHER_WEIGHTS,
     RECORD,
     RETRAIN,
     UNFINISHED,
