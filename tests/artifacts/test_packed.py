@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as some
 from typer.testing import CliRunner, Result
 
@@ -159,6 +159,7 @@ def test_a_damaged_artifact_is_named(packed, tmp_path, params):
     assert not (tmp_path / "x.tar.gz").exists()
 
 
+@settings(max_examples=40)
 @given(share=some.floats(0, 1, exclude_max=True), flip=some.integers(0, 255))
 def test_damaged_archives_are_refused_wherever_the_damage_is(tmp_path_factory, params, share, flip):
     folder = tmp_path_factory.mktemp("damaged")
