@@ -338,6 +338,8 @@ class _Planner:
     def _drafts(self, samples: Pair) -> Pair:
         """Return the samples that get rollouts: the first distinct ones (step_labels.choose_drafts)."""
         right, wrong = self._texts(samples)
+        if self.p.reward_models.drop_unsolved:
+            wrong = wrong * (right > 0)
         share = np.minimum(1, self.p.reward_models.sorm_samples_per_question / np.maximum(right + wrong, 1))
         return right * share, wrong * share
 
@@ -378,7 +380,10 @@ class _Planner:
             needed = np.full_like(chance, p.rollouts_per_step)
         count = lengths.count[:, None]
         open_ended = np.arange(1, lengths.steps.shape[1] + 1) < count
-        hopeful = _distinct(right[:, None] + good, self.text.new_texts[0]) * needed * open_ended
+        hopeful = _distinct(right[:, None] + good, self.text.new_texts[0])
+        if p.samples_verify and p.early_stop:  # the prefixes of right samples need none
+            hopeful = hopeful - _distinct(right, self.text.new_texts[0])[:, None]
+        hopeful = hopeful * needed * open_ended
         # A solution has a prefix for each step except the last, which has the answer.
         hopeless = (wrong[:, None] - good) * p.rollouts_per_step * leaves * open_ended
         hopeless *= 1 + WRONG_STEPS / np.maximum(count - 1, 1)

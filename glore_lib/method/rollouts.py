@@ -58,9 +58,7 @@ def rollouts(
 
     params = {
         "k": p.rollouts_per_step, "samples_verify": p.samples_verify, "waves": waves(p), "early_stop": p.early_stop,
-        "per_wave": p.rollouts_per_wave,
-        "temperature": p.rollout_temperature,
-        "sampling": run.params.sampling, "purpose": purpose, "samples": digest(samples["sample_id"].tolist()),
+        "per_wave": p.rollouts_per_wave, "temperature": p.rollout_temperature, "sampling": run.params.sampling, "purpose": purpose, "samples": digest(samples["sample_id"].tolist()),
     }  # fmt: skip
     return run.frame(f"rollouts-{purpose}", "rollouts", make, params, [student.model, *inputs])  # type: ignore[list-item]
 
@@ -151,9 +149,7 @@ def _roll_out(run: Run, student: Student, purpose: str, prefixes: list[Prefix]) 
             for j, completion in enumerate(completions, start=first):
                 prefix.rollouts[j] = _graded(run, prefix, completion.text)
                 made, tokens = made + 1, tokens + completion.tokens
-                if (
-                    p.early_stop and completion.finished
-                ):  # a rollout cut at the token limit continues further from there
+                if p.early_stop and completion.finished:  # one cut at the token limit would continue further
                     _pass_on(run, prefix, j, completion.ids)
     return {"rollouts_made": made, "tokens_generated": tokens}
 

@@ -298,9 +298,10 @@ def unpack_gguf(file: Path, sha256: str, dtype: str, folder: Path) -> dict[str, 
         raise ParamsError(refused(f"{room} are free", "use a machine with more, or name a smaller model"))
     options = {"gguf_file": file.name, "trust_remote_code": False}
     try:
-        loaded, found = AutoModelForCausalLM.from_pretrained(
+        given: Any = AutoModelForCausalLM.from_pretrained(
             file.parent, dtype=getattr(torch, dtype), output_loading_info=True, **options
         )
+        loaded, found = given
         tokenizer = AutoTokenizer.from_pretrained(file.parent, **options)
     except (OSError, RuntimeError, *GGUF_ERRORS) as error:
         why = f"transformers can't read its {described['architecture']} model ({str(error).splitlines()[0]})"
