@@ -1,11 +1,11 @@
-"""Measure on the validation split what each part of the mini recipe adds: `python benchmarks/mini_levers.py hard`.
+"""Measure on the validation split what each part of the mini recipe does: `python benchmarks/mini_levers.py hard`.
 
-Each row is the run of params/mini-<difficulty>.yaml with one part as it was before, named by `--without`; the row
-"nothing" is the run as it is. The rows share the artifacts that they have in common. The test split is not read.
-Without `--without`, all rows are computed, one after the other. `--table` prints the rows of the CSV files in `--out`.
+Each row is the run of params/mini-<difficulty>.yaml with one change: a part as it was before, or more of it; "none" is
+the run as it is. The rows share the artifacts that they have in common. The test split is not read. Without `--change`,
+all rows are computed, one after the other. At the end, the rows of all CSV files in `--out` are printed.
 """
 
-import time
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -20,17 +20,19 @@ from glore_lib.run import open_run
 from glore_lib.tasks import arithmetic
 
 PARAMS = Path(__file__).parents[1] / "params"
-LEVERS: dict[str, dict[str, Any]] = {
-    "nothing": {},
-    "questions of their own": {"task.reward_questions": 0},
-    "rollouts at T = 1.0": {"reward_models.rollout_temperature": 0.8},
-    "correct samples as rollouts": {"reward_models.samples_verify": False},
-    "leaving out unsolved questions": {"reward_models.drop_unsolved": False},
-    "the head's learning rate x 10": {"reward_models.head_rate": 1.0},
-    "more refiner pairs": {"refiner.pairs_per_question": 4, "refiner.training.max_steps": 150},
-    "expert iteration to convergence": {"student.rounds": 1, "student.samples_per_question": 4},
-    "the unseen operation": {},
-}
+CHANGES: dict[str, dict[str, Any]] = {
+    "none": {},
+    "reward models and refiner on the student's questions": {"task.reward_questions": 0},
+    "rollouts at T = 0.8": {"reward_models.rollout_temperature": 0.8},
+    "rollouts alone verify": {"reward_models.samples_verify": False},
+    "unsolved questions labelled": {"reward_models.drop_unsolved": False},
+    "one learning rate for head and model": {"reward_models.head_rate": 1.0},
+    "one round of expert iteration, K = 4": {"student.rounds": 1, "student.samples_per_question": 4},
+    "three times the questions, five times the refiner's steps": {
+        "task.reward_questions": 2400, "refiner.training.max_steps": 1000, "refiner.training.epochs": 4,
+    },
+    "no unseen operation": {},
+}  # fmt: skip
 # Column: method and metric of :attr:`SplitEvaluation.numbers`.
 MEASURES = {
     "student": ("greedy", "accuracy"),
@@ -54,42 +56,42 @@ MEASURES = {
 }
 
 
-def measured(difficulty: str, lever: str, seed: int, artifacts: Path, questions: int) -> pd.DataFrame:
-    """Return the validation numbers of a run without a lever, and its label quality, seconds and name."""
-    if lever == "the unseen operation":
+def measured(difficulty: str, change: str, seed: int, artifacts: Path, questions: int) -> pd.DataFrame:
+    """Return the validation numbers and label quality of a run with one change, and the seconds of its artifacts."""
+    if change == "no unseen operation":
         arithmetic.DIFFICULTIES[difficulty] = replace(arithmetic.DIFFICULTIES[difficulty], reversed=0.0)
         artifacts = artifacts / "seen"  # the difficulty's bounds are in no key
     changed = {"seed": seed, "task.validation_questions": questions, "student.sft_control": False}
-    started = time.process_time()
-    run = open_run(str(PARAMS / f"mini-{difficulty}.yaml"), changed | LEVERS[lever], str(artifacts))
+    run = open_run(str(PARAMS / f"mini-{difficulty}.yaml"), changed | CHANGES[change], str(artifacts))
     lab = Replication(run)
     numbers = pd.concat([lab.validation.numbers, lab.tables.numbers(training_label_outcomes(lab))])
-    return numbers.assign(difficulty=difficulty, without=lever, seed=seed, seconds=time.process_time() - started)
+    seconds = sum(artifact.record["seconds"] for artifact in run.store.used.values())
+    return numbers.assign(difficulty=difficulty, change=change, seed=seed, seconds=seconds)
 
 
 def table(numbers: pd.DataFrame) -> pd.DataFrame:
-    """Return a row for each difficulty and lever: means over seeds in per cent."""
-    keys = ["difficulty", "without"]
+    """Return a row for each difficulty and change: means over seeds in per cent, and seconds."""
+    keys = ["difficulty", "change"]
     rows: Mapping[str, pd.Series] = {
         name: numbers.query("method == @method and metric == @metric").groupby(keys)["value"].mean()
         for name, (method, metric) in MEASURES.items()
     }
-    seeds = numbers.groupby(keys)["seed"].nunique()
-    return (100 * pd.DataFrame(rows)).round(1).assign(seeds=seeds)
+    runs = numbers.groupby([*keys, "seed"])["seconds"].first().groupby(keys)
+    return (100 * pd.DataFrame(rows)).round(1).assign(seconds=runs.mean().round(), seeds=runs.size())
 
 
 def main(
     difficulty: Annotated[str, typer.Argument(help="hard or easy")],
-    without: Annotated[list[str] | None, typer.Option(help="A lever; may be repeated.")] = None,
+    change: Annotated[list[str] | None, typer.Option(help="A row; may be repeated.")] = None,
     seed: int = 0,
     artifacts: Path = Path("artifacts"),
     out: Annotated[Path, typer.Option(help="Folder for a CSV file of each row.")] = Path("levers"),
     questions: Annotated[int, typer.Option(help="Validation questions.")] = 300,
 ) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    for lever in without or LEVERS:
-        name = f"{difficulty}-{'-'.join(lever.split())}-{seed}.csv"
-        measured(difficulty, lever, seed, artifacts, questions).to_csv(out / name, index=False)
+    for name in change or CHANGES:
+        file = f"{difficulty}-{'-'.join(re.findall('[a-z0-9]+', name.lower()))}-{seed}.csv"
+        measured(difficulty, name, seed, artifacts, questions).to_csv(out / file, index=False)
     found = [pd.read_csv(path) for path in sorted(out.glob("*.csv"))]
     print(table(pd.concat(found)).T.to_string())
 
