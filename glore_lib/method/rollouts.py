@@ -58,7 +58,8 @@ def rollouts(
 
     params = {
         "k": p.rollouts_per_step, "samples_verify": p.samples_verify, "waves": waves(p), "early_stop": p.early_stop,
-        "per_wave": p.rollouts_per_wave, "temperature": p.rollout_temperature, "sampling": run.params.sampling, "purpose": purpose, "samples": digest(samples["sample_id"].tolist()),
+        "per_wave": p.rollouts_per_wave, "temperature": p.rollout_temperature, "sampling": run.params.sampling,
+        "purpose": purpose, "samples": digest(samples["sample_id"].tolist()),
     }  # fmt: skip
     return run.frame(f"rollouts-{purpose}", "rollouts", make, params, [student.model, *inputs])  # type: ignore[list-item]
 

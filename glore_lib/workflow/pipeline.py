@@ -15,7 +15,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from glore_lib.artifacts.keys import code_hash
-from glore_lib.artifacts.locks import check_writable, only_run
+from glore_lib.artifacts.locks import SIDE_BY_SIDE, check_writable, only_run
 from glore_lib.artifacts.manifest import (
     MANIFEST,
     REPORT,
@@ -58,6 +58,7 @@ APPENDIX = {
     "appendix/g_label_quality": 0.02, "appendix/j_value_refinement": 0.05, "appendix/ablation_labels": 0.1,
     "appendix/ablation_refinement": 0.2, "appendix/label_noise": 0.6,
 }  # fmt: skip
+AHEAD = ("04_refiners", "05_evaluation")  # what a free process makes for a run
 SAVES_TABLES, FIGURES = "05_evaluation", "06_figures"
 OUTPUTS = (RUN_FILE, "*.csv", "tables/*", "figures/*", "appendix/*")  # what notebooks write, besides themselves
 FULL = 2**24  # bytes: with less space free a disk counts as full, since the file that failed is removed again
@@ -130,6 +131,7 @@ class Results:
     def plan(self, file: Path, overrides: dict[str, Any], stages: Iterable[str]) -> None:
         """Add the notebooks of some stages of a run."""
         assert self.artifacts and self.params
+        self.file, self.overrides = file, overrides
         shared = {"params_file": file, "artifacts": self.artifacts}
         given: dict[str, Any] = {name: self._from_clone(path) for name, path in shared.items()}
         given["overrides"] = from_root(self.params, overrides)
@@ -250,6 +252,16 @@ class Results:
     def render_apart(self, tell: Tell) -> None:
         """Render in another process than the one that ``tell`` tells the number of a job and its share."""
         self.render(lambda job, share: tell(self.jobs.index(job), share))
+
+    def compute_ahead(self, tell: Tell) -> None:
+        """Make, beside the process that renders this run, what its last notebooks need; leave errors to them."""
+        from glore_lib.workflow import compute
+
+        assert self.artifacts
+        with Path(os.devnull).open("w") as null, redirect_stdout(null), redirect_stderr(null), suppress(Exception):
+            lab = compute.open_lab(self.file, self.overrides, self.artifacts)
+            for stage in AHEAD:
+                compute.STAGES[stage](lab)
 
     def _render(self, job: Job, progress: Callable[[float], None]) -> dict[str, Any]:
         """Do one job; return its seconds and tokens."""
@@ -467,9 +479,10 @@ def render(
 ) -> None:  # fmt: skip
     """Do the due jobs of some results folders, holding these and their artifacts for this run.
 
-    Runs and seeds are done ``jobs`` at a time, each in a process of its own. Raises :class:`StageError` at the first
-    that fails, once those beside it are done; what was rendered before stays, and so does its own part up to the
-    failing cell. Raises :class:`ParamsError` where another run uses one of the folders.
+    Runs and seeds are done ``jobs`` at a time, each in a process of its own; one that is free at the end works ahead
+    for a run that is not done. Raises :class:`StageError` at the first that fails, once those beside it are done; what
+    was rendered before stays, and so does its own part up to the failing cell. Raises :class:`ParamsError` where
+    another run uses one of the folders.
     """
     os.environ["TQDM_DISABLE"] = "1"  # bars would fill the rendered notebooks; this process shows one
     due = [made for made in results if not made.done]  # the manifest of the others stays as it is
@@ -480,9 +493,11 @@ def render(
                 made.remove()
         if jobs > 1:
             runs, due = [made for made in due if made.params], [made for made in due if not made.params]
+            os.environ[SIDE_BY_SIDE] = "1"
             side_by_side(
                 [made.render_apart for made in runs], jobs,
                 lambda number, job, share: progress(runs[number].jobs[job], share),
+                [made.compute_ahead for made in runs],
             )  # fmt: skip
         for made in due:
             made.render(progress)

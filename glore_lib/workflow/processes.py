@@ -29,19 +29,32 @@ def default_jobs(runs: Sequence[Params]) -> int:
     return 1 if alone or len(runs) == 1 or hardware()["gpus"] else min(len(runs), cores())
 
 
-def side_by_side(parts: Sequence[Callable[[Tell], object]], jobs: int, tell: Callable[..., None]) -> None:
+def side_by_side(
+    parts: Sequence[Callable[[Tell], object]], jobs: int, tell: Callable[..., None],
+    helpers: Sequence[Callable[[Tell], object]] = (),
+) -> None:  # fmt: skip
     """Call each part in a process of its own, at most ``jobs`` at a time, which share the cores.
 
     A part is given a function; ``tell`` is called here with its arguments, after the part's index. If parts fail, the
     others go on, and the first error is raised at the end. Whatever interrupts this process interrupts the parts.
+
+    ``helpers``, if any, has a function for each part. Where no part waits and a process is free, that of a part which
+    still runs is called beside it; what it tells or raises is dropped, and it ends with the parts.
     """
     processes = get_context("fork")  # before this process has used threads of OpenMP, which a fork would not have
     waiting, errors = deque(enumerate(parts)), list[Exception]()
-    running: dict[Any, tuple[int, context.ForkProcess]] = {}
+    running: dict[Any, tuple[int | None, context.ForkProcess]] = {}  # None: a helper
+    unhelped = dict(enumerate(helpers))
     try:
-        while waiting or running:
-            while waiting and len(running) < jobs:
-                number, part = waiting.popleft()
+        while waiting or any(number is not None for number, _ in running.values()):
+            while len(running) < jobs:
+                number: int | None = None
+                if waiting:
+                    number, part = waiting.popleft()
+                elif slow := [n for n, _ in running.values() if n in unhelped]:
+                    part = unhelped.pop(slow[0])
+                else:
+                    break
                 receiving, sending = processes.Pipe(duplex=False)
                 process = processes.Process(target=_work, args=(part, sending, max(1, cores() // jobs)))
                 process.start()
@@ -54,8 +67,10 @@ def side_by_side(parts: Sequence[Callable[[Tell], object]], jobs: int, tell: Cal
                 except EOFError:
                     process.join()
                     del running[pipe]
-                    if process.exitcode:
+                    if process.exitcode and number is not None:
                         errors.append(StageError(f"a process of its own failed with exit code {process.exitcode}"))
+                    continue
+                if number is None:
                     continue
                 if isinstance(told, Exception):
                     errors.append(told)

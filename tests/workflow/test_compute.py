@@ -13,6 +13,7 @@ from packaging.requirements import Requirement
 from glore_lib.artifacts.packed import pack
 from glore_lib.params import ROOT, load_params
 from glore_lib.workflow import compute
+from glore_lib.workflow.pipeline import AHEAD, Results
 
 NEEDED = ("torch", "transformers", "peft", "pandas", "pyarrow", "pydantic", "scipy", "statsmodels")
 TINY = Path(__file__).parents[1] / "params" / "tiny.yaml"
@@ -85,3 +86,26 @@ def test_what_an_interrupted_stage_has_made_is_packed(tiny_base, tmp_path, monke
     monkeypatch.setattr(compute, "STAGES", {"01_expert_iteration": lambda lab: lab.sft_student})
     compute.compute([TINY], settings, [], tmp_path / "there", lambda line: None)
     assert [path.name for path in (tmp_path / "there" / "stages").glob("*/*")] == ["01_expert_iteration.json"]
+
+
+@pytest.mark.slow
+def test_what_a_free_process_makes_ahead_is_what_the_last_notebooks_need(tiny_base, tmp_path):
+    settings = {"base_model.source": str(tiny_base)}
+    params = load_params(TINY, settings)
+    results = Results(tmp_path / "tiny", artifacts=tmp_path / "artifacts", params=params)
+    results.plan(TINY, settings, [])
+    results.compute_ahead(lambda *_: None)
+    made = []
+    lab = compute.open_lab(TINY, settings, tmp_path / "artifacts")
+    lab.run.store.made = made.append
+    for stage in AHEAD:
+        compute.STAGES[stage](lab)
+    assert not made and list((tmp_path / "artifacts").glob("outcomes-test-*"))
+    assert not (tmp_path / "artifacts" / "stages").exists()  # that the notebooks are not done
+
+
+def test_errors_ahead_are_left_to_the_notebooks(tmp_path, monkeypatch, capsys):
+    results = Results(tmp_path / "tiny", artifacts=tmp_path / "artifacts", params=load_params(TINY))
+    results.plan(TINY, {"task.name": "none"}, [])
+    results.compute_ahead(lambda *_: None)
+    assert capsys.readouterr() == ("", "")

@@ -69,6 +69,42 @@ def test_a_part_that_fails_does_not_end_the_others(tmp_path):
     assert failure.value.killed and (tmp_path / "made").exists()
 
 
+def test_a_free_process_helps_a_part_that_still_runs(tmp_path):
+    """The second part is done at once; the helper of the first makes what the first waits for."""
+
+    def slow(tell):
+        wait_for(tmp_path / "help")
+        tell("done")
+
+    def helps(tell):
+        (tmp_path / "help").touch()
+        tell("nobody hears this")
+        raise StageError("nor this")
+
+    def not_called(tell):
+        (tmp_path / "wrong").touch()
+
+    told = []
+    side_by_side([slow, lambda tell: None], 2, lambda *message: told.append(message), [helps, not_called])
+    assert told == [(0, "done")] and not (tmp_path / "wrong").exists()
+
+
+def test_a_helper_ends_with_the_parts_and_waits_for_them(tmp_path):
+    def slow(tell):
+        wait_for(tmp_path / "helped")
+
+    def helps(tell):
+        (tmp_path / "helped").touch()
+        time.sleep(600)
+
+    def second(tell):
+        assert not (tmp_path / "helped").exists()
+
+    started = time.monotonic()
+    side_by_side([slow, second, second], 2, lambda *_: None, [helps] * 3)
+    assert time.monotonic() - started < 60
+
+
 @pytest.mark.parametrize(
     ("end", "kind", "message"),
     [
