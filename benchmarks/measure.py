@@ -33,9 +33,10 @@ class Work:
     read: int = 0
 
     def watch(self, model: PreTrainedModel) -> RemovableHandle:
-        return model.register_forward_pre_hook(self._count, with_kwargs=True)
+        # The output layer is not asked where a prompt is read.
+        return model.base_model.register_forward_pre_hook(self._count, with_kwargs=True)
 
-    def _count(self, model: PreTrainedModel, args: tuple, kwargs: dict[str, Any]) -> None:
+    def _count(self, model: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         ids = kwargs["input_ids"]
         if ids.shape[1] == 1:
             self.decoded += ids.numel()
