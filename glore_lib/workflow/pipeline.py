@@ -258,7 +258,12 @@ class Results:
         from glore_lib.workflow import compute
 
         assert self.artifacts
-        with Path(os.devnull).open("w") as null, redirect_stdout(null), redirect_stderr(null), suppress(Exception):
+        with (
+            Path(os.devnull).open("w", encoding="utf-8") as null,
+            redirect_stdout(null),
+            redirect_stderr(null),
+            suppress(Exception),
+        ):
             lab = compute.open_lab(self.file, self.overrides, self.artifacts)
             for stage in AHEAD:
                 compute.STAGES[stage](lab)

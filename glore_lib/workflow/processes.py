@@ -88,6 +88,7 @@ def side_by_side(
 def _work(part: Callable[[Tell], object], pipe: connection.Connection, threads: int) -> None:
     """Do one part in this process, which ends with its parent."""
     os.setpgrp()  # Ctrl-C in a terminal reaches the parent alone, which interrupts this process
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs ignore
     parent = parent_process()
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()  # type: ignore[union-attr]
     if not os.environ.keys() & {*THREADS}:

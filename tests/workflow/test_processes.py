@@ -89,7 +89,11 @@ def test_a_free_process_helps_a_part_that_still_runs(tmp_path):
     assert told == [(0, "done")] and not (tmp_path / "wrong").exists()
 
 
-def test_a_helper_ends_with_the_parts_and_waits_for_them(tmp_path):
+@pytest.mark.parametrize("handler", [signal.default_int_handler, signal.SIG_IGN])
+def test_a_helper_waits_for_the_parts_and_ends_with_them(tmp_path, handler):
+    """Also in the background of a shell, where SIGINT is ignored."""
+    before = signal.signal(signal.SIGINT, handler)
+
     def slow(tell):
         wait_for(tmp_path / "helped")
 
@@ -101,7 +105,10 @@ def test_a_helper_ends_with_the_parts_and_waits_for_them(tmp_path):
         assert not (tmp_path / "helped").exists()
 
     started = time.monotonic()
-    side_by_side([slow, second, second], 2, lambda *_: None, [helps] * 3)
+    try:
+        side_by_side([slow, second, second], 2, lambda *_: None, [helps] * 3)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert time.monotonic() - started < 60
 
 
