@@ -64,7 +64,9 @@ def measured(difficulty: str, change: str, seed: int, artifacts: Path, questions
     changed = {"seed": seed, "task.validation_questions": questions, "student.sft_control": False}
     run = open_run(str(PARAMS / f"mini-{difficulty}.yaml"), changed | CHANGES[change], str(artifacts))
     lab = Replication(run)
-    numbers = pd.concat([lab.validation.numbers, lab.tables.numbers(training_label_outcomes(lab))])
+    of_drafts = lab.validation.numbers
+    of_drafts = of_drafts[~of_drafts["metric"].str.startswith("label_")]  # the table shows those of training labels
+    numbers = pd.concat([of_drafts, lab.tables.numbers(training_label_outcomes(lab))])
     seconds = sum(artifact.record["seconds"] for artifact in run.store.used.values())
     return numbers.assign(difficulty=difficulty, change=change, seed=seed, seconds=seconds)
 
