@@ -6,7 +6,6 @@ all rows are computed, one after the other. At the end, the rows of all CSV file
 """
 
 import re
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,6 +19,7 @@ from glore_lib.run import open_run
 from glore_lib.tasks import arithmetic
 
 PARAMS = Path(__file__).parents[1] / "params"
+UNSEEN = "no unseen operation"  # which easy does not have
 CHANGES: dict[str, dict[str, Any]] = {
     "none": {},
     "reward models and refiner on the student's questions": {"task.reward_questions": 0},
@@ -27,38 +27,34 @@ CHANGES: dict[str, dict[str, Any]] = {
     "rollouts alone verify": {"reward_models.samples_verify": False},
     "unsolved questions labelled": {"reward_models.drop_unsolved": False},
     "one learning rate for head and model": {"reward_models.head_rate": 1.0},
+    "reward models: 160 steps": {"reward_models.training.max_steps": 160, "reward_models.training.epochs": 12},
     "one round of expert iteration, K = 4": {"student.rounds": 1, "student.samples_per_question": 4},
     "three times the questions, five times the refiner's steps": {
         "task.reward_questions": 2400, "refiner.training.max_steps": 1000, "refiner.training.epochs": 4,
     },
-    "no unseen operation": {},
+    UNSEEN: {},
 }  # fmt: skip
-# Column: method and metric of :attr:`SplitEvaluation.numbers`.
+# Column: methods and metrics of :attr:`SplitEvaluation.numbers`. Steps are judged by exact labels.
 MEASURES = {
-    "student": ("greedy", "accuracy"),
-    "labels: precision": ("consistent", "label_precision"),
-    "labels: recall": ("consistent", "label_recall"),
-    "ORM": ("orm", "step_balanced_accuracy_exact"),
-    "SORM": ("sorm", "step_balanced_accuracy_exact"),
-    "SORM - ORM": ("sorm-orm", "step_balanced_accuracy_difference_exact"),
-    "SORM - ORM, by rollouts": ("sorm-orm", "step_balanced_accuracy_difference"),
-    "ORM: errors that are false negatives": ("orm", "step_false_negative_share_exact"),
-    "first errors, ORM": ("orm", "first_error_accuracy_exact"),
-    "first errors, SORM": ("sorm", "first_error_accuracy_exact"),
-    "fixed: global": ("global", "fixed_fraction"),
-    "local + ORM": ("local+orm", "fixed_fraction"),
-    "local + SORM": ("local+sorm", "fixed_fraction"),
-    "local + truth": ("local+oracle", "fixed_fraction"),
-    "union - union of two tries": ("global+local+sorm-global+global_sampled", "fixed_fraction_difference"),
-    "Bo3": ("bo3", "accuracy"),
-    "random": ("random_sample", "accuracy"),
-    "reranked - Bo3": ("reranked-bo3", "accuracy_difference"),
+    "student": [("greedy", "accuracy")],
+    "labels: precision / recall": [("consistent", "label_precision"), ("consistent", "label_recall")],
+    "balanced accuracy: ORM / SORM": [(kind, "step_balanced_accuracy_exact") for kind in ("orm", "sorm")],
+    "AUC: ORM / SORM": [(kind, "step_auc_exact") for kind in ("orm", "sorm")],
+    "ORM's errors that are false negatives": [("orm", "step_false_negative_share_exact")],
+    "first errors: ORM / SORM": [(kind, "first_error_accuracy_exact") for kind in ("orm", "sorm")],
+    "fixed: global / local + ORM / + SORM / + truth": [
+        (kind, "fixed_fraction") for kind in ("global", "local+orm", "local+sorm", "local+oracle")
+    ],
+    "global with local + SORM - with a second try": [
+        ("global+local+sorm-global+global_sampled", "fixed_fraction_difference")
+    ],
+    "random / Bo3 / reranked": [(choice, "accuracy") for choice in ("random_sample", "bo3", "reranked")],
 }
 
 
 def measured(difficulty: str, change: str, seed: int, artifacts: Path, questions: int) -> pd.DataFrame:
     """Return the validation numbers and label quality of a run with one change, and the seconds of its artifacts."""
-    if change == "no unseen operation":
+    if change == UNSEEN:
         arithmetic.DIFFICULTIES[difficulty] = replace(arithmetic.DIFFICULTIES[difficulty], reversed=0.0)
         artifacts = artifacts / "seen"  # the difficulty's bounds are in no key
     changed = {"seed": seed, "task.validation_questions": questions, "student.sft_control": False}
@@ -72,14 +68,17 @@ def measured(difficulty: str, change: str, seed: int, artifacts: Path, questions
 
 
 def table(numbers: pd.DataFrame) -> pd.DataFrame:
-    """Return a row for each difficulty and change: means over seeds in per cent, and seconds."""
+    """Return a row for each difficulty and change, as text: means over seeds in per cent, and seconds."""
     keys = ["difficulty", "change"]
-    rows: Mapping[str, pd.Series] = {
-        name: numbers.query("method == @method and metric == @metric").groupby(keys)["value"].mean()
-        for name, (method, metric) in MEASURES.items()
-    }
-    runs = numbers.groupby([*keys, "seed"])["seconds"].first().groupby(keys)
-    return (100 * pd.DataFrame(rows)).round(1).assign(seconds=runs.mean().round(), seeds=runs.size())
+    means = numbers.groupby([*keys, "method", "metric"])["value"].mean()
+    rows = {}
+    for key, of_change in numbers.groupby(keys, sort=False):
+        row = {
+            column: " / ".join(f"{100 * means.get((*key, *measure), float('nan')):.1f}" for measure in measures)
+            for column, measures in MEASURES.items()
+        }
+        rows[key] = row | {"seconds": f"{of_change.groupby('seed')['seconds'].first().mean():,.0f}"}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(keys)
 
 
 def main(
@@ -91,11 +90,12 @@ def main(
     questions: Annotated[int, typer.Option(help="Validation questions.")] = 300,
 ) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    for name in change or CHANGES:
+    for name in change or [name for name in CHANGES if name != UNSEEN or difficulty == "hard"]:
         file = f"{difficulty}-{'-'.join(re.findall('[a-z0-9]+', name.lower()))}-{seed}.csv"
         measured(difficulty, name, seed, artifacts, questions).to_csv(out / file, index=False)
-    found = [pd.read_csv(path) for path in sorted(out.glob("*.csv"))]
-    print(table(pd.concat(found)).T.to_string())
+    found = table(pd.concat([pd.read_csv(path) for path in sorted(out.glob("*.csv"))]))
+    for name in found.index.unique("difficulty"):
+        print(f"\n{name}\n\n{found.xs(name).to_markdown()}")
 
 
 if __name__ == "__main__":
