@@ -58,7 +58,6 @@ APPENDIX = {
     "appendix/g_label_quality": 0.02, "appendix/j_value_refinement": 0.05, "appendix/ablation_labels": 0.1,
     "appendix/ablation_refinement": 0.2, "appendix/label_noise": 0.6,
 }  # fmt: skip
-AHEAD = ("04_refiners", "05_evaluation")  # what a free process makes for a run
 SAVES_TABLES, FIGURES = "05_evaluation", "06_figures"
 OUTPUTS = (RUN_FILE, "*.csv", "tables/*", "figures/*", "appendix/*")  # what notebooks write, besides themselves
 FULL = 2**24  # bytes: with less space free a disk counts as full, since the file that failed is removed again
@@ -264,9 +263,7 @@ class Results:
             redirect_stderr(null),
             suppress(Exception),
         ):
-            lab = compute.open_lab(self.file, self.overrides, self.artifacts)
-            for stage in AHEAD:
-                compute.STAGES[stage](lab)
+            compute.ahead(compute.open_lab(self.file, self.overrides, self.artifacts))
 
     def _render(self, job: Job, progress: Callable[[float], None]) -> dict[str, Any]:
         """Do one job; return its seconds and tokens."""
