@@ -38,6 +38,7 @@ STEP_SCORERS = ("orm", "balanced_orm", "sorm")
 SAMPLED = ("student_best_of", "student_weighted", "student_majority")
 ANSWERED = {"greedy": "Greedy draft", "reranked": "Draft and two refinements, reranked by the ORM"}
 BINS = 5  # of the scores, equally wide
+WIDEST = 11.7  # inches of a figure on a screen
 FEW = 10  # steps in a bin: a share of fewer says nothing, and is in the CSV alone
 BY_STEP, INTERVAL = ["task", "model", "step"], ["value", "ci_low", "ci_high", "n"]
 FIXERS = ("global", "local+orm", "local+sorm", "resample")
@@ -156,7 +157,8 @@ def reliability(rows: pd.DataFrame) -> Figure:
     """Draw the share of correct steps against the score, a row per task and a panel per step, without rare ones."""
     steps = [(task, _reached(of_task)) for task, of_task in _by_task(rows)]
     columns = max((len(counts) for _, counts in steps), default=1)
-    figure, panels = style.new_panels(columns * len(steps), 1.65, 2.1, columns, sharex=True, sharey=True)
+    width = min(1.65, WIDEST / columns)
+    figure, panels = style.new_panels(columns * len(steps), width, 2.1, columns, sharex=True, sharey=True)
     for place, axes in enumerate(panels):
         task, counts = steps[place // columns]
         if place % columns >= len(counts):

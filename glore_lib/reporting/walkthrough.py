@@ -19,20 +19,24 @@ from glore_lib.method.step_labels import exact_labels, first_errors, rollout_lab
 from glore_lib.solutions import mark_bad, prefix_text, split_steps
 
 WIDTH = 110  # columns of printed text
+ROOM = 43  # lines of a table on one screen
 TRIED = 200  # questions among which an example of expert iteration is chosen
 NONE = "This run has no such example."
 
 
 @dataclass(frozen=True)
 class Table:
-    """A frame to read: each step of a solution has its own line, scores have two digits."""
+    """A frame to read: each step of a solution has its own line, scores have two digits, and rows fit a screen."""
 
     frame: pd.DataFrame
 
     def _repr_html_(self) -> str:
-        shown = self.frame.map(lambda value: html.escape(_cell(value)).replace("\n", "<br>"))
+        lines = self.frame.map(lambda value: 1 + _cell(value).count("\n")).max(axis=1).cumsum()
+        fitting = self.frame.head(max(1, (lines < ROOM).sum()))
+        shown = fitting.map(lambda value: html.escape(_cell(value)).replace("\n", "<br>"))
         table = shown.to_html(escape=False, border=0, justify="left", index=shown.index.nlevels > 1)
-        return NONE if shown.empty else table
+        rest = len(self.frame) - len(fitting)
+        return NONE if shown.empty else table + (f"<p>... and {rest} more</p>" if rest else "")
 
     def __repr__(self) -> str:
         shown = self.frame.map(lambda value: _cell(value).replace("\n", " / "))

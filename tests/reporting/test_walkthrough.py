@@ -132,6 +132,11 @@ def test_a_table_keeps_lines_and_escapes_text():
     assert "a < b / c" in repr(table) and "0.13" in repr(table)
     empty = walkthrough.Table(pd.DataFrame({"text": []}))
     assert repr(empty) == empty._repr_html_() == walkthrough.NONE
+    steps = "\n".join("abcdefg")
+    eight = walkthrough.Table(pd.DataFrame({"text": [steps] * 8}))._repr_html_()  # 56 lines and a head
+    assert (eight.count("<br>"), eight.count("<tr"), "... and 2 more" in eight) == (6 * 6, 6 + 1, True)
+    alone = walkthrough.Table(pd.DataFrame({"text": ["\n".join("abcdefg" * 9)]}))._repr_html_()
+    assert alone.count("<br>") == 62 and "more" not in alone
     long = walkthrough.Table(pd.DataFrame({"text": ["x" * 500]}))
     assert "x" * 500 in long._repr_html_()
     assert max(map(len, repr(long).splitlines())) <= walkthrough.WIDTH
