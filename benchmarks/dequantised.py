@@ -19,8 +19,9 @@ from transformers import PreTrainedModel
 
 from glore_lib.method.expert_iteration import expert_iteration
 from glore_lib.models import loading
-from glore_lib.models.prefix_tree import IGNORE
-from glore_lib.models.training import collate, solution_example
+from glore_lib.models.language_model import attended
+from glore_lib.models.prefix_tree import IGNORE, Labelled, collate, pack
+from glore_lib.models.training import solution_example
 from glore_lib.run import open_run
 from glore_lib.solutions import split_steps
 
@@ -28,16 +29,18 @@ ROOT = Path(__file__).parents[1]
 BATCH = 8  # solutions
 
 
-def losses(model: PreTrainedModel, examples: list[dict[str, list[int]]], pad: int) -> np.ndarray:
+def losses(model: PreTrainedModel, examples: list[Labelled], pad: int) -> np.ndarray:
     """Return the mean negative log-likelihood of each solution's tokens, in nats, [solutions]."""
     found = []
     for i in range(0, len(examples), BATCH):
-        batch = collate(examples[i : i + BATCH], pad)
+        batch = collate(
+            [row for example in examples[i : i + BATCH] for row in pack([example], 1, len(example.ids))], pad
+        )
         with torch.inference_mode():
-            logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1].float()
-        labels = batch["labels"][:, 1:]
-        each = torch.nn.functional.cross_entropy(logits.transpose(1, 2), labels, reduction="none", ignore_index=IGNORE)
-        found += (each.sum(dim=1) / (labels != IGNORE).sum(dim=1)).tolist()
+            logits = model(input_ids=batch["input_ids"], **attended(model, batch["visible"])).logits.float()
+        for of_row, places, labels in zip(logits, batch["label_at"], batch["labels"], strict=True):
+            learned = labels != IGNORE
+            found.append(torch.nn.functional.cross_entropy(of_row[places[learned]], labels[learned]).item())
     return np.array(found)
 
 

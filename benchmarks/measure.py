@@ -33,9 +33,10 @@ class Work:
     read: int = 0
 
     def watch(self, model: PreTrainedModel) -> RemovableHandle:
-        return model.register_forward_pre_hook(self._count, with_kwargs=True)
+        # The output layer is not asked where a prompt is read.
+        return model.base_model.register_forward_pre_hook(self._count, with_kwargs=True)
 
-    def _count(self, model: PreTrainedModel, args: tuple, kwargs: dict[str, Any]) -> None:
+    def _count(self, model: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         ids = kwargs["input_ids"]
         if ids.shape[1] == 1:
             self.decoded += ids.numel()
@@ -114,7 +115,7 @@ class Alone(TransformersSampler):
 
     def _waiting(self, requests: list[Request], temperature: float) -> list[Row]:
         order = sorted(range(len(requests)), key=lambda i: (-requests[i].shared, requests[i].prompt))
-        return [Row(requests[i], [(i, requests[i].first)]) for i in order]
+        return [Row(requests[i], [i]) for i in order]
 
 
 def multiplied(rows: int, inner: int, columns: int, dtype: torch.dtype, device: torch.device) -> float:

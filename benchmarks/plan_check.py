@@ -1,5 +1,6 @@
 """Compare the plan of the runs of a comparison with what they needed: `python benchmarks/plan_check.py`."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from glore_lib.params import Params
 def planned_and_actual(folder: Path) -> pd.DataFrame:
     """Return planned and actual tokens and seconds of every run and stage.
 
-    The plan gets what cannot be known before a run: the accuracy of the greedy drafts.
+    The plan gets what cannot be known before a run: the accuracy of the greedy drafts, and after which round expert
+    iteration ends.
     """
     rows = []
     for made in run_folders(folder):
@@ -21,6 +23,8 @@ def planned_and_actual(folder: Path) -> pd.DataFrame:
         run, params = manifest["run"], Params.model_validate(manifest["params"])
         greedy = _accuracy(made, "greedy")
         assert greedy is not None, f"{made} has no greedy accuracy"
+        rounds = max(map(int, re.findall(r"student-ei(\d+)-", (made / "01_expert_iteration.ipynb").read_text())))
+        params = params.model_copy(update={"student": params.student.model_copy(update={"rounds": rounds})})
         took = {stage["stage"]: stage for stage in manifest["stages"]}
         for stage in plan(params, greedy).stages[:-1]:
             actual = took[stage.stage]

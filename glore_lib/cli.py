@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -22,7 +23,8 @@ from typer.core import TyperGroup
 from glore_lib.params import Params, ParamsError, expanded, explain_yaml, load_params, read_yaml
 from glore_lib.tasks.benchmarks import DATA_DIR
 from glore_lib.workflow import StageError, environment
-from glore_lib.workflow.seeds import parse_seeds, with_seeds
+from glore_lib.workflow.processes import default_jobs
+from glore_lib.workflow.runs import STAGES, parse_seeds, read_runs, with_seeds
 
 if TYPE_CHECKING:  # commands import what takes seconds themselves
     from glore_lib.workflow.pipeline import Job, Results
@@ -90,6 +92,8 @@ Artifacts = Annotated[Path, typer.Option(default_factory=lambda: environment.ROO
                                          help="Folder of intermediate results; by default artifacts/ in the clone.")]
 Recompute = Annotated[bool, typer.Option("--recompute", help="Compute artifacts of older code again.")]
 KeepStale = Annotated[bool, typer.Option("--keep-stale", help="Use artifacts of older code, marked in the results.")]
+Retrain = Annotated[bool, typer.Option(
+    "--retrain", help="Train models again whose weights were not packed, where they are needed.")]
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a run or of a comparison.")]
 Root = Annotated[Path, typer.Option(help="Folder of results; each run and the comparison is a folder in it.")]
 Name = Annotated[str | None, typer.Option(
@@ -101,6 +105,9 @@ Appendix = Annotated[bool, typer.Option(
     "--appendix", help="Add the appendix: human labels, value-based refinement, ablations.")]
 Seeds = Annotated[str | None, typer.Option(
     metavar="LIST", help="Seeds of each run, such as 0-4 or 0,2,5; by default the one in its params file.",
+    show_default=False)]
+Jobs = Annotated[int | None, typer.Option(
+    min=1, help="Runs to do side by side; by default all, if each gets a core and none uses a GPU.",
     show_default=False)]
 Hardware = Annotated[str, typer.Option(help="What runs it: cpu, a100-80gb, h100-80gb or rtx-4090.")]
 Accuracy = Annotated[float, typer.Option(help="Share of samples that are assumed right, between 0 and 1.")]
@@ -138,7 +145,7 @@ def main(
 def run(
     params: ParamsFiles, settings: Settings, artifacts: Artifacts, out: Root = Path("results"), name: Name = None,
     seeds: Seeds = None, start: Start = None, fresh: Fresh = False, appendix: Appendix = False,
-    recompute: Recompute = False, keep_stale: KeepStale = False,
+    recompute: Recompute = False, keep_stale: KeepStale = False, jobs: Jobs = None, retrain: Retrain = False,
 ) -> None:  # fmt: skip
     """Run notebooks 01-05 for each params file, then 06, which compares the runs. Finished notebooks are kept.
 
@@ -148,12 +155,13 @@ def run(
     os.environ["TQDM_DISABLE"] = "1"  # before tqdm is imported: seeds are computed under the bar of this command
     from glore_lib.workflow.pipeline import Pipeline
 
+    _set("GLORE_RETRAIN", retrain)
     overrides, numbers = _parse(settings), parse_seeds(seeds)
     pipeline = Pipeline(params, out, artifacts, overrides, start, fresh, appendix, name, recompute, numbers)
     if any(job.due for job in pipeline.jobs):
         runs = [made.params for made in pipeline.results if made.params]
         _settle_stale(artifacts, runs, recompute, keep_stale)
-    _render(pipeline.results)
+    _render(pipeline.results, jobs or default_jobs([*pipeline.runs.values()]))
 
 
 @app.command(
@@ -164,22 +172,78 @@ def run(
 )
 def compute(
     params: ParamsFiles, settings: Settings, artifacts: Artifacts, seeds: Seeds = None, recompute: Recompute = False,
-    keep_stale: KeepStale = False,
+    keep_stale: KeepStale = False, jobs: Jobs = None, retrain: Retrain = False,
 ) -> None:  # fmt: skip
     """Compute all artifacts of notebooks 01-05 in this process, for example on a GPU server, and render nothing.
 
     `glore run` then renders the notebooks in minutes. What only the appendix needs is computed by glore run --appendix.
     """
-    from glore_lib.workflow.pipeline import read_runs
-
+    if not sys.stderr.isatty():
+        os.environ["TQDM_DISABLE"] = "1"  # before tqdm is imported: no bars in a log
     overrides, numbers = _parse(settings), parse_seeds(seeds)
-    runs = read_runs(params, overrides).values()
+    _set("GLORE_RETRAIN", retrain)
+    runs = [*read_runs(params, overrides, artifacts).values()]
     each = [made for run in runs for made, _ in with_seeds(run, overrides, numbers)]
     _settle_stale(artifacts, each, recompute, keep_stale)
     from glore_lib.workflow.compute import compute  # imports torch
 
-    compute(params, overrides, numbers, artifacts, lambda stage: typer.echo(stage, err=True))
+    jobs = jobs or default_jobs(runs)
+    compute(params, overrides, numbers, artifacts, lambda line: typer.echo(line, err=True), jobs)
     typer.echo(f"done: {artifacts}")
+
+
+@app.command(
+    epilog=_examples(
+        "glore pack params/mini-hard.yaml",
+        "glore pack params/llama2-7b-gsm8k.yaml --seeds 0-4 --out llama2.tar.gz",
+        "glore pack params/mini-hard.yaml --dataset",
+    )
+)
+def pack(
+    params: ParamsFiles, settings: Settings, artifacts: Artifacts, seeds: Seeds = None,
+    out: Annotated[Path | None, typer.Option(
+        help="Archive, by default RUN.tar.gz of the first run, or folder of the data set, by default RUN-dataset.",
+        show_default=False)
+    ] = None,
+    dataset: Annotated[bool, typer.Option(
+        "--dataset", help="Write a data set that datasets.load_dataset reads instead.")] = False,
+) -> None:  # fmt: skip
+    """Write the samples, rollouts, labels, scores, refinements and records of runs to one archive, without weights.
+
+    `glore unpack` adds it to the artifacts of another machine, where `glore run` renders the notebooks and `glore
+    check` recomputes every number.
+    """
+    from glore_lib.artifacts.manifest import stage_record_path
+    from glore_lib.artifacts.packed import pack
+
+    overrides, numbers = _parse(settings), parse_seeds(seeds)
+    runs = [made for path in params for made, _ in with_seeds(load_params(path, overrides), overrides, numbers)]
+    if dataset:
+        _write_dataset(runs, artifacts, out or Path(f"{runs[0].run}-dataset"))
+        return
+    archive = out or Path(f"{runs[0].run}.tar.gz")
+    packed = pack(artifacts, runs, archive)
+    for made in runs:
+        if missing := [stage for stage in STAGES if not stage_record_path(artifacts, made, stage).exists()]:
+            typer.echo(f"{made.run} seed {made.seed}: not computed to the end: {', '.join(missing)}", err=True)
+    typer.echo(f"done: {archive} ({len(packed)} artifacts, {archive.stat().st_size / 1e6:,.1f} MB)")
+
+
+@app.command(
+    epilog=_examples(
+        "glore unpack mini-hard.tar.gz",
+        "glore unpack llama2.tar.gz.* --artifacts elsewhere",
+    )
+)
+def unpack(
+    archive: Annotated[list[Path], typer.Argument(help="An archive of glore pack, or its pieces in order.")],
+    artifacts: Artifacts,
+) -> None:
+    """Add the artifacts in an archive of `glore pack` to those of this machine. What is there is kept."""
+    from glore_lib.artifacts.packed import unpack
+
+    new, present = unpack(archive, artifacts)
+    typer.echo(f"done: {artifacts} ({len(new)} new artifacts, {len(present)} were there)")
 
 
 @app.command(epilog=_examples("glore compare results/mini-hard results/mini-easy --out results/mini"))
@@ -222,6 +286,7 @@ def status(out: Folder, artifacts: Artifacts) -> None:
     """Show which stages are done, running or failed, what they took, and the state of unfinished artifacts."""
     from glore_lib.artifacts.locks import is_used
     from glore_lib.artifacts.manifest import read_manifest, seed_folders
+    from glore_lib.artifacts.packed import without_weights
     from glore_lib.artifacts.store import unfinished
 
     manifest, used = read_manifest(out), is_used(out)
@@ -240,6 +305,8 @@ def status(out: Folder, artifacts: Artifacts) -> None:
     lines += [f"compares: {out / run['folder']}" for run in manifest.get("runs", {}).values()]
     lines += [f"seed: {folder}" for folder in seed_folders(out)]
     lines += [f"computed by older code: {name} ({why})" for name, why in manifest.get("stale", {}).items()]
+    if absent := without_weights(artifacts):
+        lines.append(f"without weights, which were not packed: {', '.join(absent)}")
     lines += [f"unfinished: {name}: {kept}" for name, kept in unfinished(artifacts).items()]
     lines.append(f"{states[0]}, {timedelta(seconds=round(manifest['seconds']))} of work")
     console.print("\n".join(lines), markup=False)
@@ -334,9 +401,31 @@ def _settle_stale(root: Path, runs: Sequence[Params], recompute: bool, keep_stal
         if answer == "abort":
             raise ParamsError("aborted: nothing was computed or changed")
         keep_stale = answer == "keep"
-    os.environ.pop("GLORE_KEEP_STALE", None)
-    if keep_stale:
-        os.environ["GLORE_KEEP_STALE"] = "1"  # for the kernels too
+    _set("GLORE_KEEP_STALE", keep_stale)
+
+
+def _write_dataset(runs: Sequence[Params], artifacts: Path, out: Path) -> None:
+    """Write the data set of one run, and print its rows."""
+    from glore_lib.workflow.check import open_stored
+    from glore_lib.workflow.dataset import write_dataset
+
+    if len(runs) > 1:
+        raise ParamsError("--dataset: must be of one run and one seed; give one params file, and no further --seeds")
+    with TemporaryDirectory() as derived:
+        rows = write_dataset(open_stored(runs[0], artifacts, Path(derived)), out)
+    lines = [
+        (name, *(f"{counts.get(split, 0):,}" for split in ("train", "validation", "test")))
+        for name, counts in rows.items()
+    ]
+    _print_table(("configuration", "train", "validation", "test"), lines, left=1)
+    typer.echo(f"done: {out}")
+
+
+def _set(name: str, asked: bool) -> None:
+    """Set or remove an environment variable, for this process and the kernels."""
+    os.environ.pop(name, None)
+    if asked:
+        os.environ[name] = "1"
 
 
 def _is_interactive() -> bool:
@@ -357,7 +446,7 @@ def _parse(settings: Sequence[str]) -> dict[str, Any]:
     return overrides
 
 
-def _render(results: Sequence["Results"]) -> None:
+def _render(results: Sequence["Results"], jobs: int = 1) -> None:
     """Render results folders with a progress bar, and the report of the last, a comparison, where it may be new."""
     from glore_lib.artifacts.manifest import REPORT, duration
     from glore_lib.workflow.pipeline import FIGURES, render
@@ -367,22 +456,23 @@ def _render(results: Sequence["Results"]) -> None:
     times = (TimeElapsedColumn(), TimeRemainingColumn())  # at the average pace so far: cells take minutes
     bar = Progress(*columns, *times, console=Console(stderr=True), speed_estimate_period=1e9)
     due = [job for made in results for job in made.jobs if job.due]
-    task, done = bar.add_task("starting", total=sum(job.share for job in due)), 0.0
+    task, shares = bar.add_task("starting", total=sum(job.share for job in due)), dict[str, tuple["Job", float]]()
     finished = [name for made in results for name in made.finished]
 
     def progress(job: "Job", share: float) -> None:
-        nonlocal done
         if finished and not bar.live.is_started:
             bar.console.print(f"found finished: {', '.join(finished)}", highlight=False)
         bar.start()  # a refused run shows its error alone
-        bar.update(task, description=f"{job.place}{job.label}", completed=done + share * job.share)
+        shares[job.label] = job, share
+        working = [f"{j.place}{j.label}" for j, part in shares.values() if part < 1] or [f"{job.place}{job.label}"]
+        done = sum(part * j.share for j, part in shares.values())
+        bar.update(task, description="; ".join(working), completed=done)
         if share == 1.0:
-            done += job.share
             bar.console.print(f"{job.label} {job.done}", highlight=False)
 
     out = results[-1].out
     try:
-        render(results, progress)
+        render(results, progress, jobs)
     finally:
         if bar.live.is_started:
             bar.stop()
@@ -397,3 +487,7 @@ def _render(results: Sequence["Results"]) -> None:
         typer.echo(f"{run}: {', '.join(f'{count} {verdict}' for verdict, count in counts.items() if count)}")
     typer.echo(f"see {out / FIGURES}.ipynb or {out / REPORT}")
     typer.echo(f"done: {out} ({duration(time.perf_counter() - started)})")
+
+
+if __name__ == "__main__":  # where the package is not installed
+    app()

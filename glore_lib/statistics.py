@@ -180,7 +180,9 @@ def _by_seed(outcomes: Sequence[Outcome]) -> NDArray[np.float64]:
     replicates = []
     for o in outcomes:
         drawn = weights if len(o.questions) == len(names) else weights[:, np.searchsorted(names, o.questions)]
-        replicates.append(_ratio(o.hits @ drawn.T, o.counts @ drawn.T))
+        # The last digits of a matrix product depend on the number of threads.
+        hits, counts = (np.einsum("pq,rq->pr", part, drawn) for part in (o.hits, o.counts))
+        replicates.append(_ratio(hits, counts))
     return np.array(replicates)
 
 
@@ -197,7 +199,7 @@ def _over_seeds(
         sampling = np.nanvar(replicates - mean, axis=1).mean() * size / (size - 1)
         between = max(0.0, np.var(points, ddof=1) - sampling)
         effects = (points - points.mean()) * np.sqrt(between / np.var(points))
-        mean = mean + _resamples(size, level="seeds") @ effects / size
+        mean = mean + np.einsum("rs,s->r", _resamples(size, level="seeds"), effects) / size
     counted = {question for o in outcomes for question in o.questions[o.counts.any(axis=0)]}
     return Resampled(float(points.mean()), mean, sum(o.n for o in outcomes), len(counted), bounds)
 

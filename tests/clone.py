@@ -132,10 +132,10 @@ class Clone:
             files or [self.params], self.results, self.root / "artifacts", notebooks=self.notebooks, **options
         )
 
-    def run(self, *files: Path, **options) -> list[str]:
+    def run(self, *files: Path, jobs: int = 1, **options) -> list[str]:
         """Run the pipeline; return what the notebooks logged."""
         self.log.unlink(missing_ok=True)
-        render(self.pipeline(*files, **options).results)
+        render(self.pipeline(*files, **options).results, jobs=jobs)
         return self.log.read_text().splitlines() if self.log.exists() else []
 
     @property

@@ -33,7 +33,7 @@ from glore_lib.reporting.tables import stepwise, student_comparison
 from glore_lib.run import Run
 from glore_lib.workflow import environment, pipeline
 from glore_lib.workflow.pipeline import comparison_name
-from glore_lib.workflow.seeds import parse_seeds
+from glore_lib.workflow.runs import parse_seeds
 from tiny import Scripted, open_tiny, solver
 
 ALL_STAGES = tuple(pipeline.STAGES)
@@ -358,8 +358,12 @@ def test_compute_makes_all_that_the_notebooks_need_and_renders_none(clone, tiny_
     assert (shown.exit_code, shown.stdout) == (0, f"done: {store}\n"), shown.stderr
     assert asked == [(str(clone.params), {"student.rounds": 3}, str(store))]
     stages = [stage for stage in ALL_STAGES if stage != pipeline.FIGURES]
-    shown_stages = [line for line in shown.stderr.splitlines() if line.startswith("tiny ")]  # among progress bars
-    assert shown_stages == [f"tiny {stage}" for stage in stages]
+    lines = [re.sub(r": [\d.]+ s$", ": s", line) for line in shown.stderr.splitlines()]  # among progress bars
+    assert [line for line in lines if line.startswith("tiny ")] == [
+        f"tiny {stage}{end}" for stage in stages for end in ("", ": s")
+    ]
+    made = [line.removeprefix("  tiny: ").removesuffix(": s") for line in lines if re.match(r"  \S.*: s$", line)]
+    assert sorted(made) == sorted(name for name in artifacts(store) if "-" in name)
     assert {path.stem for path in (store / "stages").glob("tiny-*/*.json")} == set(stages)
     assert not clone.results.exists() and not clone.log.exists()
 
@@ -381,7 +385,7 @@ def test_compute_makes_the_artifacts_of_every_seed(clone, tiny_base, monkeypatch
     shown = glore("compute", clone.params, "--seeds", "2,0")
     assert (shown.exit_code, shown.stdout) == (0, f"done: {store}\n"), shown.stderr
     stages = [stage for stage in ALL_STAGES if stage != pipeline.FIGURES]
-    lines = [line for line in shown.stderr.splitlines() if line.startswith("tiny ")]
+    lines = [line for line in shown.stderr.splitlines() if re.fullmatch(r"tiny seed \d \w+", line)]
     assert lines == [f"tiny seed {seed} {stage}" for seed in (0, 2) for stage in stages]
     records = [stage_record_path(store, load_params(clone.params, settings | {"seed": n}), "05_evaluation")
                for n in (0, 1, 2)]  # fmt: skip

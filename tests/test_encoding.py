@@ -26,7 +26,9 @@ def without_encoding(path: Path) -> Iterator[str]:
         name = getattr(node.func, "attr", getattr(node.func, "id", ""))
         modes = [part.value for part in [*node.args[:2], *(k.value for k in node.keywords if k.arg == "mode")]
                  if isinstance(part, ast.Constant)]  # fmt: skip
-        of_text = name == "open" and not any("b" in str(mode) for mode in modes)
+        owner = getattr(node.func, "value", None)
+        opens_files = getattr(owner, "attr", getattr(owner, "id", "")) not in ("tarfile", "store")
+        of_text = name == "open" and opens_files and not any("b" in str(mode) for mode in modes)
         as_text = any(k.arg in ("text", "universal_newlines") for k in node.keywords) and name in (
             "run",
             "Popen",
@@ -46,7 +48,7 @@ def test_calls_without_an_encoding_are_found(tmp_path, monkeypatch):
     lines = {
         "p.read_text()": 1, "p.write_text('x', encoding='utf-8')": 0, "p.open()": 1, "p.open('rb')": 0,
         "open(p, 'w')": 1,
-        "open(p, mode='wb')": 0, "run(c, text=True)": 1, "run(c)": 0,
+        "open(p, mode='wb')": 0, "run(c, text=True)": 1, "run(c)": 0, "tarfile.open(p)": 0, "run.store.open(a)": 0,
     }  # fmt: skip
     (tmp_path / "module.py").write_text("\n".join(lines), encoding="utf-8")
     found = list(without_encoding(tmp_path / "module.py"))

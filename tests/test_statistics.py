@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 import warnings
 from itertools import combinations
 from types import SimpleNamespace
@@ -523,3 +526,26 @@ def test_an_outcome_of_nothing_has_one_question_that_does_not_count():
     for nothing in (Outcome.of([], []), Outcome.balanced([], [], []), Outcome.auc([], [], [])):
         assert nothing.questions.tolist() == [""] and nothing.n == 0
         assert is_no_data(estimate([nothing]))
+
+
+SEEDS = """
+import numpy as np
+from glore_lib import statistics
+
+random, questions = np.random.default_rng(0), np.repeat(np.arange(600), 5)
+outcomes = [
+    statistics.Outcome.auc(random.integers(0, 2, 3000), random.random(3000), questions) for seed in range(5)
+]
+print(*np.sort(statistics.resampled(outcomes).replicates))
+"""
+
+
+def test_no_digit_depends_on_the_number_of_threads():
+    shown = {
+        subprocess.run(
+            [sys.executable, "-c", SEEDS], check=True, capture_output=True,
+            env=os.environ | {"OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads},
+        ).stdout
+        for threads in ("1", "2")
+    }  # fmt: skip
+    assert len(shown) == 1 and shown.pop().count(b" ") == statistics.RESAMPLES - 1

@@ -18,6 +18,7 @@ from glore_lib.artifacts.store import Artifact
 from glore_lib.method.students import Student
 from glore_lib.models.prefix_tree import Labelled, Row, pack
 from glore_lib.models.tokens import encode
+from glore_lib.models.training import solution_example
 from glore_lib.pretraining.pretrain import build_tokenizer
 from glore_lib.run import Run, open_run
 from glore_lib.sampling import Completion, Request
@@ -130,6 +131,12 @@ def rollout_rows(rollouts: dict[tuple[str, str], list[list[str]]]) -> pd.DataFra
             for k, rollout in enumerate(step)
         ]
     )  # fmt: skip
+
+
+def solution_rows(tokenizer: PreTrainedTokenizerBase, questions: list[Question]) -> list[Row]:
+    """Make a language model's row for each question, with its reference solution."""
+    texts = [(q.question + "\n", q.reference_solution.split("\n")) for q in questions]
+    return [row for text in texts for row in pack([solution_example(tokenizer, *text)], 1, 1000)]
 
 
 def labelled_rows(tokenizer: PreTrainedTokenizerBase, questions: list[Question], counts: list[int]) -> list[Row]:

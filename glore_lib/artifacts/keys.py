@@ -28,12 +28,24 @@ FACADES = {"Run": "run", "Replication": "method.replication", "SplitEvaluation":
 ANY_OBJECT = "Run"  # its attributes are followed on every object, since it is passed around under many names
 # How results are stored, where the base model comes from and what it supports: a key holds the model's files and that.
 NOT_FOLLOWED = {
-    f"Run.{name}" for name in ("base", "base_key", "_base_fingerprint", "support", "frame", "folder", "_key", "finish")
+    f"Run.{name}"
+    for name in (
+        "base",
+        "_own_base",
+        "_packed_base",
+        "base_key",
+        "_base_fingerprint",
+        "support",
+        "frame",
+        "folder",
+        "_key",
+        "finish",
+    )
 }
 # What no notebook shows, by the beginning of its path.
 NOT_SHOWN = (
-    *("cli", "workflow", "cost", "artifacts/locks", "artifacts/manifest", "artifacts/upgrades"),
-    *("reporting/explorer", "reporting/report", "reporting/quoted", "assets/report"),
+    *("cli", "workflow", "cost", "artifacts/locks", "artifacts/manifest", "artifacts/packed", "artifacts/upgrades"),
+    *("reporting/explorer", "reporting/report", "reporting/quoted", "assets/report", "assets/dataset"),
 )
 SILENT = {"warn", "print"}  # calls whose arguments are messages
 

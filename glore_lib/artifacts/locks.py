@@ -17,6 +17,7 @@ from glore_lib.artifacts.records import warn
 from glore_lib.params import ParamsError
 
 LOCK = ".glore.lock"
+SIDE_BY_SIDE = "GLORE_SIDE_BY_SIDE"  # environment variable: processes of one command wait for each other silently
 NO_FLOCK = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # such as Lustre mounted without it
 BLOCK = bytes(4096)
 
@@ -90,8 +91,10 @@ def waited_for(path: Path) -> Iterator[None]:
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        remedy = "; if process {} on {} has ended, delete {}".format(*_owner(path), path) if _is_elsewhere(path) else ""
-        warn(f"{path.stem[1:]}: waiting for another process, which makes it{remedy}")
+        elsewhere = _is_elsewhere(path)
+        remedy = "; if process {} on {} has ended, delete {}".format(*_owner(path), path) if elsewhere else ""
+        if elsewhere or SIDE_BY_SIDE not in os.environ:
+            warn(f"{path.stem[1:]}: waiting for another process, which makes it{remedy}")
         lock.acquire()
     try:
         yield

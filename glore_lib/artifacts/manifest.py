@@ -8,6 +8,7 @@ from glore_lib.params import Params, ParamsError
 
 MANIFEST, REPORT, RUN_FILE = "manifest.json", "report.html", "run.json"
 SEEDS = "seeds"  # folder in a run folder, with a folder named by each further seed
+OTHER_WEIGHTS = "other weights"  # in the info of a model that was trained again
 TOO_MANY_LOST = 0.1  # share of a training's sequences that may be too long without a warning
 
 
@@ -62,7 +63,7 @@ def stage_records(root: Path, params: Params) -> dict[str, Any]:
 
 
 def training_warnings(records: dict[str, Any]) -> list[str]:
-    """Return a sentence for each model among some artifacts that learned from too little of its data."""
+    """Return a sentence for each model among some artifacts that learned from too little, or was trained again."""
     found = []
     for id, info in ((id, record["info"]) for id, record in records.items()):
         name, total = id.rpartition("-")[0], info.get("sequences", 1) + info.get("too_long", 0)
@@ -71,6 +72,10 @@ def training_warnings(records: dict[str, Any]) -> list[str]:
         elif info.get("too_long", 0) > TOO_MANY_LOST * total:
             lost = f"{info['too_long']:,} of {total:,} sequences ({info['too_long'] / total:.0%})"
             found.append(f"{name} was trained without {lost}: they are longer than finetuning.max_length.")
+        if info.get("trained_again") == OTHER_WEIGHTS:
+            found.append(
+                f"{name} was trained again: its stored answers and scores are of weights that differ from these."
+            )
     return found
 
 

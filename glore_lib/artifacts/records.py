@@ -8,9 +8,12 @@ from typing import Any
 
 import pandas as pd
 
-from glore_lib.params import digest
+from glore_lib.params import ParamsError, digest
 
 RECORD = "artifact.json"
+WEIGHTS = ".safetensors"
+LEFT_OUT = "left_out.json"  # in the folder of an artifact that came without some of its files: their names
+RETRAIN = "GLORE_RETRAIN"  # environment variable: train models again whose weights were left out, where they are needed
 UNFINISHED = "unfinished"
 NOTE = "glore: "  # prefix of warnings about damaged files on stderr
 
@@ -32,6 +35,7 @@ SCHEMAS: dict[str, dict[str, str]] = {
         "question_id": "str", "sample_id": "str", "step": "int64", "label_raw": "int64", "label": "int64",
         "source": "str",
     },
+    "soft_labels": {"question_id": "str", "sample_id": "str", "step": "int64", "label": "float64"},
     "step_scores": {
         "question_id": "str", "sample_id": "str", "step": "int64", "model": "str", "score": "float64",
     },
@@ -69,12 +73,31 @@ def warn(damage: str) -> None:
 
 def write_record(folder: Path, record: dict[str, Any]) -> None:
     """Write the record of a folder, with the checksums of its files and of the record itself."""
-    record = json.loads(json.dumps(record | {"files": _checksums(folder)}, default=str))
+    record = json.loads(json.dumps(record | {"files": checksums(folder)}, default=str))
     write(folder / RECORD, json.dumps(record | {"checksum": digest(record)}, indent=1, sort_keys=True))
 
 
+def left_out(folder: Path) -> list[str]:
+    """Return the files of an artifact that ``glore pack`` left out, and that are not there: a model's weights."""
+    try:
+        names = json.loads((folder / LEFT_OUT).read_text(encoding="utf-8"))
+        return [name for name in names if not (folder / name).exists()]
+    except (OSError, ValueError, TypeError):
+        return []
+
+
+def check_weights(folder: Path) -> None:
+    """Raise :class:`ParamsError` if the weights of an artifact were left out."""
+    if left_out(folder):
+        remedy = f"copy {folder.name} from where it was computed, or give --retrain to train it again"
+        raise ParamsError(f"artifacts {folder.parent}: the weights of {folder.name} were not packed; {remedy}")
+
+
 def verify_record(folder: Path) -> dict[str, Any]:
-    """Return the record of a folder; raise StoreError if it, or a file that it names, is missing or was modified."""
+    """Return the record of a folder; raise StoreError if it, or a file that it names, is missing or was modified.
+
+    Files that were left out may be missing.
+    """
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         if record.pop("checksum") != digest(record):
@@ -83,9 +106,9 @@ def verify_record(folder: Path) -> dict[str, Any]:
         raise StoreError(f"{folder.name}: {RECORD} is missing") from None
     except (ValueError, KeyError, AttributeError, TypeError):
         raise StoreError(f"{folder.name}: {RECORD} was modified after it was written") from None
-    found = _checksums(folder)
+    found, absent = checksums(folder), left_out(folder)
     for name, expected in record["files"].items():
-        if found.get(name) != expected:
+        if found.get(name) != expected and name not in absent:
             state = "was modified after it was written" if name in found else "is missing"
             raise StoreError(f"{folder.name}: {name} {state}")
     return record
@@ -98,7 +121,8 @@ def write(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-def _checksums(folder: Path) -> dict[str, str]:
+def checksums(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of every file of an artifact but its record, by its path in the folder."""
     names = {path: str(path.relative_to(folder)) for path in sorted(folder.rglob("*")) if path.is_file()}
     return {
         name: checksum(path) for path, name in names.items() if name != RECORD and not name.startswith(f"{UNFINISHED}/")

@@ -22,17 +22,23 @@ from typing import Any
 import pandas as pd
 
 from glore_lib.artifacts.locks import waited_for
+from glore_lib.artifacts.manifest import OTHER_WEIGHTS
 from glore_lib.artifacts.records import (
     RECORD,
+    RETRAIN,
     UNFINISHED,
+    WEIGHTS,
     StoreError,
     check_schema,
+    check_weights,
     checksum,
+    checksums,
+    left_out,
     verify_record,
     warn,
     write_record,
 )
-from glore_lib.params import digest
+from glore_lib.params import ParamsError, digest
 
 KEEP_STALE = "GLORE_KEEP_STALE"  # environment variable: use artifacts of older code instead of making them again
 Info = dict[str, Any]  # what a record says besides the key: token counts, losses, steps
@@ -86,15 +92,19 @@ class Store:
     """A folder of artifacts.
 
     ``used`` lists the artifacts that this process made or read, for the manifest; ``stale`` those of them that older
-    code made, with the reason. They are used only where the environment variable :data:`KEEP_STALE` is set.
+    code made, with the reason. They are used only where the environment variable :data:`KEEP_STALE` is set. ``made`` is
+    called with each artifact that was not there.
     """
 
     root: Path
     used: dict[str, Artifact] = field(default_factory=dict)
     stale: dict[str, str] = field(default_factory=dict)
+    made: Callable[[Artifact], None] = lambda artifact: None
     # Of the artifact in progress: the folder of its shards, and the seconds of those that an earlier run made.
     _shards: Path | None = field(default=None, init=False, repr=False)
     _found: list[float] = field(default_factory=list, init=False, repr=False)
+    # What makes the artifacts whose weights were left out.
+    _makers: dict[str, tuple[str, Info, Callable[[Path], Info]]] = field(default_factory=dict, init=False, repr=False)
 
     def frame(
         self, name: str, schema: str, key: dict[str, Any], make: Callable[[], pd.DataFrame | tuple[pd.DataFrame, Info]]
@@ -107,7 +117,7 @@ class Store:
         def write(folder: Path) -> Info:
             made = make()
             frame, info = made if isinstance(made, tuple) else (made, {})
-            check_schema(frame, schema).to_parquet(folder / "data.parquet", index=False)
+            check_schema(frame, schema).to_parquet(folder / "data.parquet", index=False, compression="zstd")
             return {"rows": len(frame)} | info
 
         return self.folder(name, {"schema": schema} | key, write)
@@ -122,7 +132,28 @@ class Store:
                 artifact = Artifact(older)
             else:
                 self._make(name, artifact.folder, key, make)
+        if left_out(artifact.folder) and artifact.id not in self.stale:
+            self._makers[artifact.id] = name, key, make
         return self.used.setdefault(artifact.id, artifact)
+
+    def open(self, artifact: Artifact) -> Path:
+        """Return the folder of an artifact with all of its files; those of a frame are always there.
+
+        A model whose weights were left out is trained again where the environment variable :data:`RETRAIN` is set.
+        Otherwise, or if older code made it, this raises :class:`ParamsError`.
+        """
+        if left_out(artifact.folder) and os.environ.get(RETRAIN):
+            if artifact.id in self.stale:
+                raise ParamsError(
+                    f"artifacts {self.root}: the weights of {artifact.id} were not packed, and older code made it; "
+                    "give --recompute instead of --keep-stale to train it again"
+                )
+            name, key, make = self._makers[artifact.id]
+            warn(f"{artifact.id}: its weights were not packed; training it again")
+            self._make(name, artifact.folder, key, make)
+            self.used[artifact.id] = Artifact(artifact.folder)  # with its new record
+        check_weights(artifact.folder)
+        return artifact.folder
 
     @cached_property
     def _older(self) -> dict[str, Path]:
@@ -176,15 +207,23 @@ class Store:
         with waited_for(folder.with_name(f".{folder.name}.lock")):
             shards.mkdir(parents=True, exist_ok=True)
             try:
-                if self._is_whole(folder):  # made by the process that held the lock
+                if self._is_whole(folder) and not left_out(folder):  # made by the process that held the lock
                     return
                 _empty(making)
                 self._shards, self._found, started = shards, [], time.perf_counter()
                 info = make(making)
                 seconds = time.perf_counter() - started + sum(self._found) + info.pop("seconds_before", 0.0)
                 record = {"name": name, "key": key, "seconds": round(seconds, 3), "shards_found": len(self._found)}
+                if before := verify_record(folder)["files"] if folder.exists() else {}:
+                    weights = {name for name in before if name.endswith(WEIGHTS)}
+                    again = checksums(making)
+                    same = all(again.get(name) == before[name] for name in weights)
+                    info["trained_again"] = "same weights" if same else OTHER_WEIGHTS
                 write_record(making, record | {"info": info})
+                if before:
+                    shutil.rmtree(folder)
                 making.replace(folder)
+                self.made(Artifact(folder))
             finally:
                 self._shards, self._found = outer
                 if making.exists():

@@ -13,7 +13,7 @@ import numpy as np
 from huggingface_hub import try_to_load_from_cache
 from tokenizers import Tokenizer
 
-from glore_lib.models.sources import ADAPTER_FILES, MINI_BASE, locate
+from glore_lib.models.sources import ADAPTER_FILES, MINI_BASE, gguf_file, locate
 from glore_lib.params import Finetuning, ParamsError
 
 if TYPE_CHECKING:  # torch and transformers take seconds to import: only models that need them wait for them
@@ -139,11 +139,8 @@ LLAMA_2 = {
 
 def _location(source: str) -> tuple[str, dict[str, Any]]:
     """Return the name of a base model and the options to open its configuration and tokenizer."""
-    if source == "smollm2-135m":
-        from glore_lib.models.loading import smollm2_gguf
-
-        folder, file = smollm2_gguf()
-        return folder, {"gguf_file": file}
+    if file := gguf_file(source):
+        return str(file.parent), {"gguf_file": file.name}
     if (Path(source) / ADAPTER_FILES[0]).exists():
         from glore_lib.models.loading import adapter_base
 
@@ -166,7 +163,7 @@ def _local_file(source: str, file: str) -> Path | None:
 
 
 def _is_local(source: str) -> bool:
-    return source == "smollm2-135m" or _local_file(source, "config.json") is not None
+    return gguf_file(source) is not None or _local_file(source, "config.json") is not None
 
 
 @cache

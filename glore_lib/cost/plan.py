@@ -25,7 +25,7 @@ from glore_lib.cost.hardware import (
     token_counter,
 )  # fmt: skip
 from glore_lib.method.schedule import KINDS, SCORING_TOKENS, pool_size, waves
-from glore_lib.params import Params, ParamsError
+from glore_lib.params import Params, ParamsError, check_installed
 from glore_lib.solutions import mark_bad, split_steps
 from glore_lib.tasks import Question, Task, checked_task
 
@@ -170,6 +170,7 @@ class _Planner:
     def __init__(self, p: Params, accuracy: float, hardware: Hardware):
         self.p, self.hardware = p, hardware
         task = checked_task(p)
+        check_installed(p)
         self.size, self.sized_by = model_size(p.base_model.location)
         count, self.counted_by = token_counter(p.base_model.location)
         self.text = GENERATED_TEXT if p.task.name == "arithmetic" else NATURAL_TEXT
@@ -181,8 +182,11 @@ class _Planner:
         self.work: list[Work] = []
         self.stage = ""
         self.lengths, self.chance, self.greedy_right = {}, {}, {}
+        self.reward_split = "reward" if p.task.reward_questions else "train"
         for split, n in p.task.counts.items():
-            questions = task.questions(split, min(n, MEASURED.get(p.task.name, n)), p.seed)
+            # Further questions of the train split are like its first.
+            drawn = "train" if split == "reward" else split
+            questions = task.questions(drawn, min(n, MEASURED.get(p.task.name, n)), p.seed)
             self.lengths[split] = Lengths(task, questions, n, count)
             # Every quantile once, so that the mean is right for few questions too; in random order, because difficulty
             # does not depend on length here.
@@ -214,7 +218,8 @@ class _Planner:
             self._sample(f"round {i}", "train", p.samples_per_question, one_shot=one_shot and i == 1)
             right += self._counts("train", p.samples_per_question)[0]
             kept = np.minimum(_distinct(before + right, self.text.new_texts[0]) - before, i * p.max_kept_per_question)
-            steps = self._train(f"ei{i}", before + kept, sequences, p.training)
+            more = train.solution * self.text.new_tokens
+            steps = self._train_together(f"ei{i}", before + kept, sequences, more, p.solutions_per_row, p.training)
             self._sample("greedy", "validation")
         if p.sft_control:
             control = p.training.model_copy(update={"max_steps": max(steps, 1), "epochs": max(steps, 1)})
@@ -232,28 +237,30 @@ class _Planner:
     def sorm(self) -> None:
         p = self.p.reward_models
         self.stage = "03_sorm"
-        self._roll_out("train", *self._drafts(self.samples))
+        self._roll_out(self.reward_split, *self._drafts(self.samples))
         for kind in ("sorm", "sorm_raw"):
             self._train_reward_model(kind, self.samples, p.training)
         self._score("validation", *self._greedy("validation"), times=2)
         if p.figure4 and p.figure4_training:  # of the SFT student
             samples = self._reward_samples()
-            self._roll_out("train", *self._drafts(samples))
+            self._roll_out(self.reward_split, *self._drafts(samples))
             for kind in KINDS:
                 self._train_reward_model(kind, samples, p.figure4_training)
 
     def refiner(self) -> None:
-        p, train = self.p.refiner, self.lengths["train"]
+        p, lengths = self.p.refiner, self.lengths[self.reward_split]
         self.stage = "04_refiners"
         right, wrong = self._texts(self.samples)
         drafts = self._drafts(self.samples)[1]
         # A local pair's target is a rollout that verified the step before the first error: one, because rollouts stop
         # there. If even the first step has no right rollout, it is any right sample.
-        verified = 1 - (1 - self._step_chance("train")[:, 0]) ** self.p.reward_models.rollouts_per_step
-        first = 1 - self._right_start("train")[:, 0] * verified
+        verified = 1 - (1 - self._step_chance(self.reward_split)[:, 0]) ** self.p.reward_models.rollouts_per_step
+        first = 1 - self._right_start(self.reward_split)[:, 0] * verified
         local = drafts * (first * right + (1 - first))
         pairs = np.minimum(local, p.pairs_per_question) + np.minimum(right * wrong, p.pairs_per_question)
-        self._train("refiner", pairs, train.refine + train.solution + 1, p.training)
+        # Half of the further pairs of a question have a draft of their own.
+        alone, more = lengths.refine + lengths.solution + 1, lengths.solution + (lengths.refine - lengths.prompt) / 2
+        self._train_together("refiner", pairs, alone, more, p.pairs_per_row, p.training)
         self._refine("validation")
 
     def evaluation(self) -> None:
@@ -270,8 +277,8 @@ class _Planner:
 
     def _reward_samples(self) -> Pair:
         n = self.p.reward_models.samples_per_question
-        self._sample("reward models", "train", n)
-        return self._counts("train", n)
+        self._sample("reward models", self.reward_split, n)
+        return self._counts(self.reward_split, n)
 
     def _train_reward_model(self, kind: str, samples: Pair, training: params.Training) -> None:
         right, wrong = samples
@@ -279,13 +286,13 @@ class _Planner:
         labelled = {"orm": (right, wrong), "balanced_orm": (few, few)}.get(kind)
         drafts = labelled or self._drafts(samples)
         count, texts = sum(drafts), sum(self._texts(labelled)) if labelled else sum(drafts)
-        train, p = self.lengths["train"], self.p
+        lengths, p = self.lengths[self.reward_split], self.p
         # A sequence has several solutions of a question: the requested number, or as many as fit.
         together = np.minimum(count, p.reward_models.solutions_per_row)
-        whole = self._packed(train, texts * together / np.maximum(count, 1))
-        room = np.maximum(1, p.finetuning.max_length - train.prompt) / np.maximum(whole - train.prompt, 1)
+        whole = self._packed(lengths, texts * together / np.maximum(count, 1))
+        room = np.maximum(1, p.finetuning.max_length - lengths.prompt) / np.maximum(whole - lengths.prompt, 1)
         rows = np.ceil(count / np.maximum(1, np.floor(together * np.minimum(1, room))))
-        self._train(kind, rows, self._packed(train, texts / np.maximum(rows, 1)), training)
+        self._train(kind, rows, self._packed(lengths, texts / np.maximum(rows, 1)), training)
 
     def _packed(self, lengths: Lengths, texts: np.ndarray) -> np.ndarray:
         """Return the tokens of a question and ``texts`` distinct solutions, their common beginnings counted once."""
@@ -331,6 +338,8 @@ class _Planner:
     def _drafts(self, samples: Pair) -> Pair:
         """Return the samples that get rollouts: the first distinct ones (step_labels.choose_drafts)."""
         right, wrong = self._texts(samples)
+        if self.p.reward_models.drop_unsolved:
+            wrong = wrong * (right > 0)
         share = np.minimum(1, self.p.reward_models.sorm_samples_per_question / np.maximum(right + wrong, 1))
         return right * share, wrong * share
 
@@ -371,7 +380,10 @@ class _Planner:
             needed = np.full_like(chance, p.rollouts_per_step)
         count = lengths.count[:, None]
         open_ended = np.arange(1, lengths.steps.shape[1] + 1) < count
-        hopeful = _distinct(right[:, None] + good, self.text.new_texts[0]) * needed * open_ended
+        hopeful = _distinct(right[:, None] + good, self.text.new_texts[0])
+        if p.samples_verify and p.early_stop:  # the prefixes of right samples need none
+            hopeful = hopeful - _distinct(right, self.text.new_texts[0])[:, None]
+        hopeful = hopeful * needed * open_ended
         # A solution has a prefix for each step except the last, which has the answer.
         hopeless = (wrong[:, None] - good) * p.rollouts_per_step * leaves * open_ended
         hopeless *= 1 + WRONG_STEPS / np.maximum(count - 1, 1)
@@ -412,6 +424,19 @@ class _Planner:
         activations = SCORING_TOKENS * (6 * size.hidden + 3 * size.feed_forward) * self.bytes
         seconds = read * 2 * size.parameters / self._flops("reading")
         self._add(f"scores ({split})", read=read, memory=self.weights + activations, seconds=seconds)
+
+    def _train_together(
+        self, name: str, count: np.ndarray, alone: np.ndarray, more: np.ndarray, together: int,
+        training: params.Training,
+    ) -> int:  # fmt: skip
+        """Add a training on ``count`` examples per question, ``together`` a sequence or as many as fit.
+
+        The first of a sequence has ``alone`` tokens, and each of the others ``more``.
+        """
+        fit = np.clip(1 + (self.p.finetuning.max_length - alone) // np.maximum(more, 1), 1, together)
+        rows = np.maximum(count / fit, np.minimum(count, 1))
+        each = np.maximum(count / np.maximum(rows, 1e-9) - 1, 0)
+        return self._train(name, rows, alone + more * each, training)
 
     def _train(self, name: str, weights: np.ndarray, lengths: np.ndarray, training: params.Training) -> int:
         """Add a training on ``weights`` sequences of ``lengths`` tokens per question; return its optimizer steps."""

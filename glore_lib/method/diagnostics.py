@@ -13,8 +13,7 @@ from scipy.special import expit, logit
 
 from glore_lib import statistics as st
 from glore_lib.artifacts.store import Artifact
-from glore_lib.method.evaluation import DraftSet, Outcomes, is_answer
-from glore_lib.method.reward_models import answer_scores
+from glore_lib.method.evaluation import DraftSet, Outcomes, Pool, is_answer
 from glore_lib.solutions import normalise
 
 TRANSITIONS = ("global", "local+orm", "local+balanced_orm", "local+sorm", "resample", "refiner_no_draft")
@@ -61,25 +60,17 @@ def accuracy_by_tokens(pool: pd.DataFrame, step_scores: pd.DataFrame, tokens: pd
     the highest score, or the one with the largest sum of scores; each accuracy is the mean over the N-subsets of a
     question's pool. Metrics: ``accuracy@N`` and, of the method ``student_samples``, ``tokens@N``.
     """
-    pool = pool.sort_values(["question_id", "sample_id"])
-    n = int(pool.groupby("question_id").size().iloc[0])
-    questions = pool["question_id"].to_numpy()[::n]
-    right = pool["is_correct"].to_numpy().reshape(-1, n)
-    answers = pool["final_answer"].to_numpy().reshape(-1, n).tolist()
-    scores = answer_scores(step_scores).reindex(pool["sample_id"], fill_value=0.0).to_numpy().reshape(-1, n)
-    spent = tokens.loc[pool["sample_id"]].to_numpy().reshape(-1, n).mean(axis=1)
-    ks = [2**i for i in range(n.bit_length())]
-    curves = {
-        "student_majority": st.majority_at_k(answers, right, ks, seed=0),
-        "student_best_of": st.best_of_k(scores, right, ks),
-        "student_weighted": st.majority_at_k(answers, right, ks, 0, scores),
-    }
-    found = {
-        (method, f"accuracy@{k}"): st.Outcome.of(values, questions)
-        for method, curve in curves.items()
-        for k, values in zip(ks, curve, strict=True)
-    }
-    return found | {("student_samples", f"tokens@{k}"): st.Outcome.of(k * spent, questions) for k in ks}
+    arranged = Pool.of(pool)
+    right, answers, ks, scores = arranged.right, arranged.answers, arranged.ks, arranged.scored(step_scores)
+    spent = tokens.loc[arranged.ids.ravel()].to_numpy().reshape(right.shape).mean(axis=1)
+    return arranged.outcomes(
+        {
+            ("student_majority", "accuracy"): st.majority_at_k(answers, right, ks, seed=0),
+            ("student_best_of", "accuracy"): st.best_of_k(scores, right, ks),
+            ("student_weighted", "accuracy"): st.majority_at_k(answers, right, ks, 0, scores),
+            ("student_samples", "tokens"): np.outer(ks, spent),
+        }
+    )
 
 
 def aggregation(drafts: pd.DataFrame, scores: Mapping[str, pd.DataFrame]) -> Outcomes:

@@ -275,25 +275,50 @@ class Tables:
 
         ``random`` takes one of the samples at random: what a constant score gives.
         """
-        pool = samples.sort_values(["question_id", "sample_id"])
-        n = int(pool.groupby("question_id").size().iloc[0])
-        questions = pool["question_id"].to_numpy()[::n]
-        right = pool["is_correct"].to_numpy().reshape(-1, n)
-        answers = pool["final_answer"].to_numpy().reshape(-1, n).tolist()
-        ks = [2**i for i in range(n.bit_length()) if 2**i <= n]
+        pool = Pool.of(samples)
         curves = {
-            (method, "rerank_accuracy"): st.best_of_k(
-                answer_scores(frame).reindex(pool["sample_id"], fill_value=0.0).to_numpy().reshape(-1, n), right, ks
-            )
+            (method, "rerank_accuracy"): st.best_of_k(pool.scored(frame), pool.right, pool.ks)
             for method, frame in scores.items()
         }
-        curves["random", "rerank_accuracy"] = np.tile(right.mean(axis=1), (len(ks), 1))
-        curves["majority", "majority"] = st.majority_at_k(answers, right, ks, seed=0)
-        curves["oracle", "rerank_accuracy"] = st.oracle_at_k(right, ks)
-        outcomes = {("greedy_sft", "accuracy"): st.Outcome.of(greedy["is_correct"], greedy["question_id"])}
-        for (method, metric), curve in curves.items():
-            outcomes |= {(method, f"{metric}@{k}"): st.Outcome.of(v, questions) for k, v in zip(ks, curve, strict=True)}
-        return outcomes
+        curves["random", "rerank_accuracy"] = np.tile(pool.right.mean(axis=1), (len(pool.ks), 1))
+        curves["majority", "majority"] = st.majority_at_k(pool.answers, pool.right, pool.ks, seed=0)
+        curves["oracle", "rerank_accuracy"] = st.oracle_at_k(pool.right, pool.ks)
+        greedy_sft = st.Outcome.of(greedy["is_correct"], greedy["question_id"])
+        return {("greedy_sft", "accuracy"): greedy_sft} | pool.outcomes(curves)
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Equally many samples of every question, as arrays [questions, N]; ``ks`` are 1, 2, 4, ... up to N."""
+
+    questions: np.ndarray  # [questions]
+    ids: np.ndarray
+    right: np.ndarray
+    answers: list[list[str]]
+    ks: list[int]
+
+    @classmethod
+    def of(cls, samples: pd.DataFrame) -> "Pool":
+        """Arrange records ``samples``, the same number for every question."""
+        ordered = samples.sort_values(["question_id", "sample_id"])
+        n = int(ordered.groupby("question_id").size().iloc[0])
+        ids, right, answers = (
+            ordered[name].to_numpy().reshape(-1, n) for name in ("sample_id", "is_correct", "final_answer")
+        )
+        ks = [2**i for i in range(n.bit_length())]
+        return cls(ordered["question_id"].to_numpy()[::n], ids, right, answers.tolist(), ks)
+
+    def scored(self, step_scores: pd.DataFrame) -> np.ndarray:
+        """Return the scores of the samples as whole answers; 0 for one without a step."""
+        return answer_scores(step_scores).reindex(self.ids.ravel(), fill_value=0.0).to_numpy().reshape(self.ids.shape)
+
+    def outcomes(self, curves: Mapping[tuple[str, str], np.ndarray]) -> Outcomes:
+        """Return curves [ks, questions] by method and metric as outcomes, one for each K: ``metric@K``."""
+        return {
+            (method, f"{metric}@{k}"): st.Outcome.of(values, self.questions)
+            for (method, metric), curve in curves.items()
+            for k, values in zip(self.ks, curve, strict=True)
+        }
 
 
 def rule_outcomes(rollouts: pd.DataFrame, exact: pd.DataFrame) -> Outcomes:

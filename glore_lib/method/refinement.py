@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 
@@ -10,19 +11,23 @@ from glore_lib.artifacts.store import Artifact, Info, Selection
 from glore_lib.method.reward_models import RewardModelData
 from glore_lib.method.step_labels import first_errors, rollout_labels
 from glore_lib.method.students import Student
-from glore_lib.models import training
+from glore_lib.models.prefix_tree import Labelled
 from glore_lib.models.tokens import encode
+from glore_lib.models.training import solution_example
 from glore_lib.params import Refiner
 from glore_lib.run import Run
 from glore_lib.sampling import Completion, Request
-from glore_lib.solutions import mark_bad, normalise, prefix_text, split_steps
+from glore_lib.solutions import join_steps, mark_bad, normalise, prefix_text, split_steps
+
+Shown = Literal["marked", "unmarked", "nothing"]  # of a draft, in the refiner's prompt
 
 
 def local_pairs(samples: pd.DataFrame, rollouts: pd.DataFrame, monotone: bool, consistent: bool) -> pd.DataFrame:
     """Pair wrong samples, marked at their first error, with verifying traces of the step before (record ``pairs``).
 
     The target repeats the prefix P_(i-1) and continues with a rollout that verified it. If the first step is the first
-    error, P_0 is the question, and any correct sample of it verifies.
+    error, P_0 is the question, and any correct sample of it verifies. A trace that repeats the marked step is left out,
+    since it corrects nothing: under the consistency rule a rollout may verify P_(i-1) and not P_i.
     """
     wrong = samples[~samples["is_correct"]].set_index("sample_id")
     errors = first_errors(rollout_labels(rollouts, monotone, consistent))
@@ -32,12 +37,13 @@ def local_pairs(samples: pd.DataFrame, rollouts: pd.DataFrame, monotone: bool, c
     rows = []
     for sample_id, i in errors[errors.index.isin(wrong.index)].items():
         draft = wrong.loc[sample_id]  # type: ignore[call-overload]
-        prefix = prefix_text(split_steps(draft["text"]), i - 1)
+        steps = split_steps(draft["text"])
         ends = traces.get((sample_id, i - 1), []) if i > 1 else right.get(draft["question_id"], [])
         rows += [
             {"question_id": draft["question_id"], "kind": "local", "draft": draft["text"], "first_error": i,
-             "target": prefix + end}
+             "target": prefix_text(steps, i - 1) + end}
             for end in ends
+            if split_steps(end)[:1] != [steps[i - 1]]
         ]  # fmt: skip
     return pd.DataFrame(rows, columns=["question_id", "kind", "draft", "first_error", "target"])
 
@@ -63,29 +69,37 @@ def refiner_pairs(run: Run, data: RewardModelData) -> pd.DataFrame:
     return pairs[pairs.groupby(["question_id", "kind"]).cumcount() < cap].reset_index(drop=True)
 
 
-def train_refiner(run: Run, student: Student, data: RewardModelData) -> Artifact:
-    """Train one model for local and global refinements."""
+def train_refiner(run: Run, student: Student, data: RewardModelData, shown: Shown = "marked") -> Artifact:
+    """Train one model for local and global refinements; ``shown`` is what it sees of a draft.
+
+    The run's own refiner sees the marked draft. Controls, with as many steps on the same targets: one that sees the
+    draft without a mark, and the student trained further on the targets alone.
+    """
     p = run.params.refiner
-    start = student.model if p.start == "student" else None
+    start = student.model if p.start == "student" or shown == "nothing" else None
     rm = run.params.reward_models
     switches = {"pairs_per_question": p.pairs_per_question, "monotone": rm.monotone, "consistent": rm.consistent}
     pairs = run.frame(
         "refiner-pairs", "pairs", lambda: refiner_pairs(run, data), switches, [data.samples, data.rollouts]
     )
+    name = "refiner" if shown == "marked" else f"refiner-{shown}"
 
     def make(folder: Path) -> Info:
-        questions = run.questions("train")
-        examples = []
-        for pair in pairs.read().itertuples():
-            marked = mark_bad(split_steps(pair.draft), pair.first_error)
-            prompt = run.task.refine_prompt(questions[pair.question_id].question, marked)
-            # A prefix that is forced at test time is not learned.
-            learn_from = pair.first_error if p.force_prefix else 1
-            examples.append(training.solution_example(run.tokenizer, prompt, split_steps(pair.target), learn_from))
-        return run.fit(start, "refiner", examples, p.training, folder)
+        questions = run.questions(run.reward_split)
+        examples: dict[str, list[Labelled]] = {}
+        # Of a row, pairs with the same draft share it, and those with the same start of the target share that.
+        for pair in pairs.read().sort_values(["question_id", "draft", "first_error", "target"]).itertuples():
+            question, steps = questions[pair.question_id].question, split_steps(pair.draft)
+            draft = mark_bad(steps, pair.first_error) if shown == "marked" else join_steps(steps)
+            prompt = run.task.prompt(question) if shown == "nothing" else run.task.refine_prompt(question, draft)
+            skipped = (p.force_prefix or not p.learn_prefix) and shown == "marked"
+            learn_from = pair.first_error if skipped else 1
+            example = solution_example(run.tokenizer, prompt, split_steps(pair.target), learn_from)
+            examples.setdefault(pair.question_id, []).append(example)
+        return run.fit(start, name, run.packed(examples.values(), p.pairs_per_row), p.training, folder)
 
-    params = {"refiner": p, "base": run.base_key, "finetuning": run.params.finetuning}
-    return run.folder("refiner", make, params, [pairs, *([start] if start else [])])
+    params = {"refiner": p, "base": run.base_key, "finetuning": run.params.finetuning, "shown": shown}
+    return run.folder(name, make, params, [pairs, *([start] if start else [])])
 
 
 def locate_first_error(step_scores: pd.DataFrame, threshold: float) -> pd.Series:
@@ -108,12 +122,14 @@ class RefinementSpec:
 
     ``errors`` gives each draft's first error for local refinement (index ``sample_id``; 0: none was found); None means
     global. With ``force_prefix`` the refiner continues after the steps before the error instead of repeating them; None
-    takes the parameter of that name. ``sampled`` draws at ``evaluation.temperature`` instead of decoding greedily.
+    takes the parameter of that name. ``sampled`` draws at ``evaluation.temperature`` instead of decoding greedily. If
+    not ``marked``, the refiner sees the drafts without ``[BAD]``.
     """
 
     errors: pd.Series | None = None
     force_prefix: bool | None = None
     sampled: bool = False
+    marked: bool = True
 
 
 def refine(
@@ -142,7 +158,8 @@ def refine(
                 at = marked_step(found, len(steps), p)
                 if steps and at:
                     kept = steps[: at - 1] if forced[kind] else []
-                    prompt = run.task.refine_prompt(questions[draft.question_id].question, mark_bad(steps, at))
+                    shown = mark_bad(steps, at) if spec.marked else join_steps(steps)
+                    prompt = run.task.refine_prompt(questions[draft.question_id].question, shown)
                     ids = tuple(encode(run.tokenizer, prompt, kept).ids)
                     seed = run.seed("refinements", draft.question_id) if spec.sampled else 0  # greedy: not used
                     asked.append((row, prefix_text(kept, len(kept)), (spec.sampled, Request(ids, 1, seed))))
@@ -164,7 +181,7 @@ def refine(
         "specs": {
             kind: [
                 None if g.errors is None else g.errors.sort_index().astype(int).tolist(), forced[kind],
-                temperature if g.sampled else 0.0,
+                temperature if g.sampled else 0.0, g.marked,
             ]
             for kind, g in specs.items()
         },
@@ -174,8 +191,10 @@ def refine(
     return {kind: Selection(every.folder, "kind", kind) for kind in specs}
 
 
-def solve_without_draft(run: Run, refiner: Artifact, drafts: Artifact, split: str) -> Artifact:
-    """Let the refiner answer the question alone, as a control (record ``refinements``)."""
+def solve_without_draft(
+    run: Run, model: Artifact, drafts: Artifact, split: str, temperature: float = 0.0
+) -> Artifact:  # fmt: skip
+    """Let a refiner, or another model, answer the question alone, as a control (record ``refinements``)."""
     questions = run.questions(split)
 
     def make() -> tuple[pd.DataFrame, Info]:
@@ -185,7 +204,7 @@ def solve_without_draft(run: Run, refiner: Artifact, drafts: Artifact, split: st
             run.seed("no-draft", q))
             for q in frame["question_id"]
         ]  # fmt: skip
-        answers = run.sampler(refiner).sample(requests, 0.0, run.params.sampling.max_new_tokens, "no draft")
+        answers = run.sampler(model).sample(requests, temperature, run.params.sampling.max_new_tokens, "no draft")
         frame["text"] = [completion.text for (completion,) in answers]
         frame["final_answer"] = frame["text"].map(run.task.final_answer)
         frame["is_correct"] = [
@@ -195,4 +214,5 @@ def solve_without_draft(run: Run, refiner: Artifact, drafts: Artifact, split: st
         tokens = sum(completion.tokens for (completion,) in answers)
         return frame.assign(kind="refiner_no_draft", first_error=0), {"tokens_generated": tokens}
 
-    return run.frame(f"no-draft-{split}", "refinements", make, {"sampling": run.params.sampling}, [refiner, drafts])
+    params = {"sampling": run.params.sampling, "temperature": temperature}
+    return run.frame(f"no-draft-{split}", "refinements", make, params, [model, drafts])

@@ -81,6 +81,12 @@ class Replication:
         """The base model trained on the SFT data alone, for as many steps as the student."""
         return students.sft_control(self.run, self.student)
 
+    @property
+    def compared_students(self) -> list[Student]:
+        """The SFT student, its control and the student of expert iteration, of those that the run has."""
+        first = [self.sft_student] if self.run.params.student.start == "sft" else []
+        return [*first, *([self.sft_control] if self.run.params.student.sft_control else []), self.student]
+
     # Reward models (notebooks 02 and 03)
 
     @cached_property

@@ -1,6 +1,6 @@
 """ORM, balanced ORM and SORM: training, scoring steps, scoring answers (paper, section 4.1, steps 1 and 2)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,7 @@ from glore_lib.method import rollouts, step_labels
 from glore_lib.method.schedule import SCORING_TOKENS
 from glore_lib.method.students import Student, sample_solutions
 from glore_lib.models.loading import device
-from glore_lib.models.prefix_tree import Labelled, Row, collate, pack
+from glore_lib.models.prefix_tree import Labelled, Row, collate
 from glore_lib.models.reward_head import RewardModel, load_reward_model
 from glore_lib.models.tokens import encode
 from glore_lib.params import Training
@@ -38,14 +38,14 @@ class RewardModelData:
 
 
 def reward_model_data(run: Run, student: Student) -> RewardModelData:
-    """Sample K solutions per training question, and rollouts from every step of some of them."""
+    """Sample K solutions per question of the reward split, and rollouts from every step of some of them."""
     p = run.params.reward_models
     purpose = f"rm-{student.policy}"
-    samples = sample_solutions(run, student, "train", p.samples_per_question, p.temperature, purpose)
+    samples = sample_solutions(run, student, run.reward_split, p.samples_per_question, p.temperature, purpose)
 
     def roll_out() -> Artifact:
-        drafts = step_labels.choose_drafts(samples.read(), p.sorm_samples_per_question)
-        return rollouts.rollouts(run, student, drafts, "train", purpose, [samples])
+        drafts = step_labels.choose_drafts(samples.read(), p.sorm_samples_per_question, p.drop_unsolved)
+        return rollouts.rollouts(run, student, drafts, run.reward_split, purpose, [samples])
 
     return RewardModelData(samples, roll_out)
 
@@ -71,21 +71,11 @@ def labels_for(run: Run, kind: str, data: RewardModelData) -> pd.DataFrame:
     return step_labels.balance_steps(labels, seed) if balance else labels
 
 
-def labelled_solution(run: Run, question: Question, text: str, labels: dict[int, int]) -> Labelled:
+def labelled_solution(run: Run, question: Question, text: str, labels: Mapping[int, float]) -> Labelled:
     """Tokenise a solution and put the labels, given by step, at the last token of each labelled step."""
     encoded = encode(run.tokenizer, run.task.prompt(question.question), split_steps(text))
     at_tokens = {encoded.step_ends[step - 1]: label for step, label in labels.items()}
     return Labelled(encoded.ids, encoded.prompt_length, at_tokens)
-
-
-def packed(run: Run, solutions: list[list[Labelled]], together: int) -> list[Row]:
-    """Pack the solutions of each question, at most ``together`` a row, or one where the base model needs that."""
-    support, limit = run.support, run.params.finetuning.max_length
-    if support.packs(max((len(s.ids) for of_question in solutions for s in of_question), default=0)):
-        limit = min(limit, support.window or limit)
-    else:
-        together = 1
-    return [row for of_question in solutions for row in pack(of_question, together, limit)]
 
 
 def train_reward_model(
@@ -94,7 +84,6 @@ def train_reward_model(
     """Train a reward model of one kind on the student's samples."""
     p = run.params.reward_models
     name = f"{kind}-{student.policy}"
-    start = student.model if p.start == "student" else None
 
     def labels() -> pd.DataFrame:
         return labels_for(run, kind, data)
@@ -102,9 +91,18 @@ def train_reward_model(
     switches = {"kind": kind, "monotone": p.monotone, "consistent": p.consistent, "balance_steps": p.balance_steps}
     inputs = [data.samples] if kind in ("orm", "balanced_orm") else [data.samples, data.rollouts]
     labelled = run.frame(f"labels-{name}", "step_labels", labels, switches, inputs)
+    return train_on_labels(run, name, student, data.samples, labelled, training_params)
+
+
+def train_on_labels(
+    run: Run, name: str, student: Student, samples: Artifact, labelled: Artifact, training_params: Training
+) -> Artifact:
+    """Train a reward model on labels of the student's samples (record ``step_labels`` or ``soft_labels``)."""
+    p = run.params.reward_models
+    start = student.model if p.start == "student" else None
 
     def make(folder: Path) -> Info:
-        questions, texts = run.questions("train"), data.samples.read().set_index("sample_id")["text"]
+        questions, texts = run.questions(run.reward_split), samples.read().set_index("sample_id")["text"]
         solutions = [
             [
                 labelled_solution(run, questions[question_id], texts[s], dict(zip(r["step"], r["label"], strict=True)))  # type: ignore[index]
@@ -112,13 +110,14 @@ def train_reward_model(
             ]
             for question_id, rows in labelled.read().groupby("question_id", sort=False)
         ]
-        examples = packed(run, solutions, p.solutions_per_row)
-        info = run.fit(start, name, examples, training_params, folder, p.language_model_loss)
+        examples = run.packed(solutions, p.solutions_per_row)
+        info = run.fit(start, name, examples, training_params, folder, p.language_model_loss, p.head_rate)
         return info | {"positive_labels": float(labelled.read()["label"].mean())}
 
     params = {
         "start": p.start, "language_model_loss": p.language_model_loss, "base": run.base_key,
         "finetuning": run.params.finetuning, "training": training_params, "solutions_per_row": p.solutions_per_row,
+        "head_rate": p.head_rate,
     }  # fmt: skip
     return run.folder(f"reward-model-{name}", make, params, [labelled, *([start] if start else [])])
 
@@ -133,7 +132,7 @@ def score_steps(
 
     def make() -> pd.DataFrame:
         run.free()
-        model = load_reward_model(str(reward_model.folder), run.params.base_model.dtype, run.base).eval()
+        model = load_reward_model(run.path(reward_model), run.params.base_model.dtype, run.base).eval()
         questions = run.questions(split)
         steps_of, solutions = [], []
         for question_id, texts in samples.groupby("question_id", sort=False)["text"]:
@@ -145,7 +144,7 @@ def score_steps(
                     for text, count in steps.items()
                 ]
             )
-        rows = packed(run, solutions, len(samples))
+        rows = run.packed(solutions, len(samples))
         # The same precision as in training.
         with torch.autocast(device().type, torch.bfloat16, enabled=run.params.finetuning.mixed_precision):
             scored = iter(_score(model, rows, run.tokenizer.pad_token_id))

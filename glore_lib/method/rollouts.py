@@ -11,13 +11,11 @@ from glore_lib.artifacts.store import Artifact, Info
 from glore_lib.method.schedule import waves
 from glore_lib.method.students import Student
 from glore_lib.models.tokens import Encoded, encode
-from glore_lib.params import digest
+from glore_lib.params import RewardModels, digest
 from glore_lib.run import Run
 from glore_lib.sampling import Request
 from glore_lib.solutions import is_consistent, join_steps, split_steps
 from glore_lib.tasks import Question
-
-WAVE = 512  # rollouts; the same for every sampling.rows, which must not change what is sampled
 
 
 def rollouts(
@@ -29,17 +27,23 @@ def rollouts(
     prefix computed. After the answer nothing is left to complete: one row says whether the sample is correct, and its
     last step's label is that alone.
 
-    Samples of a question share the rollouts of their common prefixes. With ``reward_models.early_stop`` fewer rollouts
-    are made and the labels stay the same under every post-processing, because a rollout depends only on its prefix, its
-    number and the run's seed: a prefix gets no more rollouts once one verifies it, and a rollout that writes the
-    sample's next step itself is, from there on, the rollout of the same number of the longer prefix. (vLLM draws random
-    numbers by the position in the completion, so there the labels are the same in distribution only.)
+    Samples of a question share the rollouts of their common prefixes. With ``reward_models.samples_verify`` the rest of
+    a correct sample is one more rollout of each of its prefixes, with a number from K on.
+
+    With ``reward_models.early_stop`` fewer rollouts are made and the labels stay the same under every post-processing,
+    because a rollout depends only on its prefix, its number and the run's seed: a prefix gets no more rollouts once one
+    verifies it, and a rollout that writes the sample's next step itself is, from there on, the rollout of the same
+    number of the longer prefix. (vLLM draws random numbers by the position in the completion, so there the labels are
+    the same in distribution only.)
     """
     p = run.params.reward_models
 
     def make() -> tuple[pd.DataFrame, Info]:
         prefixes: dict[tuple[str, str], Prefix] = {}
         of_samples = [(s, _prefixes(run, s, split, prefixes)) for s in samples.itertuples()]
+        if p.samples_verify:
+            for sample, steps in of_samples:
+                _add_sample(run, sample, steps)
         counts = _roll_out(run, student, purpose, list(prefixes.values()))
         rows = [
             {"question_id": s.question_id, "sample_id": s.sample_id, "step": i, "rollout": j, "text": r.text,
@@ -53,8 +57,9 @@ def rollouts(
         return frame, counts
 
     params = {
-        "k": p.rollouts_per_step, "waves": waves(p), "early_stop": p.early_stop, "temperature": p.rollout_temperature,
-        "sampling": run.params.sampling, "purpose": purpose, "samples": digest(samples["sample_id"].tolist()),
+        "k": p.rollouts_per_step, "samples_verify": p.samples_verify, "waves": waves(p), "early_stop": p.early_stop,
+        "per_wave": p.rollouts_per_wave, "temperature": p.rollout_temperature, "sampling": run.params.sampling,
+        "purpose": purpose, "samples": digest(samples["sample_id"].tolist()),
     }  # fmt: skip
     return run.frame(f"rollouts-{purpose}", "rollouts", make, params, [student.model, *inputs])  # type: ignore[list-item]
 
@@ -82,6 +87,7 @@ class Prefix:
     encoded: Encoded
     rollouts: dict[int, Rollout] = field(default_factory=dict)
     longer: list["Prefix"] = field(default_factory=list)  # by one step each
+    ends: bool = False  # with an answer, so that nothing is left to complete
     waves: int = 0  # in which rollouts were requested
 
     @property
@@ -106,6 +112,7 @@ def _prefixes(run: Run, sample: Any, split: str, known: dict[tuple[str, str], Pr
         if (question.question_id, text) not in known:
             new = Prefix(question, text, encode(run.tokenizer, run.task.prompt(question.question), steps[:i]))
             if run.task.final_answer(text):
+                new.ends = True
                 new.rollouts[0] = Rollout("", run.task.is_correct(text, question.reference_answer), True)
             elif found:
                 found[-1].longer.append(new)
@@ -114,14 +121,25 @@ def _prefixes(run: Run, sample: Any, split: str, known: dict[tuple[str, str], Pr
     return found
 
 
+def _add_sample(run: Run, sample: Any, steps: list[Prefix]) -> None:
+    """Add the rest of a correct sample to the rollouts of its prefixes, where it is new."""
+    if not sample.is_correct:
+        return
+    for i, prefix in enumerate(steps[:-1], start=1):
+        rest = join_steps(split_steps(sample.text)[i:])
+        if all(rollout.text != rest for rollout in prefix.rollouts.values()):
+            number = run.params.reward_models.rollouts_per_step + len(prefix.rollouts)
+            prefix.rollouts[number] = _graded(run, prefix, rest)
+
+
 def _roll_out(run: Run, student: Student, purpose: str, prefixes: list[Prefix]) -> dict[str, int]:
     """Add rollouts to the prefixes that have none; return the numbers of rollouts and tokens."""
     p = run.params.reward_models
     sampler, made, tokens = run.sampler(student.model), 0, 0
     plan = waves(p)
-    open_ended = [prefix for prefix in prefixes if not prefix.rollouts]
+    open_ended = [prefix for prefix in prefixes if not prefix.ends]
     while open_ended := [x for x in open_ended if x.waves < len(plan) and not (p.early_stop and x.verified)]:
-        asked = _next_wave(open_ended, plan, p.early_stop)
+        asked = _next_wave(open_ended, plan, p)
         requests = [
             Request(tuple(prefix.encoded.ids), count, run.seed(purpose, prefix.question.question_id), first,
             prefix.encoded.prompt_length)
@@ -132,27 +150,23 @@ def _roll_out(run: Run, student: Student, purpose: str, prefixes: list[Prefix]) 
             for j, completion in enumerate(completions, start=first):
                 prefix.rollouts[j] = _graded(run, prefix, completion.text)
                 made, tokens = made + 1, tokens + completion.tokens
-                if (
-                    p.early_stop and completion.finished
-                ):  # a rollout cut at the token limit continues further from there
+                if p.early_stop and completion.finished:  # one cut at the token limit would continue further
                     _pass_on(run, prefix, j, completion.ids)
     return {"rollouts_made": made, "tokens_generated": tokens}
 
 
-def _next_wave(
-    open_ended: list[Prefix], plan: list[tuple[int, int]], early_stop: bool
-) -> list[tuple[Prefix, int, int]]:
+def _next_wave(open_ended: list[Prefix], plan: list[tuple[int, int]], p: RewardModels) -> list[tuple[Prefix, int, int]]:
     """Return the next requests: (prefix, first number, count).
 
     With ``early_stop`` the shortest prefixes come first, since their rollouts may serve longer ones, and a wave ends
-    once it has :data:`WAVE` rollouts.
+    once it has ``rollouts_per_wave`` rollouts.
     """
     by_turn: dict[tuple[int, int], list[Prefix]] = {}
     for prefix in open_ended:
-        by_turn.setdefault((prefix.steps, prefix.waves) if early_stop else (0, 0), []).append(prefix)
+        by_turn.setdefault((prefix.steps, prefix.waves) if p.early_stop else (0, 0), []).append(prefix)
     asked: list[tuple[Prefix, int, int]] = []
     for turn in sorted(by_turn):
-        if sum(count for *_, count in asked) >= WAVE:
+        if sum(count for *_, count in asked) >= p.rollouts_per_wave:
             break
         for prefix in by_turn[turn]:
             asked += [(prefix, *part) for part in _missing(prefix, *plan[prefix.waves])]

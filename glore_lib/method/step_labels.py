@@ -49,8 +49,13 @@ def balance_steps(labels: pd.DataFrame, seed: int) -> pd.DataFrame:
     return shuffled[rank < shuffled["step"].map(keep)].sort_index()
 
 
-def choose_drafts(samples: pd.DataFrame, per_question: int) -> pd.DataFrame:
-    """Choose the samples to label by rollouts: the first ``per_question`` distinct ones of each question."""
+def choose_drafts(samples: pd.DataFrame, per_question: int, drop_unsolved: bool = False) -> pd.DataFrame:
+    """Choose the samples to label by rollouts: the first ``per_question`` distinct ones of each question.
+
+    ``drop_unsolved`` leaves out the questions without a correct sample.
+    """
+    if drop_unsolved:
+        samples = samples[samples.groupby("question_id")["is_correct"].transform("any")]
     return samples.drop_duplicates(["question_id", "text"]).groupby("question_id").head(per_question)
 
 

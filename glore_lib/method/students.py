@@ -7,8 +7,9 @@ from pathlib import Path
 import pandas as pd
 
 from glore_lib.artifacts.store import Artifact, Info
-from glore_lib.models import training
+from glore_lib.models.prefix_tree import Labelled
 from glore_lib.models.tokens import encode
+from glore_lib.models.training import solution_example
 from glore_lib.params import ParamsError, Training, digest
 from glore_lib.run import Run
 from glore_lib.sampling import Request
@@ -83,6 +84,11 @@ def validation_accuracy(run: Run, student: Student) -> float:
     return accuracy(sample_solutions(run, student, "validation", 1, 0.0, purpose, one_shot))
 
 
+def greedy_samples(run: Run, student: Student) -> pd.DataFrame:
+    """Return a student's greedy answers to the validation questions (record ``samples``)."""
+    return sample_solutions(run, student, "validation", 1, 0.0, f"greedy-{student.policy}").read()
+
+
 def fine_tune(
     run: Run, name: str, pairs: Iterable[tuple[Question, str]], training_params: Training, data: Artifact
 ) -> Artifact:
@@ -92,23 +98,25 @@ def fine_tune(
     """
 
     def make(folder: Path) -> Info:
-        examples = [
-            training.solution_example(run.tokenizer, run.task.prompt(q.question), split_steps(solution))
-            for q, solution in pairs
-        ]
+        examples: dict[str, list[Labelled]] = {}
+        for q, solution in pairs:
+            example = solution_example(run.tokenizer, run.task.prompt(q.question), split_steps(solution))
+            examples.setdefault(q.question_id, []).append(example)
         if not examples:
             raise ParamsError(
                 f"student.temperature = {run.params.student.temperature}: none of the samples is right, so the student "
                 f"{name} has no solutions to learn from; change it, raise student.samples_per_question, or name a "
                 "better model in base_model.source"
             )
-        return run.fit(None, name, examples, training_params, folder)
+        rows = run.packed(examples.values(), run.params.student.solutions_per_row)
+        return run.fit(None, name, rows, training_params, folder)
 
     params = {
         "name": name,
         "base": run.base_key,
         "finetuning": run.params.finetuning,
         "training": training_params,
+        "solutions_per_row": run.params.student.solutions_per_row,
     }
     return run.folder(f"student-{name}", make, params, [data])
 

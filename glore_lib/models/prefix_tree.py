@@ -7,12 +7,13 @@ equal those of each solution on its own, up to rounding. Not every architecture 
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 
 IGNORE = -100  # no label; also pads rows
-Row = dict[str, list[int]]
+Row = dict[str, list[Any]]  # integers, but for soft labels
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,12 @@ class Labelled:
 
     ids: list[int]
     prompt_length: int
-    labels: dict[int, int]
+    labels: dict[int, float]
+
+
+def next_tokens(ids: list[int], start: int) -> Labelled:
+    """Label each token with the one after it, from the one at ``start`` on: what a language model learns."""
+    return Labelled(ids, len(ids), {i - 1: ids[i] for i in range(start, len(ids))})
 
 
 @dataclass
@@ -29,7 +35,7 @@ class _Tree:
     ids: list[int] = field(default_factory=list)
     parents: list[int] = field(default_factory=list)
     label_at: list[int] = field(default_factory=list)
-    labels: list[int] = field(default_factory=list)
+    labels: list[float] = field(default_factory=list)
     lm_at: list[int] = field(default_factory=list)
     lm_labels: list[int] = field(default_factory=list)
     children: dict[tuple[int, int], int] = field(default_factory=dict)

@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from glore_lib.models.language_model import attended
 from glore_lib.models.loading import device, load_model, save_model
 
 HEAD_FILE = "reward_head.safetensors"
@@ -68,19 +69,8 @@ class RewardModel(nn.Module):
 
     def hidden(self, input_ids: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
         """Return the last hidden states [batch, length, width]."""
-        if visible.ndim == 3:
-            inputs = {"attention_mask": self._mask(visible), "position_ids": visible.sum(2) - 1}
-        else:
-            inputs = {"attention_mask": visible.long()}
+        inputs = attended(self.backbone[0], visible)  # type: ignore[arg-type]
         return self.backbone[0](input_ids=input_ids, use_cache=False, **inputs).last_hidden_state  # type: ignore[operator]
-
-    def _mask(self, visible: torch.Tensor) -> torch.Tensor:
-        """Return the mask [batch, 1, length, length]: booleans, or for other attention than SDPA, an additive mask."""
-        if self.backbone[0].config._attn_implementation == "sdpa":  # type: ignore[union-attr]
-            return visible[:, None]
-        dtype = self.head.weight.dtype if torch.is_autocast_enabled() else self.backbone[0].dtype
-        hidden = torch.zeros(visible.shape, dtype=dtype, device=visible.device)  # type: ignore[arg-type]
-        return hidden.masked_fill(~visible, torch.finfo(dtype).min)[:, None]  # type: ignore[arg-type]
 
     def save(
         self, tokenizer: PreTrainedTokenizerBase, start: str, folder: Path, on_base: bool = False

@@ -17,9 +17,8 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from glore_lib import params
 from glore_lib.artifacts.records import UNFINISHED, StoreError, verify_record, warn, write_record
-from glore_lib.models import prefix_tree
 from glore_lib.models.loading import raise_on_oom
-from glore_lib.models.prefix_tree import IGNORE
+from glore_lib.models.prefix_tree import IGNORE, Labelled, Row, collate, next_tokens
 from glore_lib.models.reward_head import ScalarHead
 from glore_lib.models.tokens import encode
 
@@ -29,35 +28,25 @@ WEIGHTS = "trained.safetensors"
 
 def solution_example(
     tokenizer: PreTrainedTokenizerBase, prompt: str, steps: Sequence[str], learn_from: int = 1
-) -> dict[str, list[int]]:
-    """Return token ids and labels of a prompt, its solution and the end-of-sequence token.
+) -> Labelled:  # fmt: skip
+    """Return a prompt, its solution and the end-of-sequence token, labelled with what a language model learns.
 
-    The loss covers the solution from step ``learn_from`` (1-based) on.
+    That is the solution from step ``learn_from`` (1-based) on.
     """
     encoded = encode(tokenizer, prompt, steps)
     start = encoded.step_ends[learn_from - 2] + 1 if learn_from > 1 else encoded.prompt_length
-    ids = [*encoded.ids, tokenizer.eos_token_id]
-    return {"input_ids": ids, "labels": [IGNORE] * start + ids[start:]}
-
-
-def collate(rows: list[dict[str, list[int]]], pad: int) -> dict[str, torch.Tensor]:
-    """Return right-padded tensors [batch, longest row]; the attention mask marks padding, not the pad token."""
-    width = max(len(row["input_ids"]) for row in rows)
-    fill = {"input_ids": pad, "attention_mask": 0}
-    rows = [row | {"attention_mask": [1] * len(row["input_ids"])} for row in rows]
-    return {
-        key: torch.tensor([row[key] + [fill.get(key, IGNORE)] * (width - len(row[key])) for row in rows])
-        for key in rows[0]
-    }  # fmt: skip
+    return next_tokens([*encoded.ids, tokenizer.eos_token_id], start)
 
 
 def train(
-    model: nn.Module, examples: list[dict[str, list[int]]], finetuning: params.Finetuning, training: params.Training,
-    pad: int, seed: int, folder: Path,
+    model: nn.Module, examples: list[Row], finetuning: params.Finetuning, training: params.Training,
+    pad: int, seed: int, folder: Path, head_rate: float = 1.0,
 ) -> dict[str, Any]:  # fmt: skip
     """Train ``model`` in place; return the steps, sequences, tokens, share of padding and the losses logged.
 
-    The sequences of a reward model are rows of :func:`glore_lib.models.prefix_tree.pack`. Sequences longer than
+    The head of a reward model learns at ``head_rate`` times the learning rate.
+
+    The sequences are rows of :func:`glore_lib.models.prefix_tree.pack`. Sequences longer than
     ``max_length`` are counted and left out; without any the model is not changed. A checkpoint in ``folder`` from an
     interrupted training is resumed, with the same result (FSDP writes none). If ``finetuning.processes`` > 1, each
     process calls this function with the same arguments; with FSDP each then holds its part of the model (see
@@ -94,13 +83,16 @@ def train(
         fsdp=sharded, fsdp_config={"transformer_layer_cls_to_wrap": _divided(model)} if sharded else None,  # type: ignore[arg-type]
     )  # fmt: skip
 
-    def batch(rows: list[dict[str, list[int]]]) -> dict[str, Any]:
-        made = (prefix_tree.collate if "parents" in rows[0] else collate)(rows, pad)
+    def batch(rows: list[Row]) -> dict[str, Any]:
+        made = collate(rows, pad)
         return made | {"read": (sum(len(row["input_ids"]) for row in rows), made["input_ids"].numel())}
 
     trainer = QuietTrainer(model, arguments, train_dataset=kept, data_collator=batch)
     if finetuning.processes > 1:
         trainer.train_dataset = [*kept, {key: [IGNORE] for key in kept[0]} | {"input_ids": [pad]}]
+    # cuDNN's gradients are NaN for masked rows of 64, 192, 320, ... tokens (pytorch issue 196678, seen with Qwen2.5).
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    trainer.head_rate = head_rate
     trainer.autocasts = finetuning.mixed_precision and sharded
     remedy = "lower it or finetuning.max_length, or set finetuning.gradient_checkpointing: true or method: qlora"
     with raise_on_oom("finetuning.micro_batch_size", finetuning.micro_batch_size, remedy):
@@ -146,12 +138,22 @@ def _divided(model: nn.Module) -> list[str]:
 class QuietTrainer(Trainer):
     """A Trainer that prints no losses and whose checkpoints hold only the trained weights."""
 
-    autocasts = False
+    autocasts, head_rate = False, 1.0
     seconds_before, draw_from = 0.0, None  # from the checkpoint that was resumed
 
     def __init__(self, *arguments: Any, **options: Any):
         super().__init__(*arguments, **options)
         self.progress, self.started = {"tokens": 0, "padded": 0}, time.perf_counter()
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Give the head of a reward model a learning rate of its own."""
+        optimizer = super().create_optimizer(model)
+        heads = {p for module in self.model.modules() if isinstance(module, ScalarHead) for p in module.parameters()}  # type: ignore[union-attr]
+        for group in list(optimizer.param_groups) if heads and self.head_rate != 1 else []:
+            of_head = [p for p in group["params"] if p in heads]
+            group["params"] = [p for p in group["params"] if p not in heads]
+            optimizer.add_param_group(group | {"params": of_head, "lr": group["lr"] * self.head_rate})
+        return optimizer
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Record the losses and their step without printing them."""

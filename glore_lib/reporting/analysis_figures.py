@@ -15,12 +15,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
 from numpy.typing import ArrayLike
 
 from glore_lib.reporting import style
 from glore_lib.reporting.style import with_style
-from glore_lib.statistics import LEVEL, RESAMPLES, Estimate, clustered, proportion
+from glore_lib.statistics import LEVEL, RESAMPLES, clustered, of_row, proportion
 
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # those seen well on white
 COST_MARKERS = {"local+orm": "D", "local+sorm": "s", "global+local+sorm": "^", "resample": "v", "bo3": "D"}
@@ -31,10 +31,14 @@ LABEL_MARKERS: dict[str, dict[str, Any]] = {
     "Precision": {"marker": "o", "markersize": 7},
     "Recall": {"marker": "s", "markersize": 6.5, "markerfacecolor": "white", "markeredgewidth": 1.8},
 }
+NOISE = {
+    "label_precision": "Precision", "label_recall": "Recall", "label_first_error_accuracy": "First errors located"
+}  # fmt: skip
 STEP_SCORERS = ("orm", "balanced_orm", "sorm")
 SAMPLED = ("student_best_of", "student_weighted", "student_majority")
 ANSWERED = {"greedy": "Greedy draft", "reranked": "Draft and two refinements, reranked by the ORM"}
 BINS = 5  # of the scores, equally wide
+WIDEST = 11.7  # inches of a figure on a screen
 FEW = 10  # steps in a bin: a share of fewer says nothing, and is in the CSV alone
 BY_STEP, INTERVAL = ["task", "model", "step"], ["value", "ci_low", "ci_high", "n"]
 FIXERS = ("global", "local+orm", "local+sorm", "resample")
@@ -153,7 +157,8 @@ def reliability(rows: pd.DataFrame) -> Figure:
     """Draw the share of correct steps against the score, a row per task and a panel per step, without rare ones."""
     steps = [(task, _reached(of_task)) for task, of_task in _by_task(rows)]
     columns = max((len(counts) for _, counts in steps), default=1)
-    figure, panels = style.new_panels(columns * len(steps), 1.65, 2.1, columns, sharex=True, sharey=True)
+    width = min(1.65, WIDEST / columns)
+    figure, panels = style.new_panels(columns * len(steps), width, 2.1, columns, sharex=True, sharey=True)
     for place, axes in enumerate(panels):
         task, counts = steps[place // columns]
         if place % columns >= len(counts):
@@ -196,10 +201,7 @@ def fixed_overlap(rows: pd.DataFrame) -> Figure:
     names = [style.METHOD_LABELS[method] for method in FIXERS]
     shape = (len(FIXERS), len(FIXERS))
     for axes, (task, cells) in zip(panels, tasks, strict=True):
-        shown = [
-            Estimate(row.value, row.ci_low, row.ci_high, row.n).percent().replace(" ", "\n", 1)
-            for row in cells.itertuples()
-        ]
+        shown = [of_row(row).percent().replace(" ", "\n", 1) for row in cells.itertuples()]
         sns.heatmap(
             cells.value.to_numpy().reshape(shape), vmin=0, vmax=0.8, cmap="Blues", annot=np.reshape(shown, shape),
             fmt="", annot_kws={"size": 9.5, "color": style.INK}, cbar=False, linewidths=2, ax=axes,
@@ -386,6 +388,49 @@ def sweep(numbers: pd.DataFrame, metrics: Mapping[str, str], label: str, log: bo
         axes.set_title(style.title_with_n(title, rows))
         style.percent_axis(axes.yaxis)
         style.label_ends(axes, ends, percent=True)
+    return figure
+
+
+def label_noise_rows(numbers: pd.DataFrame) -> pd.DataFrame:
+    """Select the rows that :func:`label_noise` draws, with temperature, K and distinct texts per prefix as columns."""
+    named = numbers.metric.str.extract(r"^(?P<name>\w+)@(?P<k>\d+)$")
+    rows = numbers.assign(name=named["name"], k=pd.to_numeric(named["k"]))
+    rows = rows.assign(temperature=pd.to_numeric(rows.method.str.extract(r"^temperature_([\d.]+)$", expand=False)))
+    shares = rows[rows.name == "distinct_share"].set_index(["temperature", "k"])["value"]
+    drawn = style.with_data(rows[rows.name.isin(list(NOISE)) & rows.temperature.notna()])
+    texts = np.array([k * shares[t, k] for t, k in zip(drawn.temperature, drawn.k, strict=True)], dtype=float)
+    return drawn.assign(k=drawn.k.astype(float), distinct=texts).sort_values(["temperature", "k"])
+
+
+@with_style()
+def label_noise(numbers: pd.DataFrame) -> Figure:
+    """Draw one run's label quality against K (above) and against distinct texts per prefix, by temperature."""
+    rows = label_noise_rows(numbers)
+    figure, panels = style.new_panels(2 * rows.name.nunique(), width=3.5, height=2.7, most=3, sharey="col")
+    temperatures = sorted(rows.temperature.unique())
+    colours = sns.color_palette("viridis", len(temperatures) + 1)  # without the last one, a yellow
+    looks = list(zip(temperatures, colours, cycle("osD^v"), strict=False))
+    xs = {"k": "Rollouts K per prefix", "distinct": "Distinct texts among them (mean)"}
+    for axes, (x, name) in zip(panels, product(xs, NOISE if len(rows) else ()), strict=True):
+        of_panel = rows[rows.name == name]
+        for shift, (temperature, colour, marker) in enumerate(looks):
+            curve = of_panel[of_panel.temperature == temperature]
+            at = curve[x] * (2 ** (0.08 * (shift - (len(temperatures) - 1) / 2)) if x == "k" else 1)
+            look = {"color": colour, "marker": marker, "markeredgecolor": "white", "markeredgewidth": 0.7}
+            axes.plot(at, curve.value, label=f"T = {temperature:g}", zorder=3, **look)
+            errors = style.error_lengths(curve)
+            axes.errorbar(at, curve.value, errors, fmt="none", ecolor=colour, elinewidth=0.9, alpha=0.5)
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xlabel(xs[x])
+        style.percent_axis(axes.yaxis)
+        if x == "k":
+            axes.set_xticks(sorted(of_panel.k.unique()))
+            axes.set_title(style.title_with_n(NOISE[name], of_panel))
+        style.outer_label(axes, "Share (%)")
+    if looks:
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(temperatures))
     return figure
 
 

@@ -7,10 +7,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from glore_lib.method.appendix.ablation_labels import RULES
-from glore_lib.method.appendix.ablation_refinement import CHOICE_PAIRS, TWICE
+from glore_lib.method.appendix.ablation_refinement import CHOICE_PAIRS, CONTROL_PAIRS, TWICE
+from glore_lib.method.appendix.label_noise import JUDGED, LABELS, PAIRS
 from glore_lib.method.appendix.measures import LOCATORS, QUALITY
 from glore_lib.reporting import style
 from glore_lib.reporting.findings import Values
+from glore_lib.reporting.style import METHOD_LABELS
 from glore_lib.reporting.tables import wide
 
 JUDGES = {"exact": "exact labels", "human": "human labels"}
@@ -81,6 +83,45 @@ def found_labels(rules: pd.DataFrame, counts: pd.DataFrame) -> list[str]:
     at = {m: {f"{m}@{k}": f"K = {k}" for k in (ks[0], ks[-2], ks[-1])} for m in metrics}
     by_rule = [_shares(Values(rules), rule, metrics) for rule in (*RULES, "consistent+balanced")]
     return by_rule + [_shares(Values(counts), "consistent", at[m], words) for m, words in metrics.items()]
+
+
+def found_label_noise(curves: pd.DataFrame, policies: pd.DataFrame) -> list[str]:
+    """Return the findings on label noise, one sentence each."""
+    if policies.empty:
+        return ["This task has no exact labels to compare with."]
+    at, of = Values(curves), Values(policies)
+    shown = {m: m.removeprefix("label_").replace("_", " ") for m in (*LABELS, "distinct_share")}
+    temperatures = [m for m in curves["method"].unique() if "-" not in m]
+    ks = sorted(int(m.partition("@")[2]) for m in curves["metric"].unique() if m.startswith("distinct_share@"))
+    found = [
+        _shares(at, t, {f"{m}@{k}": words for m, words in shown.items()}, f"T = {t.partition('_')[2]}, K = {k}")
+        for t in (temperatures[0], temperatures[-1]) for k in (ks[0], ks[-1])
+    ]  # fmt: skip
+    ends = temperatures[-1], temperatures[0]
+    for few in curves["metric"].str.extract(r"_difference@(\d+)$", expand=False).dropna().unique():
+        words = "; ".join(f"{shown[m]} {at.difference(*ends, m, f'@{few}')}" for m in LABELS)
+        found.append(f"{ends[0]} − {ends[1]}, K = {few}: {words}.")
+    quality = {m: shown[m] for m in LABELS} | {"token_share": "tokens"}
+    answers = {"wrong": "incorrect", "right": "correct"}
+    parts = {f"{m}_{a}": f"{shown[m]}, {w} samples" for a, w in answers.items() for m in LABELS[:2]}
+    found.append(_shares(of, "any_run", parts, METHOD_LABELS["any_run"]))
+    named = [m for m in policies["method"].unique() if "-" not in m]
+    found += [_shares(of, m, quality, METHOD_LABELS[m]) for m in named]
+    for a, b in PAIRS:
+        judged = {f"{m}_exact": m.replace("_", " ") for m in JUDGED}
+        words = "; ".join(f"{w} {of.difference(a, b, m.removesuffix('_exact'), '_exact')}" for m, w in judged.items())
+        found.append(f"SORM, {METHOD_LABELS[a]} − {METHOD_LABELS[b]}: {words}.")
+    return found
+
+
+def found_controls(numbers: pd.DataFrame, split: str) -> list[str]:
+    """Return the findings on what the refiner needs, one sentence each."""
+    values, made = Values(numbers), set(numbers["method"])
+    pairs = [pair for pair in CONTROL_PAIRS if "-".join(pair) in made]
+    of_all = [(a, b) for a, b in pairs if b == "greedy"]
+    lines = _pairs(values, "accuracy_all_drafts", of_all)
+    lines += _pairs(values, "fixed_fraction", [pair for pair in pairs if pair not in of_all])
+    return [f"{split.capitalize()}: {line}" for line in lines]
 
 
 def found_refinement(

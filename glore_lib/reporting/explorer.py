@@ -66,8 +66,8 @@ class Explorer:
 
     @cached_property
     def _reward_models(self) -> dict[str, RewardModel]:
+        models = {kind: self.run.path(self.lab.reward_models[kind]) for kind in LOCATORS}
         dtype, base = self.run.params.base_model.dtype, self.run.base
-        models = {kind: str(self.lab.reward_models[kind].folder) for kind in LOCATORS}
         return {kind: load_reward_model(folder, dtype, base).eval() for kind, folder in models.items()}
 
     def drafts(self, show: str, search: str = "") -> list[tuple[str, str]]:

@@ -12,10 +12,11 @@ import pandas as pd
 from glore_lib import statistics as st
 from glore_lib.method.evaluation import Outcomes
 from glore_lib.method.replication import Replication
+from glore_lib.method.students import greedy_samples
 from glore_lib.reporting import read_asset
 from glore_lib.reporting.examples import Outcomes as Drafts
 from glore_lib.reporting.scoreboard import CLAIMS, NOT_REPLICATED, REPLICATED, Judgement, benchmark, judge
-from glore_lib.reporting.tables import greedy_samples, training_label_outcomes
+from glore_lib.reporting.tables import training_label_outcomes
 from glore_lib.solutions import split_steps
 from glore_lib.tasks.arithmetic import OPERATORS, parse_step
 
@@ -112,7 +113,7 @@ def students(lab: Replication) -> list[Finding]:
         others.append(("the SFT control (as many steps on the SFT data)", lab.sft_control))
     outcomes = {}
     for policy in (student, *(other for _, other in others)):
-        greedy = greedy_samples(lab, policy)
+        greedy = greedy_samples(lab.run, policy)
         outcomes[policy.policy, "accuracy"] = st.Outcome.of(greedy["is_correct"], greedy["question_id"])
     lines = [
         (f"Accuracy of the student of expert iteration ({student.policy})", "", student.policy, "", "accuracy", "")

@@ -122,7 +122,8 @@ def judge(outcomes: Sequence[Outcomes], a: str, b: str, metric: str, side: str, 
     pair = _pair(outcomes, a, b, metric)
     if pair is None:
         return None
-    change, found = st.difference(*pair), st.difference(*pair).estimate()
+    change = st.difference(*pair)
+    found = change.estimate()
     p, power, bounds = nan, nan, SIDES[side]
     if bounds == SIDES["more"]:
         p = st.paired_p(*pair)
@@ -201,10 +202,11 @@ def _verdict_cell(row: Any) -> str:
     note = next((f": {c.note}" for c in CLAIMS if c.id == row.id and c.note), "")
     if row.verdict == NOT_TESTED:
         return f"{NOT_TESTED}{note}"
-    details = [f"p = {row.p:.2g}, Holm {row.p_holm:.2g}"] if pd.notna(row.p) else []
-    details += [f"power {100 * row.power:.0f} %"] if pd.notna(row.power) else []
-    shown = format_estimate(st.Estimate(row.ours, row.ci_low, row.ci_high, row.n), "+")
-    return f"{shown} {row.verdict}{note if row.verdict == NOT_JUDGED else ''}{f' ({details[0]})' if details else ''}"
+    why = note
+    if row.verdict != NOT_JUDGED:  # one of the two kinds of test applies
+        tested = f"p = {row.p:.2g}, Holm {row.p_holm:.2g}" if pd.notna(row.p) else f"power {100 * row.power:.0f} %"
+        why = f" ({tested})"
+    return f"{format_estimate(st.Estimate(row.ours, row.ci_low, row.ci_high, row.n), '+')} {row.verdict}{why}"
 
 
 def short(row: Any) -> str:

@@ -17,7 +17,7 @@ from glore_lib.method.evaluation import Outcomes, rule_outcomes
 from glore_lib.method.replication import Replication
 from glore_lib.method.reward_models import RewardModelData, labels_for
 from glore_lib.method.schedule import KINDS
-from glore_lib.method.students import Student, sample_solutions
+from glore_lib.method.students import greedy_samples
 from glore_lib.params import ParamsError
 from glore_lib.reporting import analysis_figures
 from glore_lib.run import Run
@@ -46,19 +46,10 @@ def losses(*models: Artifact | None) -> Figure:
 
 def student_comparison(lab: Replication) -> pd.DataFrame:
     """Return the validation accuracy of the SFT student, its control, and the student of expert iteration."""
-    compared = [lab.student]
-    if lab.run.params.student.start == "sft":
-        compared.insert(0, lab.sft_student)
-    if lab.run.params.student.sft_control:
-        compared.insert(1, lab.sft_control)
-    shares = {s.policy: st.proportion(greedy_samples(lab, s)["is_correct"]) for s in compared}  # may hold one twice
+    compared = lab.compared_students  # may hold one twice
+    shares = {s.policy: st.proportion(greedy_samples(lab.run, s)["is_correct"]) for s in compared}
     rows = {name: {"accuracy, %": share.percent(), "n": share.n} for name, share in shares.items()}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("student")
-
-
-def greedy_samples(lab: Replication, student: Student) -> pd.DataFrame:
-    """Return a student's greedy answers to the validation questions (record ``samples``)."""
-    return sample_solutions(lab.run, student, "validation", 1, 0.0, f"greedy-{student.policy}").read()
 
 
 def questions(lab: Replication, count: int) -> None:
@@ -146,7 +137,8 @@ def score_ranges(lab: Replication) -> pd.DataFrame:
 def training_label_outcomes(lab: Replication) -> Outcomes:
     """Compare the training labels by rollouts with the exact ones after each post-processing rule; {} if unknown."""
     rollouts, samples = lab.data.rollouts.read(), lab.data.samples.read()
-    exact = step_labels.exact_labels(lab.run, samples[samples["sample_id"].isin(rollouts["sample_id"])], "train")
+    labelled = samples[samples["sample_id"].isin(rollouts["sample_id"])]
+    exact = step_labels.exact_labels(lab.run, labelled, lab.run.reward_split)
     return {} if exact is None else rule_outcomes(rollouts, exact)
 
 
@@ -161,7 +153,7 @@ def training_label_quality(lab: Replication) -> pd.DataFrame:
 def stepwise(lab: Replication) -> pd.DataFrame:
     """Export the SORM's training data in TRL's stepwise-supervision format; return the first rows."""
     labels = labels_for(lab.run, "sorm_consistent", lab.data)
-    frame = step_labels.stepwise_supervision(lab.run, lab.data.samples.read(), labels, "train")
+    frame = step_labels.stepwise_supervision(lab.run, lab.data.samples.read(), labels, lab.run.reward_split)
     path = lab.run.store.root / "stepwise" / f"{lab.run.params.run}.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
     frame.to_parquet(path, index=False)

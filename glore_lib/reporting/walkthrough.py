@@ -19,20 +19,24 @@ from glore_lib.method.step_labels import exact_labels, first_errors, rollout_lab
 from glore_lib.solutions import mark_bad, prefix_text, split_steps
 
 WIDTH = 110  # columns of printed text
+ROOM = 43  # lines of a table on one screen
 TRIED = 200  # questions among which an example of expert iteration is chosen
 NONE = "This run has no such example."
 
 
 @dataclass(frozen=True)
 class Table:
-    """A frame to read: each step of a solution has its own line, scores have two digits."""
+    """A frame to read: each step of a solution has its own line, scores have two digits, and rows fit a screen."""
 
     frame: pd.DataFrame
 
     def _repr_html_(self) -> str:
-        shown = self.frame.map(lambda value: html.escape(_cell(value)).replace("\n", "<br>"))
+        lines = self.frame.map(lambda value: 1 + _cell(value).count("\n")).max(axis=1).cumsum()
+        fitting = self.frame.head(max(1, (lines < ROOM).sum()))
+        shown = fitting.map(lambda value: html.escape(_cell(value)).replace("\n", "<br>"))
         table = shown.to_html(escape=False, border=0, justify="left", index=shown.index.nlevels > 1)
-        return NONE if shown.empty else table
+        rest = len(self.frame) - len(fitting)
+        return NONE if shown.empty else table + (f"<p>... and {rest} more</p>" if rest else "")
 
     def __repr__(self) -> str:
         shown = self.frame.map(lambda value: _cell(value).replace("\n", " / "))
@@ -43,7 +47,7 @@ def _cell(value: object) -> str:
     return f"{value:.2f}" if isinstance(value, float) else str(value).strip()
 
 
-def question(lab: Replication, records: pd.DataFrame, split: str = "train") -> None:
+def question(lab: Replication, records: pd.DataFrame, split: str) -> None:
     """Print the question that the records are about, and its reference answer."""
     for question_id in records["question_id"].head(1):
         asked = lab.run.questions(split)[question_id]
@@ -69,7 +73,7 @@ def by_step(samples: pd.DataFrame, **columns: pd.DataFrame) -> Table:
     return Table(steps.reset_index("sample_id", drop=True).set_index("answer", append=True))
 
 
-def exact(lab: Replication, samples: pd.DataFrame, split: str = "train") -> dict[str, pd.DataFrame]:
+def exact(lab: Replication, samples: pd.DataFrame, split: str) -> dict[str, pd.DataFrame]:
     """Return the exact labels as a column for :func:`by_step`, or no column if the task has none."""
     labels = exact_labels(lab.run, samples, split)
     return {} if labels is None else {"exact": labels}
@@ -79,7 +83,8 @@ def read_and_written(lab: Replication, pairs: pd.DataFrame) -> None:
     """Print what the refiner reads and what it learns to write, of the first of the pairs."""
     for pair in pairs.head(1).to_dict("records"):
         marked = mark_bad(split_steps(pair["draft"]), pair["first_error"])
-        prompt = lab.run.task.refine_prompt(lab.run.questions("train")[pair["question_id"]].question, marked)
+        asked = lab.run.questions(lab.run.reward_split)[pair["question_id"]]
+        prompt = lab.run.task.refine_prompt(asked.question, marked)
         lines = ["--- The refiner reads", *split_steps(prompt), "--- and learns to write", *split_steps(pair["target"])]
         print("\n".join(textwrap.fill(line, WIDTH) for line in lines))
 

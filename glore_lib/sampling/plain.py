@@ -8,7 +8,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from glore_lib.sampling import Answers, Request
-from glore_lib.sampling.rows import Row, RowSampler
+from glore_lib.sampling.rows import Row, RowSampler, Uniforms
 
 
 class PlainSampler(RowSampler):
@@ -32,11 +32,10 @@ class PlainSampler(RowSampler):
         return sorted(rows, key=lambda row: -len(row.request.prompt))
 
     def _decode_some(
-        self, requests: list[Request], waiting: list[Row], temperature: float, limit: int
+        self, waiting: list[Row], uniforms: Uniforms, temperature: float, limit: int
     ) -> tuple[list[Row], list[Row]]:
         length = len(waiting[0].request.prompt)
         rows = [row for row in waiting[: self.rows] if len(row.request.prompt) == length]
-        uniforms = self._uniforms(requests, rows, limit)
 
         def choose(_: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
             """Leave generate one token for each row to choose from."""

@@ -88,7 +88,8 @@ class Trial:
             Request(second + rest[:5], 2, 0, common=len(second)), Request(second, 2, 0),
         ]  # fmt: skip
         begun = self._draw(WRITTEN // 2)
-        written = {(i, j): begun + self._draw(WRITTEN - len(begun)) for i, r in enumerate(requests) for j in range(r.n)}
+        prompts = [r.prompt for r in requests for _ in range(r.n)]
+        written = [begun + self._draw(WRITTEN - len(begun)) for _ in prompts]
         seen: dict[Ids, torch.Tensor] = {}
 
         class Recorder(kind):  # type: ignore[misc, valid-type]
@@ -98,8 +99,8 @@ class Trial:
 
         def compare() -> Iterable[Compared]:
             Recorder(self.model, self.tokenizer, 64).sample(requests, 1.0, WRITTEN, "probe")
-            for (i, _), tokens in written.items():
-                text, start = requests[i].prompt + tokens[:-1], len(requests[i].prompt)
+            for prompt, tokens in zip(prompts, written, strict=True):
+                text, start = prompt + tokens[:-1], len(prompt)
                 yield text, start - 1, torch.stack([seen[text[:n]] for n in range(start, len(text) + 1)])
 
         return self._problem(compare, lambda ids: self.model(input_ids=ids).logits)

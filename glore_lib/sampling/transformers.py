@@ -8,23 +8,26 @@ different tokens: most tokens of eight samples of a question are common to sever
 # transformers declares the tensors of a cache layer as optional.
 # mypy: disable-error-code="union-attr, index"
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from transformers import Cache, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicLayer
 
 from glore_lib.sampling import Answers, Request, attention
 from glore_lib.sampling.attention import SharedPrefix
 from glore_lib.sampling.plain import PlainSampler
-from glore_lib.sampling.rows import Row, RowSampler
+from glore_lib.sampling.rows import Row, RowSampler, Uniforms
 
 ROOM = 32  # tokens that a cache grows by
 DROP_AT = 0.2  # remove finished rows at this share of the batch: each removal copies the whole cache
-READ_TOKENS = 2048  # tokens of prefixes read at a time
+READ_TOKENS = {"cpu": 2048, "cuda": 32768}  # read at a time: they fit a CPU's caches, or fill a GPU
 SPREAD = 4  # completions per row of a batch: most share a row
 
 
@@ -137,10 +140,10 @@ class TransformersSampler(RowSampler):
         return super().sample(requests, temperature, max_new_tokens, progress)
 
     def _decode_some(
-        self, requests: list[Request], waiting: list[Row], temperature: float, limit: int
+        self, waiting: list[Row], uniforms: Uniforms, temperature: float, limit: int
     ) -> tuple[list[Row], list[Row]]:
         size = self._batch_size(waiting, temperature)
-        ended, left = self._decode(requests, waiting[:size], temperature, limit)
+        ended, left = self._decode(waiting[:size], uniforms, temperature, limit)
         return ended, waiting[size:] + left
 
     def _batch_size(self, waiting: list[Row], temperature: float) -> int:
@@ -150,41 +153,59 @@ class TransformersSampler(RowSampler):
 
     @torch.inference_mode()
     def _decode(
-        self, requests: list[Request], rows: list[Row], temperature: float, limit: int
+        self, rows: list[Row], uniforms: Uniforms, temperature: float, limit: int
     ) -> tuple[list[Row], list[Row]]:
         """Decode rows to their ends; return the finished rows, and the forks that did not fit the batch."""
-        uniforms = self._uniforms(requests, rows, limit)
         batch = self._read(rows)
         ended: list[Row] = []
         left: list[Row] = []
+        pad = self.tokenizer.pad_token_id
+        last = [row.text[-1] for row in batch.places]
         while any(batch.places):
-            last = [row.text[-1] if row else self.tokenizer.pad_token_id for row in batch.places]
             ids = torch.tensor(last, device=self.model.device)[:, None]
             batch.mask = torch.cat([batch.mask, batch.mask.new_ones(len(ids), 1)], dim=1)
             logits = self._forward(ids, batch.mask, batch.position[:, None], batch.cache, batch.shared)
             batch.position = batch.position + 1
             growing = [place for place, row in enumerate(batch.places) if row]
-            grown = [batch.places[place] for place in growing]
-            forks = _append(grown, self._choose(logits[growing], grown, uniforms, temperature))  # type: ignore[arg-type]
-            self.ends.note([*grown, *(fork for _, fork in forks)])  # type: ignore[list-item]
-            for place, row in zip(growing, grown, strict=True):
-                if row.ended(limit):
-                    ended.append(row)  # type: ignore[arg-type]
-                    batch.places[place] = None
+            grown: list[Row] = [batch.places[place] for place in growing]  # type: ignore[misc]
+            forks = _append(grown, self._choose(logits[growing], grown, uniforms, temperature))
+            self.ends.note([*grown, *(fork for _, fork in forks)])
+            over = [place for place, row in zip(growing, grown, strict=True) if row.ended(limit)]
+            ended += [batch.places[place] for place in over]  # type: ignore[misc]
+            for place in over:
+                batch.places[place] = None
             ended += [fork for _, fork in forks if fork.ended(limit)]
             left += batch.take([(growing[k], fork) for k, fork in forks if not fork.ended(limit)], self.rows)
             if any(batch.places) and batch.places.count(None) >= DROP_AT * len(batch.places):
                 batch.drop_free()
+            last = [row.tokens[-1] if row else pad for row in batch.places]
         return ended, left
 
     def _read(self, rows: list[Row]) -> _Batch:
-        """Compute the caches of all rows, without their last tokens.
+        """Compute the caches of all rows, without their last tokens, in parts of :data:`READ_TOKENS`."""
+        by_prefix: dict[tuple[int, ...], list[Row]] = {}
+        for row in rows:
+            by_prefix.setdefault(row.request.prefix, []).append(row)
+        parts: list[list[Row]] = []
+        read = limit = READ_TOKENS[self.model.device.type]
+        for prefix, same in by_prefix.items():
+            tokens = len(prefix) + sum(len(row.text) - len(prefix) for row in same)
+            if read + tokens > limit:
+                parts.append([])
+                read = 0
+            parts[-1] += same
+            read += tokens
+        return _joined([self._read_part(part) for part in parts])
+
+    def _read_part(self, rows: list[Row]) -> _Batch:
+        """Read some rows at once.
 
         Each distinct prefix is read once. A text that begins another (P_1, P_2, ... of a solution) is read with it.
         """
         distinct = list(dict.fromkeys(row.request.prefix for row in rows))
         ids, mask = self._pad(distinct)
-        prefixes = self._read_prefixes(ids, mask)
+        prefixes = DynamicCache(config=self.model.config)
+        self._forward(ids, mask, (mask.cumsum(1) - 1).clamp(min=0), prefixes, None, reads=True)
         place = {prefix: k for k, prefix in enumerate(distinct)}
         groups = [place[row.request.prefix] for row in rows]
         own_texts = [row.text[row.request.shared : -1] for row in rows]
@@ -194,7 +215,8 @@ class TransformersSampler(RowSampler):
         if ids.shape[1]:
             shared = SharedPrefix(prefixes, mask, torch.tensor([text[0] for text in texts], device=ids.device))
             before = mask.sum(1)[shared.groups]
-            self._forward(ids, own, before[:, None] + (own.cumsum(1) - 1).clamp(min=0), cache, shared)
+            position = before[:, None] + (own.cumsum(1) - 1).clamp(min=0)
+            self._forward(ids, own, position, cache, shared, reads=True)
         fork = torch.tensor(row_of, device=ids.device)
         if ids.shape[1]:
             cache.batch_select_indices(fork)
@@ -202,20 +224,6 @@ class TransformersSampler(RowSampler):
         shared = SharedPrefix(prefixes, mask, torch.tensor(groups, device=ids.device))
         own = own[fork] * (own[fork].cumsum(1) <= lengths[:, None])
         return _Batch(list(rows), shared, cache, own, mask.sum(1)[shared.groups] + lengths)
-
-    def _read_prefixes(self, ids: torch.Tensor, mask: torch.Tensor) -> Cache:
-        """Compute the prefixes' cache in parts that fit a CPU's caches."""
-        parts = []
-        for rows in torch.arange(len(ids), device=ids.device).split(max(1, READ_TOKENS // ids.shape[1])):
-            parts.append(DynamicCache(config=self.model.config))
-            position = (mask[rows].cumsum(1) - 1).clamp(min=0)
-            self._forward(ids[rows], mask[rows], position, parts[-1], None)
-        if len(parts) == 1:
-            return parts[0]
-        whole = DynamicCache(config=self.model.config)
-        for i, layers in enumerate(zip(*(part.layers for part in parts), strict=True)):
-            whole.update(torch.cat([layer.keys for layer in layers]), torch.cat([layer.values for layer in layers]), i)
-        return whole
 
     def _pad(self, prompts: list[tuple[int, ...]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return left-padded token ids and the mask, 0 at padding; both [prompts, longest]."""
@@ -226,25 +234,62 @@ class TransformersSampler(RowSampler):
         return ids, mask
 
     def _forward(
-        self, ids: torch.Tensor, mask: torch.Tensor, position: torch.Tensor, cache: Cache, shared: SharedPrefix | None
-    ) -> torch.Tensor:
-        """Return the logits [rows, vocabulary] after the last token."""
-        output = self.model(
+        self, ids: torch.Tensor, mask: torch.Tensor, position: torch.Tensor, cache: Cache, shared: SharedPrefix | None,
+        reads: bool = False,
+    ) -> torch.Tensor:  # fmt: skip
+        """Return the logits [rows, vocabulary] after the last token; reading needs none, and fills the cache alone."""
+        output = (self.model.base_model if reads else self.model)(
             input_ids=ids, attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True,
-            logits_to_keep=1, shared=shared,
+            shared=shared,
         )  # fmt: skip
-        return output.logits[:, -1].float()
+        return output.last_hidden_state if reads else output.logits[:, -1].float()
+
+
+def _joined(parts: list[_Batch]) -> _Batch:
+    """Make one batch of several."""
+    if len(parts) == 1:
+        return parts[0]
+    prefixes, cache = DynamicCache(), Cache(layer_class_to_replicate=PreallocatedLayer)
+    masks, own_masks = [part.shared.mask for part in parts], [part.mask for part in parts]
+    width, own_width = (max(mask.shape[1] for mask in some) for some in (masks, own_masks))
+    for i in range(len(parts[0].shared.cache.layers)):
+        read = [(part.shared.cache.layers[i].keys, part.shared.cache.layers[i].values) for part in parts]
+        keys, values = (_stacked(states, width) for states in zip(*read, strict=True))
+        prefixes.update(keys, values, i)
+        if own_width:
+            own = [
+                (part.cache.layers[i].keys, part.cache.layers[i].values) if part.mask.shape[1]
+                else tuple(states[:, :, :0][part.shared.groups] for states in of_prefixes)
+                for part, of_prefixes in zip(parts, read, strict=True)
+            ]  # fmt: skip
+            keys, values = (_stacked(states, own_width) for states in zip(*own, strict=True))
+            cache.update(keys, values, i)
+    first = accumulate(map(len, masks), initial=0)
+    groups = torch.cat([part.shared.groups + n for part, n in zip(parts, first, strict=False)])
+    mask, own_mask = (
+        torch.cat([nn.functional.pad(m, (w - m.shape[1], 0)) for m in some])
+        for some, w in ((masks, width), (own_masks, own_width))
+    )
+    places, position = [row for part in parts for row in part.places], torch.cat([part.position for part in parts])
+    return _Batch(places, SharedPrefix(prefixes, mask, groups), cache, own_mask, position)
+
+
+def _stacked(states: Sequence[torch.Tensor], length: int) -> torch.Tensor:
+    """Concatenate states [rows, heads, length, width], padded on the left to a length."""
+    return torch.cat([nn.functional.pad(s, (0, 0, length - s.shape[2], 0)) for s in states])
 
 
 def _append(rows: list[Row], tokens: list[list[int]]) -> list[tuple[int, Row]]:
     """Append to each row its first completion's token; return forks for other tokens, with the index of their row."""
     forks = []
     for k, (row, drawn) in enumerate(zip(rows, tokens, strict=True)):
-        by_token: dict[int, list[tuple[int, int]]] = {}
-        for completion, token in zip(row.completions, drawn, strict=True):
-            by_token.setdefault(token, []).append(completion)
-        (first, row.completions), *others = by_token.items()
-        forks += [(k, Row(row.request, c, tokens=[*row.tokens, token], line=row.line)) for token, c in others]
+        first = drawn[0]
+        if len(drawn) > 1 and drawn.count(first) < len(drawn):
+            by_token: dict[int, list[int]] = {}
+            for completion, token in zip(row.completions, drawn, strict=True):
+                by_token.setdefault(token, []).append(completion)
+            row.completions = by_token.pop(first)
+            forks += [(k, Row(row.request, c, tokens=[*row.tokens, t], line=row.line)) for t, c in by_token.items()]
         row.tokens.append(first)
     return forks
 

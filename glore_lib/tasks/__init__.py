@@ -67,11 +67,10 @@ def load_task(task: params.Task) -> Task:
 
 
 def checked_task(p: params.Params) -> Task:
-    """Return the task of a run; raise ParamsError if its data, its base model or a package it needs is missing."""
+    """Return the task of a run; raise ParamsError if its data is missing or does not suit the parameters."""
     task = load_task(p.task)
     task.check_data(p.task.counts)
     _check_solutions(task, p)
-    params.check_installed(p)
     return task
 
 

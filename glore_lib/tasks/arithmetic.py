@@ -69,10 +69,11 @@ class Difficulty:
     distractors: int  # maximum number of sentences that the answer does not need
     shuffle: float  # probability that sentences are not in the order of solving
     related: int = 0  # maximum number of distractors about the item asked for, with further holders
+    reversed: float = 0.0  # first relations of a chain that say "fewer" or a fraction from the known quantity's side
 
 
 DIFFICULTIES = {
-    "hard": Difficulty(5, 5, inverse=0.7, join=0.3, boxes=0.3, distractors=5, shuffle=1.0, related=1),
+    "hard": Difficulty(5, 5, inverse=0.7, join=0.3, boxes=0.8, distractors=5, shuffle=1.0, related=1, reversed=0.4),
     "easy": Difficulty(3, 3, inverse=0.9, join=0.5, boxes=0.3, distractors=8, shuffle=1.0, related=2),
 }
 
@@ -221,12 +222,15 @@ class _Draft:
     def related(self, y: int) -> int:
         """Add a quantity defined from quantity ``y`` by one operation, its value within bounds."""
         base = self.value(y)
-        inverse = base > 2 and self.rng.random() < self.difficulty.inverse
+        # Worded from y's side, "y has k more than x" states the inverse of the operation that computes x. "Fewer" and
+        # fractions make that operation an exclusive-or of the word and the side asked for, which the base model has
+        # never seen and a model this small learns slowly: only the first relation of a chain may use them.
+        first = self.difficulty.reversed > 0 and not self.quantities[y].parents
+        reversed_ = first and self.rng.random() < self.difficulty.reversed
+        inverse = reversed_ or (base > 2 and self.rng.random() < self.difficulty.inverse)
+        weights = (3, 3, 5, 5) if reversed_ else (0, 3, 3, 5) if inverse else (4, 8, 11, 13)
         while True:
-            # Worded from y's side, "y has k more than x" states the inverse of the operation that computes x. Only
-            # "more" and "times" are used there: with "fewer" and "half" the operation would be an exclusive-or of the
-            # word and the side asked for, which a model this small learns neither to write nor to check.
-            op = self.rng.choices("+-*/", cum_weights=(0, 3, 3, 5) if inverse else (4, 8, 11, 13))[0]
+            op = self.rng.choices("+-*/", cum_weights=weights)[0]
             told = INVERSE[op] if inverse else op
             k = self.rng.randint(2, {"*": 5, "/": 4}.get(told, 30))
             if 1 <= (OPERATORS[op](base, k) or 0) <= MAX_VALUE:

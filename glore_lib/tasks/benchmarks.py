@@ -68,10 +68,13 @@ class Benchmark(ABC):
     def check_data(self, counts: Mapping[str, int]) -> None:
         """Read the data; raise ParamsError if it can't be read or a split has too few questions."""
         for split, questions in self.splits.items():
-            if counts.get(split, 0) > len(questions):
+            # Those for reward models follow the student's.
+            drawn = [name for name in (split, *(["reward"] if split == "train" else [])) if name in counts]
+            if sum(counts[name] for name in drawn) > len(questions):
+                asked = " + ".join(f"task.{name}_questions" for name in drawn)
                 raise ParamsError(
-                    f"task.{split}_questions = {counts[split]}: must be at most {len(questions)}, the size of the "
-                    f"{split} split of {self.name}"
+                    f"{asked} = {sum(counts[name] for name in drawn)}: must be at most {len(questions)}, the size of "
+                    f"the {split} split of {self.name}"
                 )
 
     def questions(self, split: str, count: int, seed: int) -> list[Question]:

@@ -1,6 +1,6 @@
 """Count test questions that occur in the other splits."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from re import findall
 
 import pandas as pd
@@ -10,15 +10,15 @@ from glore_lib.tasks import Question
 GRAM = 8  # consecutive words that two questions rarely share by chance, unless one template wrote both
 
 
-def contamination(questions: Callable[[str], Mapping[str, Question]]) -> pd.DataFrame:
-    """Count the test questions that train or validation repeat, by text and by 8 consecutive words.
+def contamination(questions: Callable[[str], Mapping[str, Question]], splits: Iterable[str]) -> pd.DataFrame:
+    """Count the test questions that other ``splits`` repeat, by text and by 8 consecutive words.
 
     ``questions`` returns the questions of a split. Case, punctuation and white space do not count. The last column is
     the share of all 8-word sequences of the test questions that occur in the other split.
     """
     test = [_words(q.question) for q in questions("test").values()]
     rows = []
-    for split in ("train", "validation"):
+    for split in [split for split in splits if split != "test"]:
         other = [_words(q.question) for q in questions(split).values()]
         texts, known = set(other), {gram for words in other for gram in _grams(words)}
         found = [[gram in known for gram in _grams(words)] for words in test]

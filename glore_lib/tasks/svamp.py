@@ -22,9 +22,12 @@ _PLACEHOLDER = re.compile(r"number(\d+)")
 class SVAMP(Benchmark):
     """SVAMP, a :class:`glore_lib.tasks.Task` without reference solutions."""
 
-    # Most questions take one operation, and a small base model answers at the example's length: 40 to 60 % of SmolLM2's
-    # answers to training questions ended after longer examples, 90 % after this one.
-    example = ("Tom had 24 lamps. He sold 9 of them. How many lamps does Tom have now?", "24 - 9 = 15\n#### 15")
+    # Most questions take one operation. The first line says which quantities it takes, the second computes: in a
+    # solution of one line there would be no error to locate.
+    example = (
+        "Tom had 24 lamps. He sold 9 of them. How many lamps does Tom have now?",
+        "Tom had 24 lamps and sold 9 of them.\nTom has 24 - 9 = 15 lamps now.\n#### 15",
+    )
 
     def __init__(self, split: str) -> None:
         """Read the split "hub_700_300" or "mawps_asdiv_1000"."""

@@ -84,23 +84,30 @@ def check(out: Path, artifacts: Path) -> tuple[int, list[Difference]]:
         if "runs" in (manifest := read_manifest(out)):
             write_comparison(run_folders(out), again)
         else:
-            save_run(_open(manifest, artifacts, Path(scratch) / "artifacts"), again)
+            save_run(open_stored(_params(manifest), artifacts, Path(scratch) / "artifacts"), again)
         files = {str(path.relative_to(root)) for root in (out, again) for glob in CHECKED for path in root.glob(glob)}
         compared = [cell for name in sorted(files) for cell in _cells(name, out / name, again / name)]
     return len(compared), [Difference(*map(str, cell)) for cell in compared if not _alike(*cell[2:])]
 
 
-def _open(manifest: dict[str, Any], artifacts: Path, derived: Path) -> Replication:
+def open_stored(params: Params, artifacts: Path, derived: Path) -> Replication:
+    """Open a run whose artifacts exist; what is made again of stored samples and scores goes to ``derived``.
+
+    Raises :class:`ParamsError` where an artifact is missing, as it is asked for.
+    """
     if not artifacts.is_dir():
         raise ParamsError(f"artifacts {artifacts}: no such folder; give the one of the run with --artifacts")
     quiet()
+    return Replication(Run(params, ReadOnlyStore(artifacts, derived=Store(derived)), checked_task(params)))
+
+
+def _params(manifest: dict[str, Any]) -> Params:
     try:
-        params = Params.model_validate(manifest["params"])
+        return Params.model_validate(manifest["params"])
     except ValidationError as error:
         first = error.errors()[0]
         why = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
         raise ParamsError(f"manifest, run {manifest['run']}: made by another version: {why}") from None
-    return Replication(Run(params, ReadOnlyStore(artifacts, derived=Store(derived)), checked_task(params)))
 
 
 def _cells(name: str, stored: Path, recomputed: Path) -> Iterator[tuple[str, str, Any, Any]]:

@@ -15,7 +15,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from glore_lib.artifacts.keys import code_hash
-from glore_lib.artifacts.locks import check_writable, only_run
+from glore_lib.artifacts.locks import SIDE_BY_SIDE, check_writable, only_run
 from glore_lib.artifacts.manifest import (
     MANIFEST,
     REPORT,
@@ -39,12 +39,12 @@ from glore_lib.artifacts.manifest import (
     training_warnings,
 )
 from glore_lib.artifacts.records import UNFINISHED, checksum, write
-from glore_lib.params import Params, ParamsError, digest, from_root, load_params
-from glore_lib.tasks import checked_task
+from glore_lib.params import Params, ParamsError, digest, from_root
 from glore_lib.workflow import StageError, environment, notebooks
 from glore_lib.workflow.environment import ROOT
 from glore_lib.workflow.notebooks import is_done, notebook_hash
-from glore_lib.workflow.seeds import with_seeds
+from glore_lib.workflow.processes import Tell, side_by_side
+from glore_lib.workflow.runs import read_runs, with_seeds
 
 if TYPE_CHECKING:  # it imports torch, which takes seconds
     from glore_lib.method.replication import Replication
@@ -56,7 +56,7 @@ STAGES = {
 }  # fmt: skip
 APPENDIX = {
     "appendix/g_label_quality": 0.02, "appendix/j_value_refinement": 0.05, "appendix/ablation_labels": 0.1,
-    "appendix/ablation_refinement": 0.1,
+    "appendix/ablation_refinement": 0.2, "appendix/label_noise": 0.6,
 }  # fmt: skip
 SAVES_TABLES, FIGURES = "05_evaluation", "06_figures"
 OUTPUTS = (RUN_FILE, "*.csv", "tables/*", "figures/*", "appendix/*")  # what notebooks write, besides themselves
@@ -130,6 +130,7 @@ class Results:
     def plan(self, file: Path, overrides: dict[str, Any], stages: Iterable[str]) -> None:
         """Add the notebooks of some stages of a run."""
         assert self.artifacts and self.params
+        self.file, self.overrides = file, overrides
         shared = {"params_file": file, "artifacts": self.artifacts}
         given: dict[str, Any] = {name: self._from_clone(path) for name, path in shared.items()}
         given["overrides"] = from_root(self.params, overrides)
@@ -246,6 +247,23 @@ class Results:
             progress(job, 1.0)
         manifest["status"], manifest["finished"] = "done", _now()
         self._write(manifest)
+
+    def render_apart(self, tell: Tell) -> None:
+        """Render in another process than the one that ``tell`` tells the number of a job and its share."""
+        self.render(lambda job, share: tell(self.jobs.index(job), share))
+
+    def compute_ahead(self, tell: Tell) -> None:
+        """Make, beside the process that renders this run, what its last notebooks need; leave errors to them."""
+        from glore_lib.workflow import compute
+
+        assert self.artifacts
+        with (
+            Path(os.devnull).open("w", encoding="utf-8") as null,
+            redirect_stdout(null),
+            redirect_stderr(null),
+            suppress(Exception),
+        ):
+            compute.ahead(compute.open_lab(self.file, self.overrides, self.artifacts))
 
     def _render(self, job: Job, progress: Callable[[float], None]) -> dict[str, Any]:
         """Do one job; return its seconds and tokens."""
@@ -428,7 +446,7 @@ class Pipeline:
     def __post_init__(self) -> None:
         stages = [stage for stage in STAGES if stage != FIGURES] + (list(APPENDIX) if self.appendix else [])
         again = _from(self.start, [*stages, FIGURES]) if self.start else []
-        self.runs = read_runs(self.params_files, self.overrides, self.appendix)
+        self.runs = read_runs(self.params_files, self.overrides, self.artifacts, self.appendix)
         name = comparison_name([*self.runs]) if self.name is None else self.name
         if name in self.runs or not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
             raise ParamsError(f"--name {name}: must be the name of a folder, other than that of a run")
@@ -458,11 +476,15 @@ class Pipeline:
         return [job for made in self.results for job in made.jobs]
 
 
-def render(results: Sequence[Results], progress: Progress = lambda job, share: None) -> None:
+def render(
+    results: Sequence[Results], progress: Progress = lambda job, share: None, jobs: int = 1
+) -> None:  # fmt: skip
     """Do the due jobs of some results folders, holding these and their artifacts for this run.
 
-    Raises :class:`StageError` at the first that fails; what was rendered before stays, and so does its own part up to
-    the failing cell. Raises :class:`ParamsError` where another run uses one of the folders.
+    Runs and seeds are done ``jobs`` at a time, each in a process of its own; one that is free at the end works ahead
+    for a run that is not done. Raises :class:`StageError` at the first that fails, once those beside it are done; what
+    was rendered before stays, and so does its own part up to the failing cell. Raises :class:`ParamsError` where
+    another run uses one of the folders.
     """
     os.environ["TQDM_DISABLE"] = "1"  # bars would fill the rendered notebooks; this process shows one
     due = [made for made in results if not made.done]  # the manifest of the others stays as it is
@@ -471,25 +493,16 @@ def render(results: Sequence[Results], progress: Progress = lambda job, share: N
         for made in due:
             if made.fresh:
                 made.remove()
+        if jobs > 1:
+            runs, due = [made for made in due if made.params], [made for made in due if not made.params]
+            os.environ[SIDE_BY_SIDE] = "1"
+            side_by_side(
+                [made.render_apart for made in runs], jobs,
+                lambda number, job, share: progress(runs[number].jobs[job], share),
+                [made.compute_ahead for made in runs],
+            )  # fmt: skip
         for made in due:
             made.render(progress)
-
-
-def read_runs(files: Sequence[Path], overrides: dict[str, Any], appendix: bool = False) -> dict[str, Params]:
-    """Return the runs of some params files by name; raise ParamsError if one, or its data, cannot be used."""
-    runs: dict[str, Params] = {}
-    for path in files:
-        params = load_params(path, overrides)
-        if params.run in runs:
-            raise ParamsError(f"params file {path}: run = {params.run!r}: every params file needs a name of its own")
-        runs[params.run] = params
-    for params in runs.values():
-        checked_task(params)
-        if appendix and params.task.name != "arithmetic":
-            from glore_lib.tasks.mr_gsm8k import MRGSM8K  # imports pandas, which takes a second
-
-            MRGSM8K(params.task.calculator_annotations, params.task.test_questions).check_data({})
-    return runs
 
 
 def _from(name: str, stages: Sequence[str]) -> Sequence[str]:

@@ -33,7 +33,7 @@ COMPUTES = [
     (SAMPLES, "run.py", "2**31", "2**30"),
     (ROLLOUTS, "solutions.py", "any(later.isdisjoint(", "all(later.isdisjoint("),
     (REWARD_MODEL, "method/step_labels.py", "min(axis=1)", "max(axis=1)"),
-    (SCORES, "models/reward_head.py", "sum(2) - 1", "sum(2)"),
+    (SCORES, "models/language_model.py", "sum(2) - 1", "sum(2)"),
     (REFINED, "solutions.py", "{BAD} {steps", "{BAD}{steps"),
     (NUMBERS, "method/evaluation.py", "scores.argmax(axis=1)", "scores.argmin(axis=1)"),
 ]
@@ -44,7 +44,7 @@ DOES_NOT = [
     (STUDENT, "models/training.py", "the loss is", "the training loss is"),  # an error message
     (STUDENT, "models/training.py", '"""', '"""Reworded. ', 1),
     (STUDENT, "sampling/rows.py", "logits / temperature", "logits"),  # a training does not sample
-    (STUDENT, "method/rollouts.py", "WAVE = 512", "WAVE = 256"),
+    (STUDENT, "method/rollouts.py", "self.is_correct and self", "self.is_correct or self"),
     (STUDENT, "method/expert_iteration.py", "< cap", "<= cap"),  # in the key of the data, not of the training on it
     (SAMPLES, "models/training.py", "steps // 20", "steps // 10"),
     (SAMPLES, "sampling/vllm.py", "max_num_seqs=", "max_num_batched_tokens=4096, max_num_seqs="),  # another backend

@@ -15,7 +15,7 @@ from threading import Timer
 
 import pytest
 
-from glore_lib.artifacts.locks import LOCK, check_writable, is_used, only_run, waited_for
+from glore_lib.artifacts.locks import LOCK, SIDE_BY_SIDE, check_writable, is_used, only_run, waited_for
 from glore_lib.params import ParamsError
 
 PROGRAM = (
@@ -134,7 +134,10 @@ def test_other_errors_of_flock_are_no_lack_of_it(tmp_path, monkeypatch):
         pass
 
 
-def test_a_wait_is_reported(tmp_path, capsys):
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_wait_is_reported_unless_the_command_has_several_processes(tmp_path, capsys, monkeypatch, beside):
+    if beside:
+        monkeypatch.setenv(SIDE_BY_SIDE, "1")
     path = tmp_path / ".orm-0.lock"
     program = PROGRAM.replace("only_run", "waited_for")
     with subprocess.Popen(
@@ -144,7 +147,8 @@ def test_a_wait_is_reported(tmp_path, capsys):
         Timer(0.5, process.stdin.close).start()
         with waited_for(path):
             pass
-    assert capsys.readouterr().err == "glore: orm-0: waiting for another process, which makes it\n"
+    reported = "" if beside else "glore: orm-0: waiting for another process, which makes it\n"
+    assert capsys.readouterr().err == reported
 
 
 @pytest.mark.parametrize("number", [errno.EDQUOT, errno.ENOSPC])

@@ -39,7 +39,12 @@ SETTINGS = {
 }  # fmt: skip
 
 
-FEW = {"task.train_questions": 80, "task.validation_questions": 20, "task.test_questions": 60}
+FEW = {
+    "task.train_questions": 80,
+    "task.reward_questions": 0,
+    "task.validation_questions": 20,
+    "task.test_questions": 60,
+}
 
 
 def planned(given: dict | None = None, accuracy: float = 0.6, hardware: str = "cpu") -> Plan:

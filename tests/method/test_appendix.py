@@ -9,11 +9,13 @@ import pandas as pd
 import pytest
 from test_replication import SETTINGS, assert_numbers_are_sound, forbid_work, script
 
+from glore_lib.method import step_labels
 from glore_lib.method.appendix import (
     ablation_labels,
     ablation_refinement,
     g_label_quality,
     j_value_refinement,
+    label_noise,
     measures,
 )
 from glore_lib.method.replication import Replication
@@ -26,6 +28,7 @@ from tiny import Scripted, label_rows, open_tiny, sample_rows, score_rows, solve
 
 SMALL = SETTINGS | {"reward_models__figure4": False, "task__validation_questions": 5}
 TS = [0.45, 0.5, 0.55]
+TEMPERATURES = [0.7, 1.0]  # the run's, and another
 Q = "q0"
 
 
@@ -53,6 +56,9 @@ def experiments(lab: Replication) -> dict[str, pd.DataFrame]:
             lab, ablation_refinement.chosen_thresholds(swept, 0.5)
         ),
         "choices": ablation_refinement.choices(lab),
+        "controls": ablation_refinement.controls(lab, "test"),
+        "controls_validation": ablation_refinement.controls(lab, "validation"),
+        "label_curves": label_noise.curves(lab, 5, TEMPERATURES, 4), "label_policies": label_noise.policies(lab, 6, 4),
     }  # fmt: skip
 
 
@@ -135,7 +141,12 @@ def test_label_quality_on_gsm8k_is_judged_by_human_labels(run, tmp_path, monkeyp
     assert (value["raw", "first_error_accuracy_human"], value["raw", "first_error_late_human"]) == (0, 1)
     assert n["orm", "first_error_accuracy_human"] == 2 and n["orm", "step_accuracy_all_human"] == 5
     assert "human labels" in appendix.found_label_quality(numbers)[0]
-    for name in ("value_refinement", "refined_otherwise"):
+    assert not len(found["label_curves"]) and not len(found["label_policies"])
+    assert appendix.found_label_noise(found["label_curves"], found["label_policies"]) == [
+        "This task has no exact labels to compare with."
+    ]
+    assert len(analysis_figures.label_noise(found["label_curves"]).axes) == 1  # it says: no data
+    for name in ("value_refinement", "refined_otherwise", "controls"):
         assert (found[name]["n"][found[name]["metric"] == "fixed_fraction"] == 0).all()
     assert all("unknown" in line for line in appendix.found_value_refinement(found["value_refinement"]))
 
@@ -203,6 +214,57 @@ def test_every_rollout_is_drawn_and_more_of_them_make_no_label_negative(made, la
         assert curve[0] < curve[2]
 
 
+def test_labels_of_few_exhaustive_rollouts_are_those_of_the_run(made, lab):
+    value, usual = values(made[1]["label_curves"]), values(lab.validation.numbers)
+    for metric in ("label_precision", "label_recall"):
+        assert value["temperature_0.7", f"{metric}@2"] == usual["consistent", metric]
+    assert value["temperature_0.7", "distinct_share@1"] == 1 > value["temperature_0.7", "distinct_share@4"]
+    recall = [value["temperature_1", f"label_recall@{k}"] for k in (1, 2, 4)]
+    assert recall == sorted(recall)
+    assert ("temperature_1-temperature_0.7", "label_recall_difference@4") in value
+
+
+def test_policies_of_one_set_of_rollouts(made, lab, monkeypatch):
+    numbers = made[1]["label_policies"]
+    value = values(numbers)
+    policies = {*label_noise.policies_of(2, 4), "exact"}
+    assert policies == {method for method, metric in value if metric == "token_share"}
+    sorms = {m: {metric: v for (n, metric), v in value.items() if n == m and "step_" in metric} for m in policies}
+    assert len(sorms["any"]) == 4
+    assert sorms["wrong_only"] == sorms["any_run"]  # of equal labels
+    share = {policy: value[policy, "token_share"] for policy in policies}
+    assert share["exact"] == 0 and share["soft"] == 1
+    assert share["wrong_only"] < share["any_run"] < share["any"] < 1
+    assert share["stop_at_error"] == share["until_error"] < share["any"] == share["rollouts_only"]
+    assert value["until_error", "label_share"] < value["stop_at_error", "label_share"] == 1
+    assert value["exact", "label_precision"] == value["exact", "label_recall"] == 1
+    assert value["exact", "label_first_error_accuracy"] == 1
+    assert value["rollouts_only", "label_recall"] <= value["any", "label_recall"] >= value["half", "label_recall"]
+    n = numbers.set_index(["method", "metric"])["n"]
+    drafts, three = lab.validation.drafts.read(), lab.validation.samples
+    assert len(three) == 3 * len(drafts)
+    assert n["any", "first_error_accuracy_exact"] == n["exact", "first_error_accuracy_exact"]
+    exact = step_labels.exact_labels(lab.run, pd.concat([drafts, three]), "validation")
+    assert n["any", "step_balanced_accuracy_exact"] == (~exact.groupby("sample_id")["step"].cumcount(False).eq(0)).sum()
+
+
+def test_all_tokens_of_the_rollouts_are_counted(made, lab):
+    """A policy that needs all of them spends what the sampler generated."""
+    records = [json.loads(path.read_text()) for path in made[0].glob("rollouts-rm-*/artifact.json")]
+    (exhaustive,) = [r for r in records if not r["key"]["params"]["early_stop"]]
+    (row,) = made[1]["label_policies"].query("method == 'soft' and metric == 'token_share'").itertuples()
+    assert row.n == exhaustive["info"]["tokens_generated"]
+
+
+@pytest.mark.parametrize(("bad", "message"), [
+    ({"questions": 0}, "questions = 0: must be a whole number greater than 0"),
+    ({"k": 1}, r"k = 1: must be at least reward_models.rollouts_per_step \(2\)"),
+])  # fmt: skip
+def test_policies_of_nothing(lab, bad, message):
+    with pytest.raises(ParamsError, match=message):
+        label_noise.policies(lab, **{"questions": 2, "k": 4} | bad)
+
+
 # --- refinement -----------------------------------------------------------------------------------------------------
 
 
@@ -255,6 +317,24 @@ def test_refinements_at_the_usual_threshold_and_twice(made, lab, monkeypatch):
     value = values(usual)
     assert value["local+orm_tuned-local+orm", "fixed_fraction_difference"] == 0
     assert set(ablation_refinement.TWICE) <= set(numbers["method"])
+
+
+@pytest.mark.parametrize("split", ["test", "validation"])
+def test_controls_beside_the_run_s_own_refinements(made, lab, split):
+    numbers = made[1]["controls" if split == "test" else "controls_validation"]
+    keys = [
+        (kind, "fixed_fraction") for kind in ("global", "local+sorm", "local+oracle", "refiner_no_draft", "resample")
+    ]
+    keys += [("global", "accuracy_all_drafts"), ("global+local+sorm", "fixed_fraction")]
+    assert_same(numbers, getattr(lab, split).numbers, *keys)
+    value = values(numbers)
+    for kind in ("retrained", "retrained_sampled", "unmarked"):
+        assert value["global", "fixed_fraction"] <= value[f"global+{kind}", "fixed_fraction"] <= 1
+        assert 0 <= value[kind, "accuracy_all_drafts"] <= 1
+    for a, b in ablation_refinement.CONTROL_PAIRS:
+        metric = "accuracy_all_drafts" if b == "greedy" else "fixed_fraction"
+        difference = value[f"{a}-{b}", f"{metric}_difference"]
+        assert difference == pytest.approx(value[a, metric] - value[b, metric])
 
 
 @pytest.mark.parametrize(
@@ -332,6 +412,8 @@ def test_what_was_found_has_a_number_in_every_sentence_and_quotes_no_missing_met
         *appendix.found_value_refinement(found["value_refinement"]),
         *appendix.found_labels(found["label_rules"], found["rollout_counts"]),
         *appendix.found_refinement(found["thresholds"], found["refined_otherwise"], found["choices"], ts),
+        *appendix.found_controls(found["controls"], "test"),
+        *appendix.found_label_noise(found["label_curves"], found["label_policies"]),
     ]
     assert len(lines) > 20
     for line in lines:

@@ -12,22 +12,23 @@ from glore_lib.method import reward_models
 from glore_lib.method.refinement import global_pairs, local_pairs
 from glore_lib.method.replication import Replication
 from glore_lib.models import training
+from glore_lib.models.language_model import LanguageModel
 from glore_lib.models.loading import load_model
-from glore_lib.models.training import solution_example, train
+from glore_lib.models.training import train
 from glore_lib.params import ParamsError, Training
 from glore_lib.reporting import results, tables
 from glore_lib.reporting.tables import wide
 from glore_lib.tasks.arithmetic import Arithmetic
-from tiny import open_tiny, rollout_rows, sample_rows
+from tiny import open_tiny, rollout_rows, sample_rows, solution_rows
 
 QUESTIONS = Arithmetic("easy").questions("train", 8, 0)
 
 
 def train_with(base: Path, folder: Path, tokenizer, learning_rate: float, steps: int) -> dict:
     run = open_tiny(base, folder / "artifacts")
-    examples = [solution_example(tokenizer, q.question + "\n", q.reference_solution.split("\n")) for q in QUESTIONS]
     settings = Training(epochs=steps, max_steps=steps, learning_rate=learning_rate)
-    return train(load_model(str(base), "float32"), examples, run.params.finetuning, settings, 0, 0, folder)
+    model = LanguageModel(load_model(str(base), "float32"))
+    return train(model, solution_rows(tokenizer, QUESTIONS), run.params.finetuning, settings, 0, 0, folder)
 
 
 def test_a_loss_that_is_no_number_ends_the_training(tiny_base, tmp_path, tokenizer, reliability):

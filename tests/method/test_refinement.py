@@ -6,6 +6,7 @@ import pytest
 from glore_lib.artifacts.records import check_schema
 from glore_lib.method.refinement import (
     RefinementSpec,
+    Shown,
     global_pairs,
     local_pairs,
     locate_first_error,
@@ -49,7 +50,7 @@ def test_local_pairs_with_all_verifying_rollouts():
         ("q1", "local", "a\nb\n#### 1", 2, "a\nx\n#### 2\n"),
         ("q1", "local", "a\nb\n#### 1", 2, "a\nz\n#### 2\n"),
         ("q1", "local", "d\n#### 3", 1, "a\nc\n#### 2"),  # from P_0, the question, any right sample verifies
-        ("q2", "local", "e\nf\n#### 4", 3, "e\nf\n#### 4"),
+        # Not q2's: its rollout repeats the marked step.
     ]
 
 
@@ -114,11 +115,13 @@ def test_pairs_that_differ_in_case_or_spaces_are_one(run):
 # What the refiner is trained on
 
 
-@pytest.mark.parametrize("force_prefix", [True, False])
+@pytest.mark.parametrize(("force_prefix", "learn_prefix"), [(True, True), (False, True), (False, False)])
 def test_the_refiner_reads_the_marked_draft_and_learns_what_it_has_to_write(
-    tiny_base, tmp_path, monkeypatch, force_prefix
+    tiny_base, tmp_path, monkeypatch, force_prefix, learn_prefix
 ):
-    run = open_tiny(tiny_base, tmp_path / "a", refiner__force_prefix=force_prefix, refiner__pairs_per_question=9)
+    skipped = force_prefix or not learn_prefix
+    options = {"refiner__force_prefix": force_prefix, "refiner__learn_prefix": learn_prefix}
+    run = open_tiny(tiny_base, tmp_path / "a", refiner__pairs_per_question=9, **options)
     first, second = list(run.questions("train").values())[:2]
     names = {"q1": first.question_id, "q2": second.question_id}
     words = {"a": "ann is", "b": "ben is", "c": "tom is", "d": "eve is", "x": "kim is", "z": "pat is"}
@@ -140,20 +143,25 @@ def test_the_refiner_reads_the_marked_draft_and_learns_what_it_has_to_write(
         return {"steps": 0}
 
     monkeypatch.setattr("glore_lib.models.training.train", train)
-    train_refiner(run, Student(None, "base"), data)
-    shown = {
-        (
-            run.tokenizer.decode(ids[: len(ids) - learned], skip_special_tokens=True),
-            run.tokenizer.decode(ids[-learned:]),
-        )
-        for ids, learned in ((e["input_ids"], sum(label != -100 for label in e["labels"])) for e in seen)
-    }
+
+    def read_and_learned(shown: Shown) -> set[tuple[str, str]]:
+        seen.clear()
+        train_refiner(run, Student(None, "base"), data, shown)
+        return {
+            (
+                run.tokenizer.decode(ids[: len(ids) - learned], skip_special_tokens=True),
+                run.tokenizer.decode(ids[-learned:]),
+            )
+            for ids, learned in ((e["input_ids"], sum(label != -100 for label in e["labels"])) for e in seen)
+        }
+
+    shown = read_and_learned("marked")
     question = first.question
     wholes = [("ann is\n[BAD] ben is\n#### 1", f"{end} is\n#### 2\n</s>") for end in ("tom", "pat")]
     local = {
         (
-            f"{question}\n{draft}\nsolution :\n" + ("ann is\n" if force_prefix else ""),
-            ("" if force_prefix else "ann is\n") + end,
+            f"{question}\n{draft}\nsolution :\n" + ("ann is\n" if skipped else ""),
+            ("" if skipped else "ann is\n") + end,
         )
         for draft, end in wholes
     }
@@ -162,6 +170,13 @@ def test_the_refiner_reads_the_marked_draft_and_learns_what_it_has_to_write(
         for draft in ("ann is\nben is\n#### 1", "eve is\n#### 3")
     }
     assert shown == local | from_start
+    # The controls learn the same targets, whole.
+    targets = {f"ann is\n{end} is\n#### 2\n</s>" for end in ("tom", "pat")}
+    drafts = {"ann is\nben is\n#### 1": targets, "eve is\n#### 3": {"ann is\ntom is\n#### 2\n</s>"}}
+    assert read_and_learned("unmarked") == {
+        (f"{question}\n{draft}\nsolution :\n", target) for draft, of_draft in drafts.items() for target in of_draft
+    }
+    assert read_and_learned("nothing") == {(f"{question}\n", target) for target in targets}
 
 
 # Refining
@@ -238,6 +253,15 @@ def test_global_refinements_mark_the_start(run, drafts, monkeypatch):
     assert found["text"].tolist() == [WRITTEN] * 3 + [""]  # a draft without a step stays what it is
 
 
+def test_an_unmarked_draft_is_shown_as_it_is(run, drafts, monkeypatch):
+    found, asked = refined(run, drafts, monkeypatch, "unmarked", marked=False)
+    assert asked == [
+        "ann is\nben is\n#### 0\nsolution :\n", "tom is\n#### 0\nsolution :\n",
+        "sue is\nkim is\npat is\n#### 0\nsolution :\n",
+    ]  # fmt: skip
+    assert found["text"].tolist() == [WRITTEN] * 3 + [""]
+
+
 def test_where_no_error_was_found_the_draft_is_kept(run, drafts, monkeypatch):
     run = with_refiner(run, no_error_found="keep_draft")
     found, asked = refined(run, drafts, monkeypatch, errors=[0, 1, 0, 0])
@@ -270,6 +294,8 @@ def test_without_a_draft_the_refiner_sees_what_a_student_sees(run, drafts, monke
     assert found["sample_id"].tolist() == ["s0", "s1", "s2", "s3"]
     right = [q.reference_answer == "3" for q in run.questions("test").values()]
     assert found["is_correct"].tolist() == right
+    solve_without_draft(run, frame(run, "samples", SAMPLES), drafts, "test", 0.6)
+    assert sampler.temperatures == [0.0] * 4 + [0.6] * 4
 
 
 def test_sampled_refinements_have_a_temperature_and_a_seed_of_each_question(run, drafts, monkeypatch):

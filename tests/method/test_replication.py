@@ -64,30 +64,16 @@ def scripted(tiny_base, tmp_path_factory) -> tuple[Path, pd.DataFrame, pd.DataFr
 def expected_rows() -> set[tuple[str, str]]:
     """Return the methods and metrics of all numbers, written out without the code that makes them."""
     labels, ks = ("", "_exact"), (1, 2, 4)
-    steps = [
-        f"step_{m}{all}{y}"
-        for all in ("", "_all")
-        for y in labels
-        for m in (
-            "accuracy",
-            "balanced_accuracy",
-            "auc",
-            "false_positive_rate",
-            "false_negative_rate",
-            "false_negative_share",
-        )
-    ]
-    final = [
-        f"final_{m}"
-        for m in (
-            "accuracy",
-            "balanced_accuracy",
-            "auc",
-            "false_positive_rate",
-            "false_negative_rate",
-            "false_negative_share",
-        )
-    ]
+    judged = (
+        "accuracy",
+        "balanced_accuracy",
+        "auc",
+        "false_positive_rate",
+        "false_negative_rate",
+        "false_negative_share",
+    )
+    steps = [f"step_{m}{all}{y}" for all in ("", "_all") for y in labels for m in judged]
+    final = [f"final_{m}" for m in judged]
     rows = {
         (k, metric) for k in KINDS for metric in (*steps, *final, "first_error_accuracy", "first_error_accuracy_exact")
     }
@@ -282,7 +268,8 @@ def test_no_draw_hangs_on_the_key_of_an_artifact(scripted, tiny_base, tmp_path, 
     run = open_tiny(tiny_base, tmp_path / "artifacts", **SETTINGS)
     script(run, monkeypatch)
     assert Replication(run).numbers.to_csv() == numbers.to_csv()
-    assert not artifacts(tmp_path / "artifacts") & artifacts(store)
+    again = artifacts(tmp_path / "artifacts") & artifacts(store)
+    assert all(name.startswith("base-model-") for name in again)  # it is copied, not computed
 
 
 def test_another_seed_is_another_run(scripted, tiny_base, monkeypatch):
@@ -291,7 +278,7 @@ def test_another_seed_is_another_run(scripted, tiny_base, monkeypatch):
     run = open_tiny(tiny_base, store, seed=1, **SETTINGS)
     script(run, monkeypatch)
     Replication(run).data  # noqa: B018 students, samples and rollouts
-    used = {name for name in run.store.used if not name.startswith("support-")}  # of the base model alone
+    used = {name for name in run.store.used if not name.startswith(("support-", "base-model-"))}  # of the base alone
     assert len(used) >= 6
     assert not used & before
 

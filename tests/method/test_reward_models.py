@@ -163,6 +163,19 @@ def test_step_data_samples_train_questions_and_rolls_out_some(run, monkeypatch):
     assert set(rollouts["sample_id"]) < set(samples["sample_id"])
 
 
+def test_reward_models_learn_from_questions_that_the_student_has_not_seen(tiny_base, tmp_path, monkeypatch):
+    run = open_tiny(tiny_base, tmp_path / "artifacts", task__reward_questions=3, reward_models__start="base")
+    monkeypatch.setattr(Run, "sampler", lambda self, source: Scripted(run.tokenizer, lambda *_: "tom is\n#### 0"))
+    data = reward_model_data(run, some_student())
+    count = run.params.task.train_questions
+    drawn = [q.question_id for q in run.task.questions("train", count + 3, run.params.seed)]
+    assert list(run.questions("train")) == drawn[:count]
+    assert data.samples.read()["question_id"].unique().tolist() == drawn[count:]
+    assert set(data.rollouts.read()["question_id"]) == set(drawn[count:])
+    training = Training(epochs=1, max_steps=1, learning_rate=1e-3)
+    assert train_reward_model(run, "orm", some_student(), data, training).record["info"]["sequences"] == 6
+
+
 # Training
 
 
@@ -196,6 +209,22 @@ def test_a_reward_model_learns_what_separates_the_labels(tiny_base, tmp_path, me
     samples = sample_rows(*fresh)
     scores = answer_scores(score(run, model, samples)).reindex(samples["sample_id"]).to_numpy()
     assert ((scores > 0.5) == samples["is_correct"].to_numpy()).mean() > 0.9
+
+
+def test_the_head_has_a_learning_rate_of_its_own(tiny_base, tmp_path):
+    # Adam's first step is the learning rate for every weight, whatever its gradient.
+    training = Training(epochs=1, max_steps=1, learning_rate=1e-4)
+    weights = {}
+    for rate in (1.0, 10.0):
+        changed = LEARN | {"reward_models__start": "base", "reward_models__head_rate": rate}
+        run = open_tiny(tiny_base, tmp_path / "artifacts", **changed)
+        made = train_reward_model(run, "orm", some_student(), separable(run), training)
+        weights[rate] = load_reward_model(str(made.folder), "float32")
+    heads = [weights[rate].head.weight.abs() for rate in (1.0, 10.0)]
+    torch.testing.assert_close(heads[0], torch.full_like(heads[0], 1e-4), rtol=1e-2, atol=0)
+    torch.testing.assert_close(heads[1], torch.full_like(heads[1], 1e-3), rtol=1e-2, atol=0)
+    bodies = [weights[rate].model.state_dict() for rate in (1.0, 10.0)]
+    torch.testing.assert_close(*bodies)
 
 
 def test_a_reward_model_starts_from_the_student_and_is_another_for_another_student(tiny_base, tmp_path):

@@ -183,6 +183,12 @@ def test_drafts_are_the_first_distinct_samples():
     assert list(choose_drafts(samples, 2).columns) == list(samples.columns)
 
 
+def test_questions_without_a_correct_sample_can_be_left_out():
+    samples = sample_rows(("a", "wrong", False), ("b", "wrong", False), ("b", "right", True), ("b", "wrong", False))
+    assert choose_drafts(samples, 9)["sample_id"].tolist() == ["s0", "s1", "s2"]
+    assert choose_drafts(samples, 9, drop_unsolved=True)["sample_id"].tolist() == ["s1", "s2"]
+
+
 # Rollouts
 
 
@@ -196,9 +202,8 @@ def roll_out(
     **params,
 ) -> tuple[Artifact, Scripted]:  # fmt: skip
     """Return the rollouts of samples with other ``reward_models`` parameters, and the sampler that made them."""
-    changed = {"reward_models": run.params.reward_models.model_copy(update=params)}
+    changed = {"reward_models": run.params.reward_models.model_copy(update=params | {"rollouts_per_wave": wave})}
     run = dataclasses.replace(run, params=run.params.model_copy(update=changed))
-    monkeypatch.setattr("glore_lib.method.rollouts.WAVE", wave)
     sampler = Scripted(run.tokenizer, answer, limit)
     monkeypatch.setattr(Run, "sampler", lambda self, source: sampler)
     return rollouts(run, some_student(), samples, "train", purpose or f"p{next(_purposes)}", []), sampler
@@ -255,6 +260,25 @@ def test_rollouts_by_hand(run, question, monkeypatch):
         f"{question.question}\nann 1 + 1 = 2 pens\n", f"{question.question}\nann 1 + 1 = 2 pens\nben 2 + 3 = 5 pens\n"
     ]  # fmt: skip
     assert set(sampler.temperatures) == {run.params.reward_models.rollout_temperature}
+
+
+def test_a_correct_sample_verifies_the_prefixes_it_begins_with(run, question, monkeypatch):
+    q, right = question.question_id, question.reference_answer
+    first, last = "ann 1 + 1 = 2 pens", f"ben 2 + 3 = {right} pens\n#### {right}"
+    samples = sample_rows((q, f"{first}\neve 7 + 1 = 8 pens\n#### 0", False), (q, f"{first}\n{last}", True))
+    options = {"samples_verify": True, "rollouts_per_step": 2, "rollouts_at_first": 2}
+    found, sampler = roll(run, monkeypatch, samples, says({}), **options)
+    assert sampler.prompts == [f"{question.question}\n{first}\neve 7 + 1 = 8 pens\n"]
+    shared = found[(found["sample_id"] == "s0") & (found["step"] == 1)]
+    assert shared[["rollout", "text", "is_correct", "is_consistent"]].values.tolist() == [[2, last, True, True]]
+    assert labels_of(rollout_labels(found, False, True)) == {"s0": [1, 0, 0], "s1": [1, 1, 1]}
+    found, _ = roll(run, monkeypatch, samples, says({}), early_stop=False, **options)
+    assert found.groupby(["sample_id", "step"])["rollout"].agg(list)["s0", 1] == [0, 1, 2]
+    # A sample that does not use what the prefix computed does not verify it.
+    unused = sample_rows((q, f"{first}\n#### {right}", True))
+    found, sampler = roll(run, monkeypatch, unused, says({}), **options)
+    assert sampler.prompts == [f"{question.question}\n{first}\n"]
+    assert labels_of(rollout_labels(found, False, True)) == {"s0": [0, 1]}
 
 
 def test_a_samples_last_label_is_its_final_answers_correctness(run, question, monkeypatch):

@@ -113,8 +113,9 @@ def test_seeds_differ_between_purposes_splits_and_runs(tiny_base, tmp_path, run,
 def test_a_student_is_the_base_model_fine_tuned_on_the_solutions(run, monkeypatch):
     seen = {}
 
-    def train(model, examples, finetuning, training, pad, seed, folder):
-        seen.update(examples=examples, weights={k: v.clone() for k, v in model.state_dict().items()}, training=training)
+    def train(model, examples, finetuning, training, pad, seed, folder, head_rate):
+        weights = {k: v.clone() for k, v in model.model.state_dict().items()}
+        seen.update(examples=examples, weights=weights, training=training)
         return {"steps": 1}
 
     monkeypatch.setattr("glore_lib.models.training.train", train)
@@ -126,6 +127,19 @@ def test_a_student_is_the_base_model_fine_tuned_on_the_solutions(run, monkeypatc
     texts = [run.tokenizer.decode(e["input_ids"], skip_special_tokens=True) for e in seen["examples"]]
     assert texts == [f"{q.question}\n{solution}\n" for q, solution in reference_pairs(run)]
     assert seen["training"] == run.params.student.sft
+
+
+def test_solutions_of_a_question_may_share_a_row(tiny_base, tmp_path, monkeypatch):
+    run, seen = open_tiny(tiny_base, tmp_path, student__solutions_per_row=2), []
+    monkeypatch.setattr("glore_lib.models.training.train", lambda model, rows, *_: seen.append(rows) or {"steps": 1})
+    pairs = [
+        (q, text) for text in ("1\n#### 1", "1\n#### 2", "3\n#### 3") for q in [*run.questions("train").values()][:2]
+    ]
+    fine_tune(run, "x", pairs, run.params.student.training, sft_data(run))
+    assert len(seen[0]) == 4  # two of a question, and its third
+    learned = [[run.tokenizer.decode(i) for i in row["labels"]] for row in seen[0][:2]]
+    assert learned[0] == ["1", "\n", "####", "1", "\n", "</s>", "1", "\n", "####", "2", "\n", "</s>"]
+    assert learned[1] == ["3", "\n", "####", "3", "\n", "</s>"]
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])

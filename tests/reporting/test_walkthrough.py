@@ -68,10 +68,10 @@ def test_a_draft_is_wrong_and_its_candidates_are_what_the_run_reranks(lab):
 
 def test_exact_labels_are_a_column_where_the_task_has_them(lab, monkeypatch):
     samples = lab.data.samples.read().head(2)
-    exact = walkthrough.exact(lab, samples)["exact"]
+    exact = walkthrough.exact(lab, samples, "train")["exact"]
     pd.testing.assert_frame_equal(exact, step_labels.exact_labels(lab.run, samples, "train"))
     monkeypatch.setattr(walkthrough, "exact_labels", lambda *_: None)
-    assert walkthrough.exact(lab, samples) == {}
+    assert walkthrough.exact(lab, samples, "train") == {}
 
 
 def test_the_refiner_reads_the_mark_and_writes_the_target(lab, capsys):
@@ -132,6 +132,11 @@ def test_a_table_keeps_lines_and_escapes_text():
     assert "a < b / c" in repr(table) and "0.13" in repr(table)
     empty = walkthrough.Table(pd.DataFrame({"text": []}))
     assert repr(empty) == empty._repr_html_() == walkthrough.NONE
+    steps = "\n".join("abcdefg")
+    eight = walkthrough.Table(pd.DataFrame({"text": [steps] * 8}))._repr_html_()  # 56 lines and a head
+    assert (eight.count("<br>"), eight.count("<tr"), "... and 2 more" in eight) == (6 * 6, 6 + 1, True)
+    alone = walkthrough.Table(pd.DataFrame({"text": ["\n".join("abcdefg" * 9)]}))._repr_html_()
+    assert alone.count("<br>") == 62 and "more" not in alone
     long = walkthrough.Table(pd.DataFrame({"text": ["x" * 500]}))
     assert "x" * 500 in long._repr_html_()
     assert max(map(len, repr(long).splitlines())) <= walkthrough.WIDTH

@@ -5,7 +5,6 @@ import torch
 from transformers import PreTrainedModel
 
 from architectures import PAGE, outcome, tiny_model
-from glore_lib.method.reward_models import packed
 from glore_lib.models.prefix_tree import Labelled
 from glore_lib.models.reward_head import RewardModel
 from glore_lib.params import ParamsError
@@ -60,7 +59,7 @@ def test_a_run_tries_its_base_model_once_and_says_what_it_costs(tokenizer, name,
         assert [text.count(line) for text in capfd.readouterr()] == [not fine] * 2  # notebook and terminal
         monkeypatch.setattr("glore_lib.models.loading.load_model", lambda *_: pytest.fail("tried again"))
     solutions = [Labelled([5, 6, 7, 8], 2, {3: 1}), Labelled([5, 6, 7, 9], 2, {3: 0})]
-    assert [len(row["labels"]) for row in packed(run, [solutions], 2)] == ([2] if fine else [1, 1])
+    assert [len(row["labels"]) for row in run.packed([solutions], 2)] == ([2] if fine else [1, 1])
 
 
 def test_what_no_way_reads_rightly_is_refused(tokenizer, reliability):

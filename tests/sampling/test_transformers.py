@@ -19,7 +19,7 @@ from glore_lib.models.tokens import encode
 from glore_lib.params import ParamsError
 from glore_lib.sampling import Completion, Request, attention
 from glore_lib.sampling.plain import PlainSampler
-from glore_lib.sampling.transformers import SPREAD, TransformersSampler
+from glore_lib.sampling.transformers import READ_TOKENS, SPREAD, TransformersSampler
 from glore_lib.tasks.arithmetic import Arithmetic
 from tiny import save_random_llama
 
@@ -110,10 +110,12 @@ def test_greedy_is_transformers_generate(models, tokenizer, prompts, rows):
     assert len({completions[0].text for completions in got}) > 8
 
 
-@pytest.mark.parametrize("rows", [2, 64])
-def test_what_is_read_once_changes_no_sample(model, tokenizer, prompts, rows):
-    requests = continued(prompts)
+@pytest.mark.parametrize(("rows", "read"), [(2, 2048), (64, 2048), (64, 30), (3, 1)])
+def test_what_is_read_once_and_in_parts_changes_no_sample(model, tokenizer, prompts, rows, read, monkeypatch):
+    """The parts differ in the lengths of prefixes and of what follows them; for some nothing follows."""
+    requests = [*continued(prompts), Request(prompts[5], 2, seed=8), Request(prompts[4], 2, seed=9)]
     expected = [sample(model, tokenizer, [request])[0] for request in requests]
+    monkeypatch.setitem(READ_TOKENS, "cpu", read)
     assert sample(model, tokenizer, requests, rows) == expected
     every = [c for completions in expected for c in completions]
     assert len({c.text for c in every}) > 12
@@ -280,12 +282,16 @@ class Markov:
     def eval(self) -> "Markov":
         return self
 
+    @property
+    def base_model(self) -> "Markov":
+        return self
+
     def set_attn_implementation(self, name: str) -> None:
         pass
 
     def __call__(self, input_ids: torch.Tensor, **_) -> SimpleNamespace:
         self.widths.append(len(input_ids))
-        return SimpleNamespace(logits=self.table[input_ids[:, -1:]])
+        return SimpleNamespace(logits=self.table[input_ids[:, -1:]], last_hidden_state=None)
 
 
 def scripted(tokenizer, text: str) -> Markov:

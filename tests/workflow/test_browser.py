@@ -308,6 +308,8 @@ def test_lab_opens_the_clone_at_its_notebooks(lab, browser, shoot):
     page.locator(".jp-DirListing-item").get_by_text("params").dblclick()
     page.locator(".jp-DirListing-item").get_by_text("mini-hard.yaml").dblclick()
     expect(page.locator(".jp-FileEditor").get_by_text("train_questions: 12")).to_be_visible(timeout=1000 * PATIENCE)
+    assert page.locator(".jp-DirListing-item").get_by_text("mini-hard.yaml").count() == 1
+    assert page.locator(".jp-BreadCrumbs-item", has_text="params").count() == 1  # below the clone's root
     shoot(page, "lab-params")
     page.context.close()
 

@@ -35,7 +35,7 @@ def test_finished_stages_in_a_row_are_named_by_the_first_and_the_last(tmp_path):
     for stage in [*STAGES, *APPENDIX]:
         due = stage in ("04_refiners", *[*APPENDIX][:-1])
         results.jobs.append(Job(stage, "", tmp_path, tmp_path / f"{stage}.ipynb", {}, due))
-    assert results.finished == ["tiny 01-03", "tiny 05-06", "tiny appendix/ablation_refinement"]
+    assert results.finished == ["tiny 01-03", "tiny 05-06", f"tiny {[*APPENDIX][-1]}"]
 
 
 @pytest.fixture
@@ -583,6 +583,40 @@ def test_a_comparison_is_built_from_run_folders_alone(done):
     table = done.out / "tables" / "numbers.csv"
     table.write_text(table.read_text() + "\ntiny,m,orm,accuracy,1,1,1,1")
     assert not made().done
+
+
+# Side by side
+
+
+def test_runs_and_seeds_side_by_side_are_those_one_after_another(seeds):
+    other = add_run(seeds)
+    reported = []
+    pipeline = seeds.pipeline(seeds.params, other, seeds=[0, 1], name="tiny-figures", appendix=True)
+    seeds.log.unlink()
+    render(pipeline.results, lambda job, share: reported.append((job.label, share)), jobs=2)
+    made = seeds.log.read_text().splitlines()
+    assert made[-1] == "2 06_figures"
+    of_runs = [[line for line in made if line.startswith(start)] for start in ("tiny 1", "other 0", "other 1")]
+    assert of_runs[0] == COMPUTED[:2] and of_runs[2] == [line.replace("tiny", "other") for line in COMPUTED[:2]]
+    assert {label for label, share in reported if share == 1.0} == {job.label for job in pipeline.jobs if job.due}
+    side_by_side = seeds.files()
+    seeds.run(seeds.params, other, seeds=[0, 1], name="tiny-figures", appendix=True, fresh=True)
+    assert side_by_side.keys() == seeds.files().keys()
+    tables = [name for name in side_by_side if "tables" in name]
+    assert [side_by_side[name] for name in tables] == [seeds.files()[name] for name in tables]
+    assert seeds.run(seeds.params, other, seeds=[0, 1], name="tiny-figures", appendix=True, jobs=2) == []
+
+
+def test_a_run_goes_on_beside_one_that_fails(clone):
+    other = add_run(clone)
+    write_stage(clone.notebooks, "02_orm", WORK.replace("STAGE", "02_orm"), "assert params.run != 'tiny'", TABLES)
+    with pytest.raises(StageError, match=r"^tiny 02_orm failed in cell \[4\]"):
+        clone.run(clone.params, other, jobs=2)
+    assert clone.manifest["status"] == "failed"
+    assert read_manifest(clone.results / "other")["status"] == "done"
+    assert not list((clone.results / "comparison").glob("*.ipynb"))
+    write_stage(clone.notebooks, "02_orm")
+    assert clone.run(clone.params, other, jobs=2) == ["tiny 02_orm 1", "other 02_orm 1", "2 06_figures"]
 
 
 # Several seeds

@@ -1,17 +1,14 @@
 """Ablations of the step labels."""
 
-from typing import Any
-
 import pandas as pd
 
 from glore_lib import statistics as st
 from glore_lib.method import rollouts, step_labels
-from glore_lib.method.appendix.measures import label_numbers
+from glore_lib.method.appendix.measures import label_numbers, with_parameters
 from glore_lib.method.evaluation import Tables
 from glore_lib.method.replication import Replication
 from glore_lib.method.step_labels import rollout_labels
-from glore_lib.params import ParamsError, Section
-from glore_lib.run import Run
+from glore_lib.params import ParamsError
 
 RULES = step_labels.POSTPROCESSING | {"consistent_alone": (False, True)}
 
@@ -24,7 +21,7 @@ def label_rules(lab: Replication) -> pd.DataFrame:
     """
     tables, rollouts, samples = lab.tables, lab.data.rollouts.read(), lab.data.samples.read()
     labelled = samples[samples["sample_id"].isin(rollouts["sample_id"])]
-    exact = step_labels.exact_labels(lab.run, labelled, "train")
+    exact = step_labels.exact_labels(lab.run, labelled, lab.run.reward_split)
     seed = lab.run.seed("labels", "sorm", lab.data.samples.record["name"])  # that of the SORM
     numbers = []
     for rule, switches in RULES.items():
@@ -48,7 +45,7 @@ def rollout_counts(lab: Replication, drafts: int) -> pd.DataFrame:
         raise ParamsError(f"drafts = {drafts}: must be a whole number greater than 0")
     rm, validation = lab.run.params.reward_models, lab.validation
     most = 2 * rm.rollouts_per_step
-    exhaustive = _with(lab.run, "reward_models", rollouts_per_step=most, early_stop=False)
+    exhaustive = with_parameters(lab.run, "reward_models", rollouts_per_step=most, early_stop=False)
     chosen = validation.drafts.read().head(drafts)
     drawn = rollouts.rollouts(
         exhaustive, lab.student, chosen, "validation", "drafts-validation", [validation.drafts]
@@ -65,13 +62,6 @@ def rollout_counts(lab: Replication, drafts: int) -> pd.DataFrame:
             ]
             numbers += [row | {"metric": f"{row['metric']}@{k}"} for row in at_k]
     return pd.DataFrame(numbers)
-
-
-def _with(run: Run, section: str, **values: Any) -> Run:
-    """Return the run with other parameters in a section, on the same artifacts."""
-    run.free()  # otherwise there would be two engines
-    changed: Section = getattr(run.params, section).model_copy(update=values)
-    return Run(run.params.model_copy(update={section: changed}), run.store, run.task)
 
 
 def _positive(tables: Tables, method: str, metric: str, labels: pd.DataFrame) -> dict:

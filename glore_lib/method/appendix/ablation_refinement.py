@@ -1,4 +1,4 @@
-"""Ablations of the refinement: thresholds, repeated refinement, gates and votes."""
+"""Ablations of the refinement: what the refiner is shown, thresholds, repeated refinement, gates and votes."""
 
 from collections.abc import Mapping, Sequence
 from itertools import repeat
@@ -11,7 +11,14 @@ from glore_lib.artifacts.store import Artifact
 from glore_lib.method import step_labels
 from glore_lib.method.appendix.measures import LOCATORS, true_errors
 from glore_lib.method.evaluation import Numbers, pick
-from glore_lib.method.refinement import RefinementSpec, locate_first_error, marked_step, refine
+from glore_lib.method.refinement import (
+    RefinementSpec,
+    locate_first_error,
+    marked_step,
+    refine,
+    solve_without_draft,
+    train_refiner,
+)
 from glore_lib.method.replication import Replication, SplitEvaluation
 from glore_lib.method.reward_models import answer_scores
 from glore_lib.params import ParamsError
@@ -25,6 +32,46 @@ CHOICE_PAIRS = (
     ("reranked", "gated_local+sorm"), ("refined_weighted", "reranked"), ("refined_weighted", "refined_orm"),
     ("refined_weighted", "refined_vote"), ("refined_weighted", "sampled_weighted"), ("refined_orm", "sampled_orm"),
 )  # fmt: skip
+# What each refinement is compared with: a model that saw less of the draft, then a second try of the same cost.
+CONTROL_PAIRS = (
+    ("retrained", "greedy"), ("refiner_no_draft", "retrained"), ("global", "retrained"), ("global", "refiner_no_draft"),
+    ("global", "unmarked"), ("local+sorm", "unmarked"), ("local+oracle", "unmarked"), ("local+oracle", "global"),
+    ("global+local+sorm", "global+retrained_sampled"), ("global+local+sorm", "global+resample"),
+    ("global+local+oracle", "global+retrained_sampled"), ("global+local+oracle", "global+resample"),
+)  # fmt: skip
+SECONDS = (
+    "local+sorm", "local+oracle", "unmarked", "refiner_no_draft", "global_sampled", "retrained", "retrained_sampled",
+    "resample",
+)  # fmt: skip
+
+
+def controls(lab: Replication, split: str) -> pd.DataFrame:
+    """Compare refinements of a split's drafts with what models of equal training do that see less of the draft.
+
+    ``unmarked`` is a refiner trained and used without ``[BAD]``. ``retrained`` is the student trained further on the
+    refiner's targets, as many steps; it answers the question alone, as ``refiner_no_draft`` does. For each, and with
+    the global refinement (``global+…``): the share of wrong drafts fixed; alone also accuracy on all questions.
+    """
+    run, of_split = lab.run, lab.validation if split == "validation" else lab.test
+    unmarked = train_refiner(run, lab.student, lab.data, "unmarked")
+    retrained = train_refiner(run, lab.student, lab.data, "nothing")
+    kinds = ("global", *(kind for kind in SECONDS if kind in of_split.refined))
+    refined = {kind: of_split.refined[kind] for kind in kinds}
+    refined |= refine(run, unmarked, of_split.drafts, split, {"unmarked": RefinementSpec(marked=False)})
+    for kind, temperature in {"retrained": 0.0, "retrained_sampled": run.params.evaluation.temperature}.items():
+        refined[kind] = solve_without_draft(run, retrained, of_split.drafts, split, temperature)
+    right = lab.tables.right(of_split.drafts, refined)
+    both = {f"global+{kind}": right["global"] | right[kind] for kind in SECONDS if kind in refined}
+    wrong = right.assign(**both)[~right["greedy"]]
+    alone, fixed = ["greedy", *refined], [*refined, *both]
+    numbers = [lab.tables.row(kind, "accuracy_all_drafts", st.proportion(right[kind])) for kind in alone]
+    numbers += [lab.tables.row(kind, "fixed_fraction", st.proportion(wrong[kind])) for kind in fixed]
+    for a, b in CONTROL_PAIRS:
+        if b == "greedy":
+            numbers += lab.tables.compared(a, b, right, "accuracy_all_drafts")
+        elif {a, b} <= set(wrong):
+            numbers += lab.tables.compared(a, b, wrong, "fixed_fraction")
+    return pd.DataFrame(numbers)
 
 
 def thresholds(lab: Replication, ts: Sequence[float]) -> pd.DataFrame:

@@ -1,13 +1,17 @@
 """Measures that several experiments of the appendix share."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from math import nan
+from typing import Any
 
 import pandas as pd
 
 from glore_lib import statistics as st
 from glore_lib.artifacts.store import Artifact
-from glore_lib.method.evaluation import Numbers, Tables
+from glore_lib.method.evaluation import NUMBERS, Numbers, Outcomes, Tables, difference_name
 from glore_lib.method.step_labels import first_errors
+from glore_lib.params import Section
+from glore_lib.run import Run
 
 LOCATORS = ("orm", "sorm")
 QUALITY = ("label_precision", "label_recall", "label_accuracy")
@@ -47,3 +51,26 @@ def label_numbers(tables: Tables, method: str, labels: pd.DataFrame, exact: pd.D
     truth = exact.set_index(keys)["label"].reindex(pd.MultiIndex.from_frame(labels[keys]))
     c = st.confusion(truth, labels["label"], labels["question_id"])
     return [tables.row(method, m, st.estimate([c[m.removeprefix("label_")]])) for m in QUALITY]
+
+
+def outcome_differences(
+    tables: Tables, outcomes: Outcomes, pairs: Iterable[tuple[str, str]], metrics: Iterable[str]
+) -> pd.DataFrame:
+    """Compare pairs of methods in each of the metrics that both have: the difference, and its p value."""
+    rows = []
+    for a, b in pairs:
+        for metric in metrics:
+            one, other = outcomes.get((a, metric)), outcomes.get((b, metric))
+            if one is not None and other is not None:
+                change = st.difference([one], [other]).estimate()
+                p = st.paired_p([one], [other]) if change.n else nan
+                name, tested = difference_name(metric), st.Estimate(p, nan, nan, change.n, change.clusters)
+                rows += [tables.row(f"{a}-{b}", name, change), tables.row(f"{a}-{b}", f"{name}_p", tested)]
+    return pd.DataFrame(rows, columns=NUMBERS)
+
+
+def with_parameters(run: Run, section: str, **values: Any) -> Run:
+    """Return the run with other parameters in a section, on the same artifacts."""
+    run.free()  # otherwise there would be two engines
+    changed: Section = getattr(run.params, section).model_copy(update=values)
+    return Run(run.params.model_copy(update={section: changed}), run.store, run.task)

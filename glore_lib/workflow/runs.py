@@ -1,12 +1,39 @@
-"""Several seeds of a run: which there are, and the parameters of each."""
+"""The runs that a command names: their parameters, and those of each of their seeds."""
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from glore_lib.params import Params, ParamsError
+from glore_lib.params import Params, ParamsError, check_installed, load_params
+from glore_lib.tasks import checked_task
 
+STAGES = ("01_expert_iteration", "02_orm", "03_sorm", "04_refiners", "05_evaluation")  # the notebooks of a run
+UNFINISHED = "unfinished"  # name of the record of what an interrupted stage has made
 MOST = 100
+
+
+def read_runs(
+    files: Sequence[Path], overrides: dict[str, Any], artifacts: Path, appendix: bool = False
+) -> dict[str, Params]:  # fmt: skip
+    """Return the runs of some params files by name; raise ParamsError if one, or what it needs, cannot be used."""
+    from glore_lib.artifacts.packed import is_packed  # imports pandas, which takes a second
+
+    runs: dict[str, Params] = {}
+    for path in files:
+        params = load_params(path, overrides)
+        if params.run in runs:
+            raise ParamsError(f"params file {path}: run = {params.run!r}: every params file needs a name of its own")
+        runs[params.run] = params
+    for params in runs.values():
+        checked_task(params)
+        if not is_packed(artifacts, params):
+            check_installed(params)
+        if appendix and params.task.name != "arithmetic":
+            from glore_lib.tasks.mr_gsm8k import MRGSM8K  # imports pandas, which takes a second
+
+            MRGSM8K(params.task.calculator_annotations, params.task.test_questions).check_data({})
+    return runs
 
 
 def parse_seeds(text: str | None) -> list[int]:
