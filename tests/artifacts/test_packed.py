@@ -69,16 +69,15 @@ def files(root: Path) -> dict[str, str]:
     return {path.relative_to(root).as_posix(): checksum(path) for path in sorted(root.rglob("*")) if path.is_file()}
 
 
-def refused(archive: Path, root: Path, *parts: str) -> None:
-    """Assert that an archive is refused in one line, and that nothing is left of it."""
+def refusal(archive: Path, root: Path) -> str:
+    """Return why an archive is refused; assert that this is one line, and that nothing is left of it."""
     before = files(root) if root.exists() else {}
     with pytest.raises(ParamsError) as error:
         unpack([archive], root)
     assert "\n" not in str(error.value)
-    for part in parts:
-        assert part in str(error.value)
     assert files(root) == before if root.exists() else not before
     assert not list(root.glob(".unpack-*"))
+    return str(error.value)
 
 
 def test_an_archive_has_everything_but_weights(packed, tmp_path, params):
@@ -134,7 +133,8 @@ def test_another_artifact_of_the_same_id_is_never_replaced(packed, tmp_path, par
     archive, ids = packed
     assert make_run(tmp_path / "here", params, weights, text) == ids  # as another machine computes it
     changed = ids[1] if weights == b"other" else ids[0]
-    refused(archive, tmp_path / "here", f"has another {changed}, computed elsewhere", "--artifacts")
+    why = refusal(archive, tmp_path / "here")
+    assert f"has another {changed}, computed elsewhere" in why and "--artifacts" in why
 
 
 def test_models_may_differ_in_what_names_a_version(packed, tmp_path, params):
@@ -153,7 +153,8 @@ def test_a_damaged_artifact_is_named(packed, tmp_path, params):
     archive, (data, _) = packed
     make_run(tmp_path / "here", params)
     (tmp_path / "here" / data / "data.parquet").write_bytes(b"damaged")
-    refused(archive, tmp_path / "here", f"{data}: data.parquet was modified", "remove it, and unpack again")
+    why = refusal(archive, tmp_path / "here")
+    assert f"{data}: data.parquet was modified" in why and "remove it, and unpack again" in why
     shown = glore("pack", TINY, "--artifacts", tmp_path / "here", "--out", tmp_path / "x.tar.gz")
     assert shown.exit_code == 2 and f"{data}: data.parquet was modified" in shown.stderr
     assert not (tmp_path / "x.tar.gz").exists()
@@ -211,14 +212,15 @@ def link(kind: bytes) -> tarfile.TarInfo:
     ["../outside", "/tmp/outside", "x/../../outside", "a//b", ".hidden/x", "x/.y", "outside", "x\\..\\y/z", "C:/x"],
 )
 def test_paths_outside_are_refused(tmp_path, name):
-    refused(archive_of(tmp_path / "x.tar.gz", {name: b"x"}), tmp_path / "here", "is no file of an artifact")
+    archive = archive_of(tmp_path / "x.tar.gz", {name: b"x"})
+    assert "is no file of an artifact" in refusal(archive, tmp_path / "here")
     assert not (tmp_path / "outside").exists()
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE])
 def test_what_is_no_file_is_refused(tmp_path, kind):
     archive = archive_of(tmp_path / "x.tar.gz", {"x": link(kind)})
-    refused(archive, tmp_path / "here", "is no file of an artifact")
+    assert "is no file of an artifact" in refusal(archive, tmp_path / "here")
 
 
 def test_what_is_no_archive_is_refused(tmp_path, packed):
@@ -228,12 +230,13 @@ def test_what_is_no_archive_is_refused(tmp_path, packed):
     assert not here.exists()
     for number, content in enumerate((b"", b"no archive", gzip.compress(b"no tar"), gzip.compress(b"\0" * 10240))):
         (tmp_path / f"{number}").write_bytes(content)
-        refused(tmp_path / f"{number}", here, "is no archive of glore pack, or is damaged")
+        assert "is no archive of glore pack, or is damaged" in refusal(tmp_path / f"{number}", here)
     file = {"student-0123456789ab/x": b"x"}
-    refused(archive_of(tmp_path / "a", file, {}), here, "damaged")
-    refused(archive_of(tmp_path / "b", {}, {"student-0123456789ab/x": "00"}), here, "student-0123456789ab/x is missing")
-    refused(archive_of(tmp_path / "c", file, {"student-0123456789ab/x": "00"}), here, "x was modified")
-    refused(archive_of(tmp_path / "d", file), here, "artifact.json is missing")
+    contents = {"student-0123456789ab/x": "00"}
+    assert "damaged" in refusal(archive_of(tmp_path / "a", file, {}), here)
+    assert "student-0123456789ab/x is missing" in refusal(archive_of(tmp_path / "b", {}, contents), here)
+    assert "x was modified" in refusal(archive_of(tmp_path / "c", file, contents), here)
+    assert "artifact.json is missing" in refusal(archive_of(tmp_path / "d", file), here)
 
 
 def test_an_artifact_under_the_id_of_another_is_refused(packed, tmp_path):
@@ -241,7 +244,8 @@ def test_an_artifact_under_the_id_of_another_is_refused(packed, tmp_path):
     with tarfile.open(archive) as tar:
         content = {m.name: tar.extractfile(m).read() for m in tar if m.name.startswith(data)}
     moved = {name.replace(data, "data-0123456789ab"): text for name, text in content.items()}
-    refused(archive_of(tmp_path / "x", moved), tmp_path / "here", "data-0123456789ab holds another artifact")
+    why = refusal(archive_of(tmp_path / "x", moved), tmp_path / "here")
+    assert "data-0123456789ab holds another artifact" in why
 
 
 def test_what_cannot_be_packed(tmp_path, params):
