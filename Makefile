@@ -12,6 +12,8 @@ PIP := .venv/bin/python $(INSTALL)
 VLLM_PIP := .venv-vllm/bin/python $(INSTALL)
 STAMP := .venv/.installed
 VLLM_STAMP := .venv-vllm/.installed
+# Each process takes about 2 GiB.
+PARALLEL := -n logical --maxprocesses 8
 
 .PHONY: replicate figures test test-long test-vllm lab lint audit
 
@@ -22,10 +24,10 @@ figures: $(STAMP)
 	@.venv/bin/glore figures results
 
 test: $(STAMP)
-	@.venv/bin/python -m pytest
+	@.venv/bin/python -m pytest $(PARALLEL) --dist loadfile
 
 test-long: $(STAMP)
-	@.venv/bin/python -m pytest -m long
+	@.venv/bin/python -m pytest -m long $(PARALLEL) --dist worksteal
 
 test-vllm: $(VLLM_STAMP)
 	@.venv-vllm/bin/python -m pytest tests/sampling/test_vllm.py

@@ -23,7 +23,9 @@ def planned_and_actual(folder: Path) -> pd.DataFrame:
         run, params = manifest["run"], Params.model_validate(manifest["params"])
         greedy = _accuracy(made, "greedy")
         assert greedy is not None, f"{made} has no greedy accuracy"
-        rounds = max(map(int, re.findall(r"student-ei(\d+)-", (made / "01_expert_iteration.ipynb").read_text("utf-8"))))
+        rounds = max(
+            map(int, re.findall(r"student-ei(\d+)-", (made / "01_expert_iteration.ipynb").read_text(encoding="utf-8")))
+        )
         params = params.model_copy(update={"student": params.student.model_copy(update={"rounds": rounds})})
         took = {stage["stage"]: stage for stage in manifest["stages"]}
         for stage in plan(params, greedy).stages[:-1]:
