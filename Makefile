@@ -55,9 +55,10 @@ $(STAMP): requirements.lock pyproject.toml
 	@$(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@
 
-$(VLLM_STAMP): requirements.lock requirements-vllm.lock
+$(VLLM_STAMP): requirements.lock requirements-vllm.lock pyproject.toml
 	@echo "Installing the pinned packages and the CPU build of vLLM into .venv-vllm (once, takes minutes)."
 	@test -x .venv-vllm/bin/python || $(PYTHON) -m venv .venv-vllm
 	@$(VLLM_PIP) $$(grep -o '^torch==[^ ]*' requirements.lock)
 	@$(VLLM_PIP) --no-deps --require-hashes -r requirements.lock -r requirements-vllm.lock
+	@$(VLLM_PIP) --no-deps --no-build-isolation --editable .
 	@touch $@

@@ -48,7 +48,7 @@ def clone(tmp_path, monkeypatch) -> Clone:
     """Make a clone of stand-in notebooks, with one stage and the figures, which the command takes for its own."""
     monkeypatch.setattr(pipeline, "STAGES", {"01_expert_iteration": 0.9, "06_figures": 0.1})
     monkeypatch.setattr(pipeline, "APPENDIX", {"appendix/j_value": 0.1})
-    monkeypatch.setattr(pipeline, "code_hash", lambda: "c0de")
+    monkeypatch.setattr(pipeline, "code_hash", lambda _: "c0de")
     monkeypatch.setattr(pipeline, "ROOT", tmp_path / "clone")
     monkeypatch.setattr(environment, "ROOT", tmp_path / "clone")
     monkeypatch.setattr(pipeline, "SAVES_TABLES", "01_expert_iteration")
@@ -556,7 +556,7 @@ from glore_lib import cli
 from glore_lib.workflow import environment, pipeline
 environment.ROOT = pipeline.ROOT = Path(sys.argv[1])
 pipeline.STAGES = {"01_expert_iteration": 0.9, "06_figures": 0.1}
-pipeline.SAVES_TABLES, pipeline.APPENDIX, pipeline.code_hash = "01_expert_iteration", {}, lambda: "c0de"
+pipeline.SAVES_TABLES, pipeline.APPENDIX, pipeline.code_hash = "01_expert_iteration", {}, lambda _: "c0de"
 cli.app(sys.argv[2:])"""
 
 

@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from glore_lib.params import digest
+from glore_lib.params import Params, digest
 
 Definition = tuple[str, str]  # module, dotted name in it
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -44,9 +44,12 @@ NOT_FOLLOWED = {
 }
 # What no notebook shows, by the beginning of its path.
 NOT_SHOWN = (
-    *("cli", "workflow", "cost", "artifacts/locks", "artifacts/manifest", "artifacts/packed", "artifacts/upgrades"),
+    *("cli", "workflow", "cost", "artifacts/keys", "artifacts/locks", "artifacts/manifest", "artifacts/packed"),
+    *("artifacts/upgrades", "sampling/ray"),
     *("reporting/explorer", "reporting/report", "reporting/quoted", "assets/report", "assets/dataset"),
 )
+# What only runs on published questions show.
+BENCHMARKS = tuple(f"tasks/{module}" for module in ("benchmarks", "gsm8k", "svamp", "mr_gsm8k"))
 SILENT = {"warn", "print"}  # calls whose arguments are messages
 
 
@@ -301,10 +304,18 @@ def below_package(module: str) -> str:
     return module.partition(".")[2]
 
 
-def code_hash() -> str:
-    """Return a hash of all that can change what a notebook shows: the library's modules and assets."""
+def code_hash(params: Params | None = None) -> str:
+    """Return a hash of all that can change what a notebook of a run shows: the library's modules and assets.
+
+    Samplers and tasks that the run does not use are left out; of a comparison, which has no parameters, all are.
+    """
+    unused: tuple[str, ...] = NOT_SHOWN
+    if not params or params.task.name == "arithmetic":
+        unused += BENCHMARKS
+    if not params or params.sampling.backend != "vllm":
+        unused += ("sampling/vllm",)
     parts = {path: _hash(ast.parse(path.read_bytes())) for path in sorted(PACKAGE.rglob("*.py"))}
     assets = (path for path in sorted((PACKAGE / "assets").rglob("*")) if path.is_file())
     parts |= {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in assets}
     names = {path.relative_to(PACKAGE).as_posix(): part for path, part in parts.items()}
-    return digest({name: part for name, part in names.items() if not name.startswith(NOT_SHOWN)})
+    return digest({name: part for name, part in names.items() if not name.startswith(unused)})

@@ -140,7 +140,7 @@ def save_run(lab: Replication, out: str | Path) -> None:
     run = {
         "run": params.run, "caption": lab.run.task.caption, "model": params.base_model.source,
         "stands_for": benchmark(params.task), "stale": sorted(lab.run.store.stale), "seed": params.seed,
-        "params": params.computing(), "code_hash": code_hash(),
+        "params": params.computing(), "code_hash": code_hash(params),
     }  # fmt: skip
     write(Path(out) / RUN_FILE, json.dumps(run, indent=1, ensure_ascii=False) + "\n")
 

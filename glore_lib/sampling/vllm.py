@@ -109,6 +109,7 @@ class VLLMSampler:
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # do not send usage statistics
         os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"  # a fork would inherit threads and GPU state
         from vllm import EngineArgs, LLMEngine
+        from vllm.platforms import current_platform
         from vllm.usage.usage_lib import UsageContext
 
         folder = Path(self._resources.enter_context(TemporaryDirectory(prefix="glore-vllm-")))
@@ -120,6 +121,8 @@ class VLLMSampler:
                 dtype=self.dtype, max_model_len=-1, max_num_seqs=self.params.rows,
                 tensor_parallel_size=self.params.vllm.tensor_parallel_size,
                 gpu_memory_utilization=self.params.vllm.memory_fraction, enable_prefix_caching=True,
+                # After a chunk of a seeded prompt vLLM turns the generator back, which torch cannot do on a CPU.
+                enable_chunked_prefill=False if current_platform.is_cpu() else None,
                 # Prompts and completions are tokens, and this class decides where a text ends.
                 skip_tokenizer_init=True, generation_config="vllm", disable_log_stats=True,
                 **(self._adapt(self._adapters, folder) if self._adapters else {}),

@@ -22,11 +22,11 @@ _PLACEHOLDER = re.compile(r"number(\d+)")
 class SVAMP(Benchmark):
     """SVAMP, a :class:`glore_lib.tasks.Task` without reference solutions."""
 
-    # Most questions take one operation. The first line says which quantities it takes, the second computes: in a
+    # Most questions take one operation. The first line chooses quantities and operation, the second computes: in a
     # solution of one line there would be no error to locate.
     example = (
         "Tom had 24 lamps. He sold 9 of them. How many lamps does Tom have now?",
-        "Tom had 24 lamps and sold 9 of them.\nTom has 24 - 9 = 15 lamps now.\n#### 15",
+        "The number of lamps left is 24 - 9.\n24 - 9 = 15\n#### 15",
     )
 
     def __init__(self, split: str) -> None:

@@ -162,7 +162,7 @@ class Results:
 
     def _hashes(self, job: Job) -> dict[str, str]:
         made = {"params_hash": self.params.digest()} if self.params else comparison_hashes(self.compared)
-        return made | {"code_hash": code_hash(), "notebook_hash": notebook_hash(job.source)}
+        return made | {"code_hash": code_hash(self.params), "notebook_hash": notebook_hash(job.source)}
 
     def _from_clone(self, path: Path) -> str:
         """Return a path relative to the clone, so that no rendered notebook shows where the clone is."""
@@ -222,7 +222,7 @@ class Results:
         stages: dict[str, dict[str, Any]] = self.earlier_stages | due  # those of the appendix stay
         manifest = {
             "status": "running", "started": _now(), "finished": None, **self._about(), "stages": [*stages.values()],
-            "outputs": self.earlier.get("outputs", []), "code_hash": code_hash(), "git": environment.git(),
+            "outputs": self.earlier.get("outputs", []), "code_hash": code_hash(self.params), "git": environment.git(),
             "versions": environment.versions(), "hardware": environment.hardware(),
         }  # fmt: skip
         for job in (job for job in self.jobs if job.due):
@@ -368,7 +368,7 @@ class SeedResults(Results):
 
     def _is_done(self, job: Job) -> bool:
         saved = job.stage != SAVES_TABLES or job.target.exists()
-        return saved and self.earlier.get("code_hash") == code_hash()
+        return saved and self.earlier.get("code_hash") == code_hash(self.params)
 
     def render(self, progress: Progress) -> None:
         """Compute every due stage as :meth:`Results.render` does."""

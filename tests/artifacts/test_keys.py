@@ -212,13 +212,18 @@ def test_a_parameter_that_computes_nothing_gives_the_same_run(name):
     assert changed.digest() == load_params(TINY).digest()
 
 
+# Of runs on generated questions, on SVAMP and with vLLM, and of a comparison: whose hash an edit changes.
 EDITS = [
-    ("reporting/analysis_figures.py", '"#0072B2"', '"#0072B3"', True),
-    ("method/step_labels.py", "cummax()", "cummin()", True),
-    ("assets/claims.csv", "c1,", "c1 ,", True),
-    ("reporting/style.py", '"""', '"""Reworded. ', False),
-    ("cli.py", "import", "import sys\nimport", False),
-    ("artifacts/manifest.py", "72 * 3600", "71 * 3600", False),
+    ("reporting/analysis_figures.py", '"#0072B2"', '"#0072B3"', (True, True, True, True)),
+    ("method/step_labels.py", "cummax()", "cummin()", (True, True, True, True)),
+    ("assets/claims.csv", "c1,", "c1 ,", (True, True, True, True)),
+    ("tasks/svamp.py", "24 lamps", "25 lamps", (False, True, False, False)),
+    ("tasks/benchmarks.py", "import", "import sys\nimport", (False, True, False, False)),
+    ("sampling/vllm.py", "2 * self.params.rows", "3 * self.params.rows", (False, False, True, False)),
+    ("sampling/ray.py", "import", "import sys\nimport", (False, False, False, False)),
+    ("reporting/style.py", '"""', '"""Reworded. ', (False, False, False, False)),
+    ("cli.py", "import", "import sys\nimport", (False, False, False, False)),
+    ("artifacts/manifest.py", "72 * 3600", "71 * 3600", (False, False, False, False)),
 ]
 
 
@@ -226,10 +231,16 @@ def test_the_hash_of_rendered_notebooks_changes_with_what_they_show(monkeypatch,
     package = tmp_path / "glore_lib"
     shutil.copytree(keys.PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__", "mini-base", "diagrams"))
     monkeypatch.setattr(keys, "PACKAGE", package)
-    before = keys.code_hash()
+    on_svamp = {"task.name": "svamp", "student.start": "one_shot"}
+    runs = [load_params(TINY, changes) for changes in ({}, on_svamp, {"sampling.backend": "vllm"})]
+
+    def hashes() -> list[str]:
+        return [keys.code_hash(run) for run in [*runs, None]]
+
+    before = hashes()
     for file, text, replacement, changes in EDITS:
         source = (package / file).read_text()
         assert text in source
         (package / file).write_text(source.replace(text, replacement, 1))
-        assert (keys.code_hash() != before) == changes, file
+        assert tuple(a != b for a, b in zip(hashes(), before, strict=True)) == changes, file
         (package / file).write_text(source)

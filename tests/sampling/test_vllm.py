@@ -216,6 +216,21 @@ def test_an_engine_that_is_killed_is_told_and_the_next_call_starts_another(run, 
 
 @engine
 @slow
+def test_more_prompts_than_are_read_at_once_have_seeds(tmp_path):
+    """The engine reads up to 4,096 tokens at once."""
+    questions = Arithmetic("hard").questions("train", 100, 0)
+    prompts = [tuple(encode(TOKENIZER, q.question + "\n").ids) for q in questions]
+    assert sum(map(len, prompts)) > 4096
+    many = open_vllm(tmp_path, sampling__rows=128)
+    try:
+        found = sample(many, [Request(prompt, 1, seed=i) for i, prompt in enumerate(prompts)], limit=4)
+    finally:
+        many.free()
+    assert [len(completions) for completions in found] == [1] * len(prompts)
+
+
+@engine
+@slow
 def test_loading_a_model_ends_the_engine(run):
     sample(run, GREEDY[:1])
     assert len(engines()) == 2  # the engine and its worker

@@ -27,7 +27,7 @@ def use_two_stages(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(pipeline, "STAGES", {"01_expert_iteration": 0.5, "02_orm": 0.4, "06_figures": 0.1})
     patch.setattr(pipeline, "SAVES_TABLES", "02_orm")
     patch.setattr(pipeline, "APPENDIX", {"appendix/j_value": 0.1})
-    patch.setattr(pipeline, "code_hash", lambda: "c0de")  # so that an editor that saves a module does not fail a test
+    patch.setattr(pipeline, "code_hash", lambda _: "c0de")  # so that an editor that saves a module does not fail a test
 
 
 def test_finished_stages_in_a_row_are_named_by_the_first_and_the_last(tmp_path):
@@ -315,7 +315,7 @@ def test_a_changed_notebook_is_rendered_again_alone_and_its_work_is_not_lost(don
 
 
 def test_changed_library_renders_everything_again(done, monkeypatch):
-    monkeypatch.setattr(pipeline, "code_hash", lambda: "0" * 12)
+    monkeypatch.setattr(pipeline, "code_hash", lambda _: "0" * 12)
     assert done.run() == ["tiny 01_expert_iteration 1", "tiny 02_orm 1", "1 06_figures"]
 
 
@@ -457,7 +457,7 @@ PROGRAM = (
     "import sys; from pathlib import Path; from glore_lib.workflow import pipeline\n"
     "pipeline.STAGES = {'01_expert_iteration': 0.5, '02_orm': 0.4, '06_figures': 0.1}\n"
     "pipeline.SAVES_TABLES = '02_orm'\n"
-    "pipeline.code_hash = lambda: 'c0de'\n"
+    "pipeline.code_hash = lambda _: 'c0de'\n"
     "root = Path(sys.argv[1])\n"
     "pipeline.render(pipeline.Pipeline([root / 'params' / 'tiny.yaml'], root / 'results', root / 'artifacts',"
     " notebooks=root / 'notebooks').results)"
@@ -725,7 +725,7 @@ def test_a_seed_whose_results_are_lost_or_of_other_code_is_computed_again(seeds,
     record = pipeline.stage_record_path(seeds.root / "artifacts", params, "01_expert_iteration")
     files = {"manifest": folder / "manifest.json", "tables": folder / "run.json", "artifacts": record}
     if lost == "code":
-        monkeypatch.setattr(pipeline, "code_hash", lambda: "other")
+        monkeypatch.setattr(pipeline, "code_hash", lambda _: "other")
     else:
         files[lost].unlink()
     of_seed = seeds.pipeline(seeds=[0, 1]).results[1]
