@@ -6,7 +6,8 @@ learning rate, with the same solutions per step and the same tokens:
 
 - TRL: PRMTrainer with a token classifier of two classes, a row per solution;
 - ours, a row per solution;
-- ours, all sampled solutions of a question in one row, which reads the question once (as the mini runs do).
+- ours, all sampled solutions of a question in one row, which reads the question once (as the mini runs do); a step
+  then has fewer questions, and the last row takes three times the steps.
 
 Methods take turns. `seconds` is the median over the repeats. `tokens/s` counts the tokens of the solutions and their
 questions in all methods alike, without padding. `step accuracy` is that of the last repeat on the validation questions
@@ -119,6 +120,7 @@ def trl(run: Run, data: Data, test: Data, how: Training, batch: int) -> tuple[fl
         start = time.perf_counter()
         trainer.train()
         seconds = time.perf_counter() - start
+        trainer.args.train_sampling_strategy = "random"  # predictions in the order of the data
         examples = [{"input_ids": list(row.ids), "labels": places(row)} for row in test.rows]
         found = trainer.predict(Dataset.from_list(examples))
     logits = torch.tensor(found.predictions)[torch.tensor(found.label_ids) != -100]
@@ -145,25 +147,29 @@ def main(
         run = open_run(str(params), overrides, artifacts)
         student = Replication(run).sft_student
         data, test = (labelled(run, student, split, samples) for split in (run.reward_split, "validation"))
-        how = Training(epochs=1000, max_steps=steps, learning_rate=run.params.reward_models.training.learning_rate)
+        rate = run.params.reward_models.training.learning_rate
+        how, longer = (Training(epochs=1000, max_steps=n, learning_rate=rate) for n in (steps, 3 * steps))
         methods: dict[str, Callable[[], tuple[float, list[float]]]] = {
             "TRL PRMTrainer": lambda: trl(run, data, test, how, batch),
             "ours, a row per solution": lambda: ours(run, data, test, how, batch, 1),
             f"ours, {samples} solutions a row": lambda: ours(run, data, test, how, batch, samples),
+            f"ours, {samples} solutions a row, 3 times the steps": lambda: ours(
+                run, data, test, longer, batch, samples
+            ),
         }
         taken = [{name: train() for name, train in methods.items()} for _ in range(repeats)]
-    tokens = sum(len(row.ids) for row in data.rows) / len(data.rows) * batch * steps
+    tokens = sum(len(row.ids) for row in data.rows) / len(data.rows) * batch
     rows = []
     for name in methods:
-        seconds = [of[name][0] for of in taken]
+        seconds, done = [of[name][0] for of in taken], 3 * steps if name.endswith("steps") else steps
         right = [(score >= 0.5) == bool(label) for score, label in zip(taken[-1][name][1], test.labels, strict=True)]
         found = st.estimate([st.Outcome.of(right, test.questions)])
         rows.append({
-            "method": name, "seconds": median(seconds), "seconds of all": seconds,
-            "tokens/s": tokens / median(seconds), "step accuracy": found.percent(),
-            "x TRL": median(s[0] for s in (of["TRL PRMTrainer"] for of in taken)) / median(seconds),
+            "method": name, "steps": done, "seconds": median(seconds), "seconds of all": seconds,
+            "tokens/s": done * tokens / median(seconds), "step accuracy": found.percent(),
         })  # fmt: skip
-    shown = pd.DataFrame(rows).drop(columns="seconds of all")
+    frame = pd.DataFrame(rows)
+    shown = frame.drop(columns="seconds of all").assign(**{"x TRL": frame["tokens/s"] / frame["tokens/s"][0]})
     print(f"{run.params.run}, {len(data.rows)} solutions of {len(data.solutions)} questions, {steps} steps of {batch}")
     print(shown.to_markdown(index=False, floatfmt=",.3g"))
     print(f"constant prediction: {max(sum(test.labels), len(test.labels) - sum(test.labels)) / len(test.labels):.3f}")
