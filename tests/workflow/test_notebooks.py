@@ -137,7 +137,7 @@ def test_the_functions_of_the_paper_are_shown_and_applied():
     assert {function.__name__ for function in OF_THE_PAPER} <= set(shown_in)
 
 
-@pytest.mark.parametrize("function", OF_THE_PAPER, ids=lambda function: function.__name__)
+@pytest.mark.parametrize("function", sorted(OF_THE_PAPER, key=lambda f: f.__name__), ids=lambda f: f.__name__)
 def test_a_function_of_the_paper_fits_a_screen(function):
     assert len(repr(source.show(function)).splitlines()) <= LINES
     assert inspect.getdoc(function)
