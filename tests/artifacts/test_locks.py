@@ -11,9 +11,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Timer
 
 import pytest
+from filelock import FileLock
 
 from glore_lib.artifacts.locks import LOCK, SIDE_BY_SIDE, check_writable, is_used, only_run, waited_for
 from glore_lib.params import ParamsError
@@ -144,7 +144,14 @@ def test_a_wait_is_reported_unless_the_command_has_several_processes(tmp_path, c
         [sys.executable, "-c", program, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
         assert process.stdout.readline() == b"held\n"
-        Timer(0.5, process.stdin.close).start()
+        acquire = FileLock.acquire
+
+        def wait(lock: FileLock, *, blocking: bool = True) -> object:
+            if blocking:
+                process.stdin.close()  # it ends, and releases the lock
+            return acquire(lock, blocking=blocking)
+
+        monkeypatch.setattr(FileLock, "acquire", wait)
         with waited_for(path):
             pass
     reported = "" if beside else "glore: orm-0: waiting for another process, which makes it\n"
