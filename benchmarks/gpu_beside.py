@@ -8,12 +8,12 @@ makes what the run needs last: ``samples`` are those of the test and validation 
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
+from glore_lib.cli import _parse
 from glore_lib.method.replication import Replication
-from glore_lib.params import read_yaml
 from glore_lib.workflow.compute import open_lab
 
 PARTS: dict[str, dict[str, Callable[[Replication], object]]] = {
@@ -31,13 +31,13 @@ PARTS: dict[str, dict[str, Callable[[Replication], object]]] = {
 
 
 def main(
-    params: Path, artifacts: Path, part: str,
+    params: Path, artifacts: Path, part: Literal["samples", "figure4"],
     settings: Annotated[list[str], typer.Option("--set", metavar="KEY.SUB=VALUE", default_factory=list)],
 ) -> None:  # fmt: skip
     """Make the parts one after another."""
-    overrides = {key: read_yaml(value) for key, _, value in (setting.partition("=") for setting in settings)}
-    lab = open_lab(params, overrides, artifacts)
-    for name, make in PARTS[part].items():
+    lab = open_lab(params, _parse(settings), artifacts)
+    wanted = part != "figure4" or lab.run.params.reward_models.figure4
+    for name, make in (PARTS[part] if wanted else {}).items():
         started = time.perf_counter()
         make(lab)
         lab.run.finish("beside")  # what is made can be packed

@@ -42,7 +42,7 @@ fi
 
 if [[ ! -e models/$MODEL ]]; then
   cat "$WORK"/qwen.? 2>/dev/null >"$WORK/joined"
-  echo "$SHA256  $WORK/joined" | sha256sum --check --status || { say "the tiny run works; pieces of the weights are missing"; exit 2; }
+  echo "$SHA256  $WORK/joined" | sha256sum --check --status || { say "the tiny run works; pieces of the weights are missing or damaged"; exit 2; }
   mv "$WORK/joined" "models/$MODEL"
 fi
 if [[ ! -e $WORK/base.done ]]; then

@@ -17,7 +17,8 @@ import pandas as pd
 import psutil
 import typer
 
-from glore_lib.params import load_params, read_yaml
+from glore_lib.cli import _parse
+from glore_lib.params import load_params
 from glore_lib.workflow.pipeline import ROOT
 
 FACTORS = (1, 2, 4)
@@ -87,10 +88,7 @@ def main(
     """Run with once, twice and four times the questions and print a table."""
     columns, made, memory = {}, {}, {}
     for factor in FACTORS:
-        overrides = sizes(params_file, factor * questions) | {
-            key: read_yaml(value) for key, _, value in (s.partition("=") for s in settings or [])
-        }
-        rows, memory[factor] = measure(params_file, overrides)
+        rows, memory[factor] = measure(params_file, sizes(params_file, factor * questions) | _parse(settings or []))
         made[factor] = frame = pd.DataFrame(rows).set_index("stage")
         columns[f"{factor}x, s"], columns[f"{factor}x library, s"] = frame["wall"], frame["library"]
         columns[f"{factor}x added, %"] = 100 * (frame["wall"] / frame["library"] - 1)

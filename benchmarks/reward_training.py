@@ -17,6 +17,7 @@ at 0.5, with a 95 % interval over questions.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -32,6 +33,7 @@ from transformers import AutoModelForTokenClassification
 from trl.experimental.prm import PRMConfig, PRMTrainer
 
 from glore_lib import statistics as st
+from glore_lib.cli import _parse
 from glore_lib.method.replication import Replication
 from glore_lib.method.reward_models import _score, labelled_solution
 from glore_lib.method.step_labels import exact_labels
@@ -39,7 +41,7 @@ from glore_lib.method.students import sample_solutions
 from glore_lib.models import training
 from glore_lib.models.launch import Job
 from glore_lib.models.prefix_tree import Labelled
-from glore_lib.params import Training, read_yaml
+from glore_lib.params import Training
 from glore_lib.run import Run, open_run
 
 PARAMS = Path(__file__).parents[1] / "params" / "mini-hard.yaml"
@@ -79,7 +81,7 @@ def labelled(run: Run, student: Any, split: str, samples: int) -> Data:
     ])  # fmt: skip
 
 
-def ours(run: Run, data: Data, test: Data, how: Training, batch: int, together: int) -> tuple[float, list[float]]:
+def ours(run: Run, data: Data, test: Data, batch: int, together: int, how: Training) -> tuple[float, list[float]]:
     """Train with this library, ``together`` solutions a row; return seconds and the scores of the test labels."""
     rows = max(1, batch // together)
     finetuning = run.params.finetuning.model_copy(update={"batch_size": rows, "micro_batch_size": rows})
@@ -93,7 +95,7 @@ def ours(run: Run, data: Data, test: Data, how: Training, batch: int, together: 
         return seconds, _score(model.eval(), run.packed(test.solutions, together), pad)
 
 
-def trl(run: Run, data: Data, test: Data, how: Training, batch: int) -> tuple[float, list[float]]:
+def trl(run: Run, data: Data, test: Data, batch: int, how: Training) -> tuple[float, list[float]]:
     """Train with TRL and return the same."""
     p = run.params
     dtype = getattr(torch, p.base_model.dtype)
@@ -103,7 +105,6 @@ def trl(run: Run, data: Data, test: Data, how: Training, batch: int) -> tuple[fl
         task_type=TaskType.TOKEN_CLS, r=p.finetuning.lora_rank, lora_alpha=p.finetuning.lora_alpha,
         target_modules=p.finetuning.lora_targets,
     )  # fmt: skip
-    dataset = Dataset.from_list([{"input_ids": list(row.ids), "labels": places(row)} for row in data.rows])
     with TemporaryDirectory() as folder:
         arguments = PRMConfig(
             output_dir=folder, max_steps=how.max_steps, learning_rate=how.learning_rate, optim=p.finetuning.optimiser,
@@ -114,22 +115,24 @@ def trl(run: Run, data: Data, test: Data, how: Training, batch: int) -> tuple[fl
             use_cpu=not torch.cuda.is_available(), dataloader_pin_memory=torch.cuda.is_available(),
         )  # fmt: skip
         trainer = PRMTrainer(
-            model, arguments, train_dataset=dataset, processing_class=run.tokenizer,
+            model, arguments, train_dataset=token_labels(data), processing_class=run.tokenizer,
             peft_config=None if p.finetuning.method == "full" else adapters,
         )  # fmt: skip
         start = time.perf_counter()
         trainer.train()
         seconds = time.perf_counter() - start
         trainer.args.train_sampling_strategy = "random"  # predictions in the order of the data
-        examples = [{"input_ids": list(row.ids), "labels": places(row)} for row in test.rows]
-        found = trainer.predict(Dataset.from_list(examples))
+        found = trainer.predict(token_labels(test))
     logits = torch.tensor(found.predictions)[torch.tensor(found.label_ids) != -100]
     return seconds, logits.softmax(-1)[:, 1].tolist()
 
 
-def places(row: Labelled) -> list[int]:
-    """Return a label for every token, -100 for none."""
-    return [int(row.labels.get(i, -100)) for i in range(len(row.ids))]
+def token_labels(data: Data) -> Dataset:
+    """Return the solutions with a label for every token, -100 for none."""
+    return Dataset.from_list([
+        {"input_ids": list(row.ids), "labels": [int(row.labels.get(i, -100)) for i in range(len(row.ids))]}
+        for row in data.rows
+    ])  # fmt: skip
 
 
 def main(
@@ -142,26 +145,24 @@ def main(
     json: Annotated[Path | None, typer.Option(help="Where to write the rows as JSON.")] = None,
 ) -> None:
     """Train with every method and print the table."""
-    overrides = {key: read_yaml(value) for key, _, value in (setting.partition("=") for setting in settings or [])}
     with TemporaryDirectory(prefix="glore-training-") as artifacts:
-        run = open_run(str(params), overrides, artifacts)
+        run = open_run(str(params), _parse(settings or []), artifacts)
         student = Replication(run).sft_student
         data, test = (labelled(run, student, split, samples) for split in (run.reward_split, "validation"))
         rate = run.params.reward_models.training.learning_rate
         how, longer = (Training(epochs=1000, max_steps=n, learning_rate=rate) for n in (steps, 3 * steps))
-        methods: dict[str, Callable[[], tuple[float, list[float]]]] = {
-            "TRL PRMTrainer": lambda: trl(run, data, test, how, batch),
-            "ours, a row per solution": lambda: ours(run, data, test, how, batch, 1),
-            f"ours, {samples} solutions a row": lambda: ours(run, data, test, how, batch, samples),
-            f"ours, {samples} solutions a row, 3 times the steps": lambda: ours(
-                run, data, test, longer, batch, samples
-            ),
+        alone, packed = (partial(ours, run, data, test, batch, together) for together in (1, samples))
+        methods: dict[str, tuple[Callable[[Training], tuple[float, list[float]]], Training]] = {
+            "TRL PRMTrainer": (partial(trl, run, data, test, batch), how),
+            "ours, a row per solution": (alone, how),
+            f"ours, {samples} solutions a row": (packed, how),
+            f"ours, {samples} solutions a row, 3 times the steps": (packed, longer),
         }
-        taken = [{name: train() for name, train in methods.items()} for _ in range(repeats)]
+        taken = [{name: train(how) for name, (train, how) in methods.items()} for _ in range(repeats)]
     tokens = sum(len(row.ids) for row in data.rows) / len(data.rows) * batch
     rows = []
-    for name in methods:
-        seconds, done = [of[name][0] for of in taken], 3 * steps if name.endswith("steps") else steps
+    for name, (_, how) in methods.items():
+        seconds, done = [of[name][0] for of in taken], how.max_steps
         right = [(score >= 0.5) == bool(label) for score, label in zip(taken[-1][name][1], test.labels, strict=True)]
         found = st.estimate([st.Outcome.of(right, test.questions)])
         rows.append({
