@@ -24,8 +24,8 @@ from glore_lib.artifacts.records import UNFINISHED, verify_record
 from glore_lib.params import read_yaml
 from glore_lib.workflow.pipeline import ROOT
 
-# Few questions, many parts and, of each training, a checkpoint.
-STEPS = "{epochs: 10, max_steps: 6, learning_rate: 1e-3}"
+# Few questions, many parts and, of each training, checkpoints for long enough to be caught.
+STEPS = "{epochs: 30, max_steps: 40, learning_rate: 1e-3}"
 SMALL = {
     "task.train_questions": 8, "task.validation_questions": 4, "task.test_questions": 6, "sampling.rows": 4,
     "sampling.max_new_tokens": 40, "student.sft_questions": 8, "student.sft": STEPS, "student.training": STEPS,
@@ -155,7 +155,10 @@ def runs(tmp_path_factory, settings) -> Iterator[Runs]:
 
 def test_a_second_run_on_a_folder_is_refused_and_an_interrupted_one_ends_clean(runs, reliability):
     process = runs.start()
-    runs.until(process, lambda: runs.matches(PARTS))
+    processes = runs.until(process, lambda: runs.matches(PARTS))
+    assert len(processes) > 1  # the run and its kernel
+    for each in processes:  # otherwise it could be anywhere by the time that the others were refused
+        each.suspend()
     for out, artifacts in ((runs.out, runs.folder / "other"), (runs.folder / "other", runs.artifacts)):
         command = [*GLORE, ROOT / "params" / "mini-hard.yaml", "--out", out, "--artifacts", artifacts]
         second = subprocess.run([*command, *runs.settings], capture_output=True, text=True)
@@ -166,7 +169,8 @@ def test_a_second_run_on_a_folder_is_refused_and_an_interrupted_one_ends_clean(r
     reliability(
         "two runs on one folder", "the second is rejected and names the first's process and host; exit code 2", tried=2
     )
-    processes = runs.until(process, lambda: psutil.Process(process.pid).children())  # its kernel: not between notebooks
+    for each in processes:
+        each.resume()
     process.send_signal(signal.SIGINT)
     assert process.wait(PATIENCE) == 130
     assert not psutil.wait_procs(processes, timeout=60)[1]
@@ -182,8 +186,7 @@ def test_a_kernel_that_is_killed_is_told_with_its_stage_and_what_to_lower(runs, 
         shutil.rmtree(left)
     process = runs.start()
     processes = runs.until(process, lambda: runs.matches(TRAINING))
-    kernel = processes[1]
-    assert "ipykernel_launcher" in kernel.cmdline()
+    (kernel,) = [each for each in processes if "ipykernel_launcher" in each.cmdline()]
     making = next(path.parent.parent.name[1:] for path in runs.artifacts.glob(TRAINING))
     kernel.kill()
     assert process.wait(PATIENCE) == 1
