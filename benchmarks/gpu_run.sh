@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Compute params/qwen-coder-{gsm8k,svamp}.yaml at once on a GPU machine that reaches no network:
+# Compute params/qwen-coder-gsm8k.yaml on a GPU machine that reaches no network:
 #
 #     WORK=/tmp/gpu OUT=results.gpu benchmarks/gpu_run.sh SECONDS
 #
@@ -13,7 +13,7 @@
 set -uo pipefail
 cd "$(dirname "$0")/.."
 limit=$1 started=$SECONDS
-WORK=${WORK:-/tmp/gpu} OUT=${OUT:-results.gpu} PYTHON=${PYTHON:-python3} PARAMS=${PARAMS:-qwen-coder-gsm8k qwen-coder-svamp}
+WORK=${WORK:-/tmp/gpu} OUT=${OUT:-results.gpu} PYTHON=${PYTHON:-python3} PARAMS=${PARAMS:-qwen-coder-gsm8k}
 MODEL=qwen2.5-coder-0.5b-instruct-q4_k_m.gguf
 SHA256=${SHA256:-1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32}
 read -ra set <<<"${SET:-}"

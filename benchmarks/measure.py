@@ -6,7 +6,6 @@ sharing between completions, and describe the machine.
 
 import json
 import platform
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -116,25 +115,6 @@ class Alone(TransformersSampler):
     def _waiting(self, requests: list[Request], temperature: float) -> list[Row]:
         order = sorted(range(len(requests)), key=lambda i: (-requests[i].shared, requests[i].prompt))
         return [Row(requests[i], [i]) for i in order]
-
-
-def multiplied(rows: int, inner: int, columns: int, dtype: torch.dtype, device: torch.device) -> float:
-    """Return FLOP/s of products [rows, inner] x [inner, columns]: the best of five rounds of at least 0.1 s."""
-    a, b = (torch.randn(shape, device=device).to(dtype) for shape in ((rows, inner), (inner, columns)))
-    flop, times = 2 * rows * inner * columns, 1
-
-    def seconds() -> float:
-        start = time.perf_counter()
-        for _ in range(times):
-            a @ b
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter() - start
-
-    seconds()
-    while seconds() < 0.1:
-        times *= 2
-    return flop * times / min(seconds() for _ in range(5))
 
 
 def machine() -> dict[str, Any]:

@@ -1,20 +1,21 @@
-"""Compare the speed of the transformers backend with `model.generate`: `python benchmarks/sampler.py`.
+"""Compare the speed of the transformers backend with `model.generate` and vLLM: `python benchmarks/sampler.py`.
 
-There are two tasks with eight samples per question. `mini`: the base model that ships with the library, on questions
-of the hard task. `smollm2`: SmolLM2-135M on GSM8K questions after one worked example, in bfloat16 on a GPU; it needs
-GSM8K in the folder GLORE_DATA_DIR and is skipped otherwise. Every method gets the same prompts in the same groups of
-similar length, at most `sampling.rows` samples each. The rows of `model.generate` end as the backend's do, after the
-line of the final answer. Methods take turns after a warm-up; a row of the table is the repeat with the median time.
-Two rows are the backend without sharing: first of equal completions, then of questions too. vLLM is timed if it is
-installed, on all prompts at once; after the first repeat its prefix cache has the prompts.
+`mini` is the base model that ships with the library, on questions of the hard task. `smollm2` (SmolLM2-135M, from its
+package) and `qwen` (the GGUF file of params/qwen-coder-svamp.yaml) answer questions of SVAMP and GSM8K, from the folder
+GLORE_DATA_DIR, after one worked example. A model or data set that is not there is skipped. Every method gets the same
+prompts in the same groups of similar length, at most `rows` samples each. The rows of `model.generate` end as the
+backend's do, after the line of the final answer. Methods take turns after a warm-up; a row of the table is the repeat
+with the median time. vLLM is timed if it is installed, on all prompts at once; after the first repeat its prefix cache
+has the prompts. For one thread: `taskset -c 0 python benchmarks/sampler.py`.
 
-`text`: tokens of the completions. `decoded`, `read`: tokens that the model processed, padding included. `of square`,
-`of shapes`: FLOP/s, at two FLOP per token and parameter outside the embeddings, divided by the measured FLOP/s of a
-large square matrix product and of a product of rows x hidden x intermediate. Reading multiplies larger matrices.
+Two further rows of `mini` are the backend without sharing: first of equal completions, then of questions too. `reading`
+are the seconds to read 22 prompts of 90 tokens: by the backend, and as `model.generate` does after an adapter was
+loaded, when PyTorch multiplies a slice of the hidden states with the frozen output layer.
+
+`text`: tokens of the completions. `decoded`, `read`: tokens that the model processed, padding included.
 """
 
 import gc
-import os
 import time
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -25,16 +26,20 @@ from typing import Annotated, Any
 import pandas as pd
 import torch
 import typer
-from measure import Alone, Sample, Work, generating, multiplied, write_record
+from measure import Alone, Sample, Work, generating, write_record
 
 from glore_lib.models import tokens
+from glore_lib.params import ParamsError
 from glore_lib.run import Run, open_run
 from glore_lib.sampling import Request
 from glore_lib.sampling.transformers import TransformersSampler
 from glore_lib.sampling.vllm import VLLMSampler
 
 PARAMS = Path(__file__).parents[1] / "params"
-N, TEMPERATURE = 8, 0.8
+TEMPERATURE = 0.8
+MODELS = {"mini": "mini-hard", "smollm2": "smollm2-smoke", "qwen": "qwen-coder-svamp"}
+FEW = {"train_questions": 8, "reward_questions": 0, "validation_questions": 4}
+DATA = {name: FEW | {"name": name} for name in ("svamp", "gsm8k")}
 
 
 def sampling(sampler: TransformersSampler | VLLMSampler) -> Sample:
@@ -66,20 +71,22 @@ class Method:
         return seconds, text, *done
 
 
-def timed(run: Run, methods: list[Method], prompts: list[tuple[int, ...]], tokens: int, repeats: int) -> list[dict]:
+def timed(
+    name: str, run: Run, methods: list[Method], prompts: list[tuple[int, ...]], n: int, tokens: int, repeats: int
+) -> list[dict]:
     """Return one row per method: the repeat with the median time."""
 
     def requests(repeat: int) -> list[Request]:
-        return [Request(prompt, N, run.seed("benchmark", repeat, i)) for i, prompt in enumerate(prompts)]
+        return [Request(prompt, n, run.seed("benchmark", repeat, i)) for i, prompt in enumerate(prompts)]
 
     for method in methods:
         method.run(requests(-1)[: method.questions], 4)
     taken = [[method.run(requests(repeat), tokens) for method in methods] for repeat in range(repeats)]
-    rows, samples, given = [], N * len(prompts), N * sum(map(len, prompts))
+    rows, samples, given = [], n * len(prompts), n * sum(map(len, prompts))
     for method, runs in zip(methods, map(sorted, zip(*taken, strict=True)), strict=True):
         seconds, text, decoded, read = runs[(repeats - 1) // 2]
         rows.append({
-            "task": run.params.run, "method": method.name, "seconds": seconds,
+            "task": name, "n": n, "method": method.name, "seconds": seconds,
             "seconds of all": [took for took, *_ in runs], "sequences/s": samples / seconds,
             "tokens/s": text / seconds, "text": text, "decoded": decoded or None, "read": read or None,
             "decoded / text": decoded / text or None, "read / prompts": read / given or None,
@@ -87,79 +94,111 @@ def timed(run: Run, methods: list[Method], prompts: list[tuple[int, ...]], token
     return rows
 
 
-def measured(run: Run, prompts: list[tuple[int, ...]], tokens: int, repeats: int) -> list[dict[str, Any]]:
-    """Return the rows of one task."""
-    prompts = sorted(prompts, key=len, reverse=True)
+def measured(
+    name: str, run: Run, sets: dict[str, list[str]], counts: list[int], tokens: int, rows: int, repeats: int
+) -> list[dict[str, Any]]:
+    """Return the rows of one model: each of the ``sets`` of prompts, each number of samples."""
     tokenizer, p = run.tokenizer, run.params
     plain, model = run.load(None).eval(), run.load(None)
     of_plain, of_model = Work(), Work()
     of_plain.watch(plain)
     of_model.watch(model)
-    group = min(p.sampling.rows // N, len(prompts))
-    ours = sampling(TransformersSampler(model, tokenizer, p.sampling.rows))
-    once, alone = (sampling(Alone(model, tokenizer, p.sampling.rows, share)) for share in (True, False))
-    methods = [
-        Method("model.generate", generating(plain, tokenizer, N, TEMPERATURE), group, of_plain),
-        Method("ours", ours, group, of_model),
-        *([Method("ours, all questions at once", ours, len(prompts), of_model)] if group < len(prompts) else []),
-        Method("ours, each completion a row", once, group, of_model),
-        Method("ours, and each reads its question", alone, group, of_model),
-    ]
-    rows = timed(run, methods, prompts, tokens, repeats)
-    hidden, inner = model.config.hidden_size, model.config.intermediate_size
-    side = 8192 if torch.cuda.is_available() else 2048
-    weights = model.num_parameters(exclude_embeddings=True)
-    for name, shape in {"square": (side, side, side), "shapes": (group * N, hidden, inner)}.items():
-        rate = multiplied(*shape, model.dtype, model.device)
-        for row in rows:
-            row[f"GFLOP/s, {name}"] = rate / 1e9
-            row[f"of {name}"] = 2 * weights * (row["decoded"] + row["read"]) / row["seconds"] / rate
-    del plain, model, methods, ours, once, alone
+    cases = {
+        (data, n): sorted((encoded(run, prompt) for prompt in prompts), key=len, reverse=True)
+        for data, prompts in sets.items()
+        for n in counts
+    }
+    found: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    for (data, n), prompts in cases.items():
+        group = max(1, min(rows // n, len(prompts)))
+        ours = sampling(TransformersSampler(model, tokenizer, rows))
+        methods = [
+            Method("model.generate", generating(plain, tokenizer, n, TEMPERATURE), group, of_plain),
+            Method("ours", ours, group, of_model),
+            *([Method("ours, all questions at once", ours, len(prompts), of_model)] if group < len(prompts) else []),
+        ]
+        if name == "mini" and n > 1:
+            once, alone = (sampling(Alone(model, tokenizer, rows, share)) for share in (True, False))
+            methods += [
+                Method("ours, each completion a row", once, group, of_model),
+                Method("ours, and each reads its question", alone, group, of_model),
+            ]
+        found[data, n] = timed(f"{name} {data}".strip(), run, methods, prompts, n, tokens, repeats)
+    del plain, model, methods, ours
     gc.collect()
     if find_spec("vllm"):
         engine = VLLMSampler(run.base, tokenizer, p.base_model.dtype, p.sampling)
-        rows += timed(run, [Method("vLLM", sampling(engine), len(prompts), None)], prompts, tokens, repeats)
+        for (data, n), prompts in cases.items():
+            methods = [Method("vLLM", sampling(engine), len(prompts), None)]
+            found[data, n] += timed(f"{name} {data}".strip(), run, methods, prompts, n, tokens, repeats)
         engine.free()
     else:
-        print(f"{p.run}: vLLM is not installed, its row is skipped")
-    return [row | {"x generate": row["sequences/s"] / rows[0]["sequences/s"]} for row in rows]
+        print(f"{name}: vLLM is not installed, its rows are skipped")
+    return [
+        row | {"x generate": row["sequences/s"] / case[0]["sequences/s"]} for case in found.values() for row in case
+    ]
+
+
+def reading(run: Run) -> dict[str, float]:
+    """Return the seconds to read 22 prompts of 90 tokens, as PyTorch does after loading adapters and as we do."""
+    model = run.load(None).eval().requires_grad_(False)
+    ids = torch.randint(0, 1000, (22, 90), device=model.device)
+    ways = {
+        "model, logits of the last token": lambda: model(input_ids=ids, logits_to_keep=1),
+        "ours, no logits": lambda: model.base_model(input_ids=ids),
+    }
+    taken = {}
+    with torch.no_grad():
+        for name, read in ways.items():
+            start = time.perf_counter()
+            read()
+            taken[name] = time.perf_counter() - start
+    return taken
+
+
+def prompts_of(model: str, data: str, questions: int, artifacts: str) -> tuple[Run, list[str]]:
+    """Return a run with the model and prompts of test questions."""
+    overrides: dict[str, Any] = {"run": model, "task": DATA.get(data, {}) | {"test_questions": questions}}
+    run = open_run(str(PARAMS / f"{MODELS[model]}.yaml"), overrides, artifacts)
+    prompt = run.task.one_shot_prompt if data else run.task.prompt
+    return run, [prompt(q.question) for q in run.questions("test").values()]
 
 
 def main(
+    models: Annotated[str, typer.Option(help="Separated by commas.")] = ",".join(MODELS),
+    counts: Annotated[str, typer.Option(help="Samples per question, separated by commas.")] = "1,8",
     mini_questions: Annotated[int, typer.Option(min=1)] = 64,
-    smollm2_questions: Annotated[int, typer.Option(min=1)] = 2,
-    smollm2_tokens: Annotated[int, typer.Option(min=1, help="Maximum new tokens of a sample.")] = 64,
-    smollm2_rows: Annotated[int, typer.Option(min=N, help="Sequences per batch.")] = 48,
+    questions: Annotated[int, typer.Option(min=1, help="Of SVAMP and of GSM8K.")] = 8,
+    tokens: Annotated[int, typer.Option(min=1, help="Maximum new tokens of a sample of an LLM.")] = 64,
+    rows: Annotated[int, typer.Option(min=1, help="Sequences per batch.")] = 64,
     repeats: Annotated[int, typer.Option(min=1)] = 3,
     json: Annotated[Path | None, typer.Option(help="Where to write the rows as JSON.")] = None,
 ) -> None:
-    """Time both tasks and print the table."""
+    """Time each model and print the table."""
     sizes = {name: value for name, value in locals().items() if name != "json"}
-    rows: list[dict[str, Any]] = []
+    made: list[dict[str, Any]] = []
+    read: dict[str, dict[str, float]] = {}
     with TemporaryDirectory(prefix="glore-sampler-") as artifacts:
-        overrides: dict[str, Any] = {"run": "mini", "task.test_questions": mini_questions}
-        run = open_run(str(PARAMS / "mini-hard.yaml"), overrides, artifacts)
-        prompts = [run.task.prompt(q.question) for q in run.questions("test").values()]
-        rows += measured(run, [encoded(run, x) for x in prompts], run.params.sampling.max_new_tokens, repeats)
-        if "GLORE_DATA_DIR" in os.environ:
-            overrides = {"run": "smollm2", "task.test_questions": smollm2_questions, "sampling.rows": smollm2_rows}
-            if torch.cuda.is_available():
-                overrides["base_model.dtype"] = "bfloat16"
-            run = open_run(str(PARAMS / "smollm2-smoke.yaml"), overrides, artifacts)
-            prompts = [run.task.one_shot_prompt(q.question) for q in run.questions("test").values()]
-            rows += measured(run, [encoded(run, x) for x in prompts], smollm2_tokens, repeats)
-        else:
-            print("smollm2: GLORE_DATA_DIR is not set, its rows are skipped")
-    columns = ["task", "method", "x generate", "sequences/s", "tokens/s", "text", "decoded", "read", "decoded / text",
-               "read / prompts", "of square", "of shapes"]  # fmt: skip
-    formats = ["", "", ".2f", ",.1f", ",.0f", ",.0f", ",.0f", ",.0f", ".2f", ".2f", ".1%", ".1%"]
-    frame = pd.DataFrame(rows)[columns].astype(object)
+        for model in models.split(","):
+            sets: dict[str, list[str]] = {}
+            for data in [""] if model == "mini" else DATA:
+                try:
+                    run, sets[data] = prompts_of(model, data, questions if data else mini_questions, artifacts)
+                except ParamsError as error:
+                    print(f"{model} {data} is skipped: {error}")
+            if sets:
+                limit = run.params.sampling.max_new_tokens if model == "mini" else tokens
+                made += measured(model, run, sets, [*map(int, counts.split(","))], limit, rows, repeats)
+                if model != "mini":
+                    read[model] = reading(run)
+    columns = ["task", "n", "method", "x generate", "sequences/s", "tokens/s", "text", "decoded", "read",
+               "decoded / text", "read / prompts"]  # fmt: skip
+    formats = ["", "", "", ".2f", ",.1f", ",.0f", ",.0f", ",.0f", ",.0f", ".2f", ".2f"]
+    frame = pd.DataFrame(made)[columns].astype(object)
     print(frame.where(frame.notna(), None).to_markdown(index=False, floatfmt=formats, missingval="-"))
-    for task, of_task in pd.DataFrame(rows).groupby("task", sort=False):
-        rates = ", ".join(f"{n} {of_task[f'GFLOP/s, {n}'].iloc[0]:,.0f} GFLOP/s" for n in ("square", "shapes"))
-        print(f"{task}: matrix products {rates}")
-    sizes |= {"samples_per_question": N, "temperature": TEMPERATURE}
-    write_record(json, {"sizes": sizes, "seed": run.params.seed, "rows": rows})
+    print(pd.DataFrame(read).T.rename_axis("reading, seconds").to_markdown(floatfmt=".2f") if read else "")
+    sizes |= {"temperature": TEMPERATURE}
+    write_record(json, {"sizes": sizes, "rows": made, "reading": read})
 
 
 def encoded(run: Run, prompt: str) -> tuple[int, ...]:

@@ -49,7 +49,7 @@ NOT_SHOWN = (
     *("reporting/explorer", "reporting/report", "reporting/quoted", "assets/report", "assets/dataset"),
 )
 # What only runs on published questions show.
-BENCHMARKS = tuple(f"tasks/{module}" for module in ("benchmarks", "gsm8k", "svamp", "mr_gsm8k"))
+BENCHMARKS = tuple(f"tasks/{name}" for name in ("benchmarks", "gsm8k", "svamp", "judged", "mr_gsm8k", "processbench"))
 SILENT = {"warn", "print"}  # calls whose arguments are messages
 
 

@@ -100,7 +100,7 @@ def test_records_of_another_shape(folder: Path, record: object, parts: list[str]
 
 
 def test_a_solution_that_is_there_twice(folder: Path):
-    with pytest.raises(ParamsError, match=r"line 2: .* the uuid occurs twice"):
+    with pytest.raises(ParamsError, match=r"line 2: .* u1 occurs twice"):
         load(folder, RECORD, RECORD).check_data({})
 
 
