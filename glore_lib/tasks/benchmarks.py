@@ -21,7 +21,6 @@ from glore_lib.params import ParamsError, expanded
 from glore_lib.tasks import Question, grading
 
 DATA_DIR = "GLORE_DATA_DIR"
-VALIDATION_PERCENT = 10  # of the train split, by hash of the question's text
 
 Rows = list[tuple[str, Any]]  # each with its place: file and line
 _UNEXPECTED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)  # rows of another shape
@@ -34,6 +33,7 @@ class Benchmark(ABC):
     files: tuple[str, ...]  # of a local copy, relative to its folder
     hub_name: str | None  # None if it is not on the hub
     example: tuple[str, str]  # a question and its solution, for the one-shot prompt; written for this project
+    validation_percent = 10  # of the train split, by hash of the question's text
 
     def __init__(self) -> None:
         value = os.environ.get(DATA_DIR)
@@ -58,7 +58,7 @@ class Benchmark(ABC):
         test = [q for q in test if texts[_key(q.question)] is q]
         rest = {_key(q.question): q for q in reversed(train)}
         train = [q for q in train if rest[_key(q.question)] is q and _key(q.question) not in texts]
-        held_out = [_bucket(q.question) < VALIDATION_PERCENT for q in train]
+        held_out = [_bucket(q.question) < self.validation_percent for q in train]
         return {
             "train": [q for q, out in zip(train, held_out, strict=True) if not out],
             "validation": [replace(q, split="validation") for q, out in zip(train, held_out, strict=True) if out],
