@@ -49,6 +49,9 @@ def _pairs(values: Values, metric: str, pairs: Iterable[tuple[str, str]]) -> lis
     ]  # fmt: skip
 
 
+CONSTANT = ("first", "most_frequent")  # places that are named without reading the solution
+
+
 def found_label_quality(numbers: pd.DataFrame) -> list[str]:
     """Return the findings of the label quality, one sentence each."""
     values, suffix = Values(numbers), judge_suffix(numbers)
@@ -60,8 +63,11 @@ def found_label_quality(numbers: pd.DataFrame) -> list[str]:
         f"Reference: {JUDGES[suffix[1:]]}.",
         *(_shares(values, rule, quality, words) for rule, words in rules.items() if rule in set(numbers["method"])),
         *(_shares(values, k, {steps + suffix: "balanced step accuracy"} | located, n) for k, n in models.items()),
+        *(_shares(values, f"always_{name}", located, f"Always the {name.replace('_', ' ')} step") for name in CONSTANT),
         f"SORM − ORM: steps {values.difference('sorm', 'orm', steps, suffix)}; first errors "
         f"{values.difference('sorm', 'orm', 'first_error_accuracy', suffix)}.",
+        "SORM − most frequent step: first errors "
+        f"{values.difference('sorm', 'always_most_frequent', 'first_error_accuracy', suffix)}.",
     ]
 
 

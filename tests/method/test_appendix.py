@@ -140,6 +140,9 @@ def test_label_quality_on_gsm8k_is_judged_by_human_labels(run, tmp_path, monkeyp
     assert value["raw", "label_precision"] == 1 / 3 and value["raw", "label_recall"] == 1
     assert (value["raw", "first_error_accuracy_human"], value["raw", "first_error_late_human"]) == (0, 1)
     assert n["orm", "first_error_accuracy_human"] == 2 and n["orm", "step_accuracy_all_human"] == 5
+    # First errors are at steps 2 and 1. Of equally frequent ones the earlier counts.
+    for method in ("always_first", "always_most_frequent"):
+        assert value[method, "first_error_accuracy_human"] == value[method, "first_error_early_human"] == 0.5
     assert "human labels" in appendix.found_label_quality(numbers)[0]
     assert not len(found["label_curves"]) and not len(found["label_policies"])
     assert appendix.found_label_noise(found["label_curves"], found["label_policies"]) == [
@@ -149,6 +152,56 @@ def test_label_quality_on_gsm8k_is_judged_by_human_labels(run, tmp_path, monkeyp
     for name in ("value_refinement", "refined_otherwise", "controls"):
         assert (found[name]["n"][found[name]["metric"] == "fixed_fraction"] == 0).all()
     assert all("unknown" in line for line in appendix.found_value_refinement(found["value_refinement"]))
+
+
+def test_constant_locators_by_hand():
+    found = g_label_quality.constant_locators(pd.Series({"a": 3, "b": 2, "c": 3, "d": 1}))
+    assert {name: places.to_dict() for name, places in found.items()} == {
+        "always_first": dict.fromkeys("abcd", 1), "always_most_frequent": dict.fromkeys("abcd", 3)
+    }  # fmt: skip
+    assert all(places.empty for places in g_label_quality.constant_locators(pd.Series(dtype=int)).values())
+
+
+@pytest.mark.parametrize("run", ["llama2_base"], indirect=True)
+def test_processbench_scores_reward_models_with_the_runs_threshold(run, tmp_path, monkeypatch):
+    """Check a right solution and one with an error in its second step, by scores that are told."""
+    monkeypatch.setenv("GLORE_DATA_DIR", str(tmp_path / "data"))
+    write_gsm8k(tmp_path / "data")
+    run = open_tiny(
+        Path(run.params.base_model.source), tmp_path / "gsm8k", **SMALL | {"task__name": "gsm8k"}, run="people"
+    )
+    lab = Replication(run)
+    monkeypatch.setattr(Replication, "reward_models", dict.fromkeys(g_label_quality.KINDS))
+    with pytest.raises(ParamsError, match=r"processbench/gsm8k\.json: No such file"):
+        g_label_quality.processbench(lab)
+    row = {"problem": "Ann has 2 pens and 3?", "steps": ["Two.", "Six.", "6"], "generator": "x"}
+    rows = [
+        row | {"id": "a", "label": 1, "final_answer_correct": False},
+        row | {"id": "b", "label": -1, "final_answer_correct": True},
+    ]
+    (tmp_path / "data" / "processbench").mkdir()
+    (tmp_path / "data" / "processbench" / "gsm8k.json").write_text(json.dumps(rows))
+
+    def told(run, model, name, samples, split, made_from):
+        """The ORM finds no error, the balanced ORM the error and one too many, the SORM only the error."""
+        kind = name.removesuffix("-processbench")
+        low = {"orm": [], "balanced_orm": [("a", 2), ("b", 3)], "sorm": [("a", 2)]}[kind]
+        rows = [
+            {"sample_id": s, "step": i, "score": 0.1 if (s.rpartition("/")[2], i) in low else 0.9}
+            for s in samples["sample_id"] for i in (1, 2, 3)
+        ]  # fmt: skip
+        return SimpleNamespace(read=lambda: pd.DataFrame(rows))
+
+    monkeypatch.setattr(g_label_quality, "score_steps", told)
+    value = values(g_label_quality.processbench(lab))
+    assert {kind: value[kind, "f1"] for kind in g_label_quality.KINDS} == {"orm": 0, "balanced_orm": 0, "sorm": 1}
+    assert (value["orm", "error_accuracy"], value["orm", "correct_accuracy"]) == (0, 1)
+    assert (value["balanced_orm", "error_accuracy"], value["balanced_orm", "correct_accuracy"]) == (1, 0)
+
+
+def test_processbench_is_not_for_generated_problems(lab):
+    with pytest.raises(ParamsError, match="task.name = 'arithmetic'"):
+        g_label_quality.processbench(lab)
 
 
 @pytest.mark.parametrize("run", ["llama2_base"], indirect=True)
