@@ -64,7 +64,8 @@ HARDWARE = {
 class ModelSize:
     """The size of a model. ``keys`` is the width of a token's keys in one layer, all heads together.
 
-    ``linear`` holds the sum of the inputs and outputs of each layer that LoRA can adapt, by the layer's name.
+    ``body`` counts the parameters without those of the embeddings and the output layer. ``linear`` holds the sum of the
+    inputs and outputs of each layer that LoRA can adapt, by the layer's name.
     """
 
     layers: int
@@ -73,6 +74,7 @@ class ModelSize:
     keys: int
     feed_forward: int
     parameters: int
+    body: int
     linear: dict[str, int]
 
     def trained(self, finetuning: Finetuning) -> int:
@@ -102,8 +104,8 @@ def llama_size(config: dict[str, Any]) -> ModelSize:
     outer = dict.fromkeys(("model.embed_tokens", "lm_head"), hidden + vocabulary)
     embeddings = hidden * vocabulary * (1 if config.get("tie_word_embeddings") else 2)
     norms = hidden * (2 * layers + 1)
-    parameters = layers * sum(math.prod(shape) for shape in shapes.values()) + embeddings + norms
-    return ModelSize(layers, hidden, vocabulary, keys, width, parameters, linear | outer)
+    body = layers * sum(math.prod(shape) for shape in shapes.values()) + norms
+    return ModelSize(layers, hidden, vocabulary, keys, width, body + embeddings, body, linear | outer)
 
 
 def measured_size(config: "PretrainedConfig") -> ModelSize:
@@ -116,6 +118,7 @@ def measured_size(config: "PretrainedConfig") -> ModelSize:
         model = AutoModelForCausalLM.from_config(config)
     kinds = (torch.nn.Linear, torch.nn.Embedding, Conv1D)
     linear = {name: sum(layer.weight.shape) for name, layer in model.named_modules() if isinstance(layer, kinds)}
+    outer = {e.weight for e in (model.get_input_embeddings(), model.get_output_embeddings()) if e is not None}
     hidden = config.hidden_size
     heads = getattr(config, "num_attention_heads", None) or 1  # state-space models have none
     head = getattr(config, "head_dim", None) or hidden // heads
@@ -123,7 +126,7 @@ def measured_size(config: "PretrainedConfig") -> ModelSize:
         config.num_hidden_layers, hidden, config.vocab_size,
         head * (getattr(config, "num_key_value_heads", None) or heads),
         int(np.mean(getattr(config, "intermediate_size", None) or 4 * hidden)),  # some have a width for each layer
-        model.num_parameters(), linear,
+        model.num_parameters(), model.num_parameters() - sum(weight.numel() for weight in outer), linear,
     )  # fmt: skip
 
 

@@ -129,7 +129,7 @@ def test_model_sizes():
     # As printed by transformers and by peft (rank 16 on all projections).
     assert llama_size(LLAMA_2["13b"]).parameters == 13_015_864_320
     llama = llama_size(LLAMA_2["7b"])
-    assert llama.parameters == 6_738_415_616
+    assert llama.parameters == 6_738_415_616 == llama.body + 2 * 32_000 * 4_096
     full = load_params(HARD).finetuning
     assert llama.trained(full) == llama.parameters
     assert llama.trained(full.model_copy(update={"method": "lora"})) == 39_976_960
