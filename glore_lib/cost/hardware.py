@@ -60,6 +60,14 @@ HARDWARE = {
 }  # fmt: skip
 
 
+# Output tokens/s of vLLM 0.5.4 with Mistral-7B on one H100, as LambdaLabsML/vllm-benchmark measured them.
+VLLM_RATE, VLLM_PARAMETERS = 3281.0, 7.24e9
+VLLM_SOURCE = (
+    f"sampling by vLLM: {VLLM_RATE:,.0f} tokens/s of a 7B model on an H100 (LambdaLabsML/vllm-benchmark, vLLM 0.5.4); "
+    "assumed: other models and GPUs follow their parameters and memory bandwidth"
+)
+
+
 @dataclass(frozen=True)
 class ModelSize:
     """The size of a model. ``keys`` is the width of a token's keys in one layer, all heads together.

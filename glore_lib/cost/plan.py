@@ -19,13 +19,16 @@ from glore_lib import params
 from glore_lib.cost.hardware import (
     CHARACTERS_PER_TOKEN,
     HARDWARE,
+    VLLM_PARAMETERS,
+    VLLM_RATE,
+    VLLM_SOURCE,
     Counter,
     Hardware,
     model_size,
     token_counter,
 )  # fmt: skip
 from glore_lib.method.schedule import KINDS, SCORING_TOKENS, pool_size, waves
-from glore_lib.params import Params, ParamsError, check_installed
+from glore_lib.params import Params, ParamsError, check_source
 from glore_lib.solutions import mark_bad, split_steps
 from glore_lib.tasks import Question, Task, checked_task
 
@@ -151,6 +154,8 @@ def plan(p: Params, accuracy: float = 0.6, hardware: str = "cpu") -> Plan:
         "memory": "weights, gradients, Adam's states, activations, keys and values",
         "time": f"{hardware}: {HARDWARE[hardware].source}",
     }
+    if planner.vllm:
+        made.sources["time"] += f"; {VLLM_SOURCE}"
     if p.finetuning.processes > 1:
         made.sources["time"] += f"; training by {p.finetuning.processes} processes, without their communication"
         made.sources["memory"] += ", of one process"
@@ -170,7 +175,8 @@ class _Planner:
     def __init__(self, p: Params, accuracy: float, hardware: Hardware):
         self.p, self.hardware = p, hardware
         task = checked_task(p)
-        check_installed(p)
+        check_source(p)
+        self.vllm = p.sampling.backend == "vllm" and math.isfinite(hardware.memory)  # a GPU
         self.size, self.sized_by = model_size(p.base_model.location)
         count, self.counted_by = token_counter(p.base_model.location)
         self.text = GENERATED_TEXT if p.task.name == "arithmetic" else NATURAL_TEXT
@@ -411,12 +417,16 @@ class _Planner:
         decoding = math.ceil(total * alone / rows) * limit
         read_token = 2 * size.body / self._flops("reading")  # without logits
         new_token = read_token + 2 * self.output / self._flops("reading")
-        seconds = decoding * (size.layers * self.hardware.layer_seconds + self.weights / self.hardware.bandwidth)
-        seconds += generated * alone * cache * longest / 2 / self.hardware.bandwidth
+        if self.vllm:
+            bandwidth = self.hardware.bandwidth / HARDWARE["h100-80gb"].bandwidth
+            seconds = generated / (VLLM_RATE * VLLM_PARAMETERS / size.parameters * bandwidth)
+        else:
+            seconds = decoding * (size.layers * self.hardware.layer_seconds + self.weights / self.hardware.bandwidth)
+            seconds += generated * alone * (cache * longest / 2 / self.hardware.bandwidth + new_token)
         self._add(
             name, samples=total, generated=generated, read=read, disk=generated * CHARACTERS_PER_TOKEN,
             memory=self.weights + together * (cache * longest + 12 * size.vocabulary),
-            seconds=seconds + generated * alone * new_token + read * read_token,
+            seconds=seconds + read * read_token,
         )  # fmt: skip
 
     def _score(self, split: str, right: np.ndarray, wrong: np.ndarray, times: int = 1) -> None:
