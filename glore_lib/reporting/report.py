@@ -121,7 +121,7 @@ def _claims(out: Path, parts: dict[str, list[nbformat.NotebookNode]]) -> str:
     known = scores["verdict"].isin(scoreboard.VERDICTS)
     cells = [scoreboard.short(row) if ok else row.verdict for row, ok in zip(scores.itertuples(), known, strict=True)]
     table = scores.assign(cell=cells).pivot_table(index="id", columns="task", values="cell", aggfunc="first")
-    table = table.loc[scores["id"].unique(), scores["task"].unique()]
+    table = table.loc[scores["id"].unique(), scores["task"].unique()].fillna("")
     table = table[(table != "").any(axis=1)].rename_axis(index=None, columns=None)
     claims = scores.drop_duplicates("id").set_index("id")["claim"]
     table.index = pd.Index([f"{name}: {claims[name]}" for name in table.index])
