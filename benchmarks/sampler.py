@@ -3,10 +3,11 @@
 `mini` is the base model that ships with the library, on questions of the hard task. `smollm2` (SmolLM2-135M, from its
 package) and `qwen` (the GGUF file of params/qwen-coder-svamp.yaml) answer questions of SVAMP and GSM8K, from the folder
 GLORE_DATA_DIR, after one worked example. A model or data set that is not there is skipped. Every method gets the same
-prompts in the same groups of similar length, at most `rows` samples each. The rows of `model.generate` end as the
-backend's do, after the line of the final answer. Methods take turns after a warm-up; a row of the table is the repeat
-with the median time. vLLM is timed if it is installed, on all prompts at once; after the first repeat its prefix cache
-has the prompts. For one thread: `taskset -c 0 python benchmarks/sampler.py`.
+prompts in the same groups of similar length, at most `rows` samples each; with one sample per question there are more
+questions, so that the samples are as many. The rows of `model.generate` end as the backend's do, after the line of the
+final answer. Methods take turns after a warm-up; a row of the table is the repeat with the median time. vLLM is timed
+if it is installed, on all prompts at once; after the first repeat its prefix cache has the prompts. For one thread:
+`taskset -c 0 python benchmarks/sampler.py`.
 
 Two further rows of `mini` are the backend without sharing: first of equal completions, then of questions too. `reading`
 are the seconds to read 22 prompts of 90 tokens: by the backend, and as `model.generate` does after an adapter was
@@ -95,16 +96,23 @@ def timed(
 
 
 def measured(
-    name: str, run: Run, sets: dict[str, list[str]], counts: list[int], tokens: int, rows: int, repeats: int
+    name: str,
+    run: Run,
+    sets: dict[str, list[str]],
+    samples: int,
+    counts: list[int],
+    tokens: int,
+    rows: int,
+    repeats: int,
 ) -> list[dict[str, Any]]:
-    """Return the rows of one model: each of the ``sets`` of prompts, each number of samples."""
+    """Return the rows of one model: each of the ``sets`` of prompts, each number of samples per question."""
     tokenizer, p = run.tokenizer, run.params
     plain, model = run.load(None).eval(), run.load(None)
     of_plain, of_model = Work(), Work()
     of_plain.watch(plain)
     of_model.watch(model)
     cases = {
-        (data, n): sorted((encoded(run, prompt) for prompt in prompts), key=len, reverse=True)
+        (data, n): sorted((encoded(run, prompt) for prompt in prompts[: samples // n]), key=len, reverse=True)
         for data, prompts in sets.items()
         for n in counts
     }
@@ -159,6 +167,10 @@ def reading(run: Run) -> dict[str, float]:
 def prompts_of(model: str, data: str, questions: int, artifacts: str) -> tuple[Run, list[str]]:
     """Return a run with the model and prompts of test questions."""
     overrides: dict[str, Any] = {"run": model, "task": DATA.get(data, {}) | {"test_questions": questions}}
+    if data:
+        overrides |= {"base_model.dtype": "bfloat16", "student.start": "one_shot", "reward_models.figure4": False}
+    if not torch.cuda.is_available():  # where vLLM shares the memory with this process
+        overrides["sampling.vllm.memory_fraction"] = 0.3
     run = open_run(str(PARAMS / f"{MODELS[model]}.yaml"), overrides, artifacts)
     prompt = run.task.one_shot_prompt if data else run.task.prompt
     return run, [prompt(q.question) for q in run.questions("test").values()]
@@ -167,8 +179,8 @@ def prompts_of(model: str, data: str, questions: int, artifacts: str) -> tuple[R
 def main(
     models: Annotated[str, typer.Option(help="Separated by commas.")] = ",".join(MODELS),
     counts: Annotated[str, typer.Option(help="Samples per question, separated by commas.")] = "1,8",
-    mini_questions: Annotated[int, typer.Option(min=1)] = 64,
-    questions: Annotated[int, typer.Option(min=1, help="Of SVAMP and of GSM8K.")] = 8,
+    mini_samples: Annotated[int, typer.Option(min=1, help="Samples of the small model, of all questions.")] = 512,
+    samples: Annotated[int, typer.Option(min=1, help="Samples of an LLM, of all questions of a data set.")] = 32,
     tokens: Annotated[int, typer.Option(min=1, help="Maximum new tokens of a sample of an LLM.")] = 64,
     rows: Annotated[int, typer.Option(min=1, help="Sequences per batch.")] = 64,
     repeats: Annotated[int, typer.Option(min=1)] = 3,
@@ -183,12 +195,13 @@ def main(
             sets: dict[str, list[str]] = {}
             for data in [""] if model == "mini" else DATA:
                 try:
-                    run, sets[data] = prompts_of(model, data, questions if data else mini_questions, artifacts)
+                    run, sets[data] = prompts_of(model, data, samples if data else mini_samples, artifacts)
                 except ParamsError as error:
                     print(f"{model} {data} is skipped: {error}")
             if sets:
                 limit = run.params.sampling.max_new_tokens if model == "mini" else tokens
-                made += measured(model, run, sets, [*map(int, counts.split(","))], limit, rows, repeats)
+                total = mini_samples if model == "mini" else samples
+                made += measured(model, run, sets, total, [*map(int, counts.split(","))], limit, rows, repeats)
                 if model != "mini":
                     read[model] = reading(run)
     columns = ["task", "n", "method", "x generate", "sequences/s", "tokens/s", "text", "decoded", "read",

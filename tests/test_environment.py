@@ -160,3 +160,20 @@ def test_a_home_is_kept_and_the_models_of_one_that_cannot_be_written_are_used(tm
     environment.provide_home()
     assert os.environ["HOME"] != str(tmp_path)
     assert os.environ["HF_HOME"] == str(tmp_path / ".cache" / "huggingface")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / ".github").rglob("*.yml")), ids=lambda path: path.name)
+def test_public_ci_is_valid_and_calls_targets_of_the_makefile(path):
+    text = path.read_text()
+    assert yaml.safe_load(text)
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    called = re.findall(r"\bmake ([a-z-]+)$", text, re.MULTILINE)
+    assert set(called) <= set(targets)
+    assert called or path.parent.name != "workflows"
+
+
+def test_every_check_of_ci_is_one_that_public_ci_makes():
+    public = "".join(path.read_text() for path in (ROOT / ".github" / "workflows").glob("*.yml"))
+    own = re.findall(r"^(?:make|suite) (\S+)", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
+    assert {"lint", "test", "test-long", "test-vllm"} <= set(own)
+    assert all(f"make {target}\n" in public for target in own)

@@ -50,9 +50,9 @@ def _gpu(name: str, bfloat16: float, float32: float, bandwidth: float, memory: f
 
 HARDWARE = {
     "cpu": Hardware(
-        {"float32": 80e9, "bfloat16": 155e9}, {"float32": 55e9, "bfloat16": 120e9}, 10e9, 0.9e-3, math.inf,
-        "measured on two cores of an AMD EPYC with AVX512-BF16: training 80 GFLOP/s in float32 (the mini runs) and 155 "
-        "in bfloat16 (SmolLM2-135M), forward passes 55 and 120; starting a layer takes 0.9 ms",
+        {"float32": 80e9, "bfloat16": 300e9}, {"float32": 55e9, "bfloat16": 320e9}, 10e9, 0.9e-3, math.inf,
+        "measured on two cores of an AMD EPYC with AVX512-BF16: training 80 GFLOP/s in float32 (the mini runs) and 300 "
+        "in bfloat16 (Qwen2.5-Coder-0.5B), forward passes 55 and 320; starting a layer takes 0.9 ms",
     ),
     "a100-80gb": _gpu("A100 80GB SXM", 312, 19.5, 2039, 80),
     "h100-80gb": _gpu("H100 SXM", 989, 67, 3350, 80),
@@ -60,11 +60,20 @@ HARDWARE = {
 }  # fmt: skip
 
 
+# Output tokens/s of vLLM 0.5.4 with Mistral-7B on one H100, as LambdaLabsML/vllm-benchmark measured them.
+VLLM_RATE, VLLM_PARAMETERS = 3281.0, 7.24e9
+VLLM_SOURCE = (
+    f"sampling by vLLM: {VLLM_RATE:,.0f} tokens/s of a 7B model on an H100 (LambdaLabsML/vllm-benchmark, vLLM 0.5.4); "
+    "assumed: other models and GPUs follow their parameters and memory bandwidth"
+)
+
+
 @dataclass(frozen=True)
 class ModelSize:
     """The size of a model. ``keys`` is the width of a token's keys in one layer, all heads together.
 
-    ``linear`` holds the sum of the inputs and outputs of each layer that LoRA can adapt, by the layer's name.
+    ``body`` counts the parameters without those of the embeddings and the output layer. ``linear`` holds the sum of the
+    inputs and outputs of each layer that LoRA can adapt, by the layer's name.
     """
 
     layers: int
@@ -73,6 +82,7 @@ class ModelSize:
     keys: int
     feed_forward: int
     parameters: int
+    body: int
     linear: dict[str, int]
 
     def trained(self, finetuning: Finetuning) -> int:
@@ -102,8 +112,8 @@ def llama_size(config: dict[str, Any]) -> ModelSize:
     outer = dict.fromkeys(("model.embed_tokens", "lm_head"), hidden + vocabulary)
     embeddings = hidden * vocabulary * (1 if config.get("tie_word_embeddings") else 2)
     norms = hidden * (2 * layers + 1)
-    parameters = layers * sum(math.prod(shape) for shape in shapes.values()) + embeddings + norms
-    return ModelSize(layers, hidden, vocabulary, keys, width, parameters, linear | outer)
+    body = layers * sum(math.prod(shape) for shape in shapes.values()) + norms
+    return ModelSize(layers, hidden, vocabulary, keys, width, body + embeddings, body, linear | outer)
 
 
 def measured_size(config: "PretrainedConfig") -> ModelSize:
@@ -116,6 +126,7 @@ def measured_size(config: "PretrainedConfig") -> ModelSize:
         model = AutoModelForCausalLM.from_config(config)
     kinds = (torch.nn.Linear, torch.nn.Embedding, Conv1D)
     linear = {name: sum(layer.weight.shape) for name, layer in model.named_modules() if isinstance(layer, kinds)}
+    outer = {e.weight for e in (model.get_input_embeddings(), model.get_output_embeddings()) if e is not None}
     hidden = config.hidden_size
     heads = getattr(config, "num_attention_heads", None) or 1  # state-space models have none
     head = getattr(config, "head_dim", None) or hidden // heads
@@ -123,7 +134,7 @@ def measured_size(config: "PretrainedConfig") -> ModelSize:
         config.num_hidden_layers, hidden, config.vocab_size,
         head * (getattr(config, "num_key_value_heads", None) or heads),
         int(np.mean(getattr(config, "intermediate_size", None) or 4 * hidden)),  # some have a width for each layer
-        model.num_parameters(), linear,
+        model.num_parameters(), model.num_parameters() - sum(weight.numel() for weight in outer), linear,
     )  # fmt: skip
 
 

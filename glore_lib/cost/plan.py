@@ -19,13 +19,16 @@ from glore_lib import params
 from glore_lib.cost.hardware import (
     CHARACTERS_PER_TOKEN,
     HARDWARE,
+    VLLM_PARAMETERS,
+    VLLM_RATE,
+    VLLM_SOURCE,
     Counter,
     Hardware,
     model_size,
     token_counter,
 )  # fmt: skip
 from glore_lib.method.schedule import KINDS, SCORING_TOKENS, pool_size, waves
-from glore_lib.params import Params, ParamsError, check_installed
+from glore_lib.params import Params, ParamsError, check_source
 from glore_lib.solutions import mark_bad, split_steps
 from glore_lib.tasks import Question, Task, checked_task
 
@@ -151,6 +154,8 @@ def plan(p: Params, accuracy: float = 0.6, hardware: str = "cpu") -> Plan:
         "memory": "weights, gradients, Adam's states, activations, keys and values",
         "time": f"{hardware}: {HARDWARE[hardware].source}",
     }
+    if planner.vllm:
+        made.sources["time"] += f"; {VLLM_SOURCE}"
     if p.finetuning.processes > 1:
         made.sources["time"] += f"; training by {p.finetuning.processes} processes, without their communication"
         made.sources["memory"] += ", of one process"
@@ -170,7 +175,8 @@ class _Planner:
     def __init__(self, p: Params, accuracy: float, hardware: Hardware):
         self.p, self.hardware = p, hardware
         task = checked_task(p)
-        check_installed(p)
+        check_source(p)
+        self.vllm = p.sampling.backend == "vllm" and math.isfinite(hardware.memory)  # a GPU
         self.size, self.sized_by = model_size(p.base_model.location)
         count, self.counted_by = token_counter(p.base_model.location)
         self.text = GENERATED_TEXT if p.task.name == "arithmetic" else NATURAL_TEXT
@@ -178,6 +184,7 @@ class _Planner:
         self.learned = self.size.trained(p.finetuning)
         self.bytes = {"float32": 4, "bfloat16": 2}[p.base_model.dtype]
         self.weights = self.size.parameters * self.bytes  # of a model in inference
+        self.output = self.size.hidden * self.size.vocabulary
         self.rng = np.random.default_rng(p.seed)
         self.work: list[Work] = []
         self.stage = ""
@@ -292,7 +299,7 @@ class _Planner:
         whole = self._packed(lengths, texts * together / np.maximum(count, 1))
         room = np.maximum(1, p.finetuning.max_length - lengths.prompt) / np.maximum(whole - lengths.prompt, 1)
         rows = np.ceil(count / np.maximum(1, np.floor(together * np.minimum(1, room))))
-        self._train(kind, rows, self._packed(lengths, texts / np.maximum(rows, 1)), training)
+        self._train(kind, rows, self._packed(lengths, texts / np.maximum(rows, 1)), training, logits=False)
 
     def _packed(self, lengths: Lengths, texts: np.ndarray) -> np.ndarray:
         """Return the tokens of a question and ``texts`` distinct solutions, their common beginnings counted once."""
@@ -408,13 +415,18 @@ class _Planner:
         together = min(rows, total)
         # A batch ends with its longest row, which is assumed to reach the limit.
         decoding = math.ceil(total * alone / rows) * limit
-        per_token = 2 * size.parameters / self._flops("reading")
-        seconds = decoding * (size.layers * self.hardware.layer_seconds + self.weights / self.hardware.bandwidth)
-        seconds += generated * alone * cache * longest / 2 / self.hardware.bandwidth
+        read_token = 2 * size.body / self._flops("reading")  # without logits
+        new_token = read_token + 2 * self.output / self._flops("reading")
+        if self.vllm:
+            bandwidth = self.hardware.bandwidth / HARDWARE["h100-80gb"].bandwidth
+            seconds = generated / (VLLM_RATE * VLLM_PARAMETERS / size.parameters * bandwidth)
+        else:
+            seconds = decoding * (size.layers * self.hardware.layer_seconds + self.weights / self.hardware.bandwidth)
+            seconds += generated * alone * (cache * longest / 2 / self.hardware.bandwidth + new_token)
         self._add(
             name, samples=total, generated=generated, read=read, disk=generated * CHARACTERS_PER_TOKEN,
             memory=self.weights + together * (cache * longest + 12 * size.vocabulary),
-            seconds=seconds + (generated * alone + read) * per_token,
+            seconds=seconds + read * read_token,
         )  # fmt: skip
 
     def _score(self, split: str, right: np.ndarray, wrong: np.ndarray, times: int = 1) -> None:
@@ -422,7 +434,7 @@ class _Planner:
         lengths, size = self.lengths[split], self.size
         read = times * self._packed(lengths, right + wrong).sum()
         activations = SCORING_TOKENS * (6 * size.hidden + 3 * size.feed_forward) * self.bytes
-        seconds = read * 2 * size.parameters / self._flops("reading")
+        seconds = read * 2 * size.body / self._flops("reading")
         self._add(f"scores ({split})", read=read, memory=self.weights + activations, seconds=seconds)
 
     def _train_together(
@@ -438,7 +450,9 @@ class _Planner:
         each = np.maximum(count / np.maximum(rows, 1e-9) - 1, 0)
         return self._train(name, rows, alone + more * each, training)
 
-    def _train(self, name: str, weights: np.ndarray, lengths: np.ndarray, training: params.Training) -> int:
+    def _train(
+        self, name: str, weights: np.ndarray, lengths: np.ndarray, training: params.Training, logits: bool = True
+    ) -> int:
         """Add a training on ``weights`` sequences of ``lengths`` tokens per question; return its optimizer steps."""
         f, size = self.p.finetuning, self.size
         weights = weights * (lengths <= f.max_length)
@@ -457,7 +471,8 @@ class _Planner:
         passes = steps * f.batch_size // (f.micro_batch_size * f.processes)
         divided = f.processes if f.parallel == "fsdp" else 1
         # FLOP per parameter and token: 2 forward, 2 for the activations' gradients, 2 for those of trained parameters.
-        seconds = trained * (6 if full else 4) * size.parameters / self._flops("training") / f.processes
+        multiplied = size.body + logits * self.output
+        seconds = trained * (6 if full else 4) * multiplied / self._flops("training") / f.processes
         self._add(
             f"training {name}", trained=trained, steps=steps, memory=(weight_bytes + states) / divided + activations,
             disk=self.learned * (self.bytes if full else 4),

@@ -1,13 +1,12 @@
 """Write ``report.html`` of a comparison: one page built from its rendered notebook 06, without scripts or other files.
 
-nbconvert renders and sanitises the notebook's texts and outputs. Added are a summary, alternative texts, the numbers
-behind each figure, links to the runs' notebooks, and the manifests. The same folders give the same bytes.
+First come a summary, the claims with their verdicts, and Figure 6. Folded below are the other sections of the notebook,
+whose texts and outputs nbconvert renders and sanitises, links to the runs' notebooks, and the manifests. Added are
+alternative texts and the numbers behind each figure. The same folders give the same bytes.
 """
 
 import base64
 import re
-from collections.abc import Iterator
-from datetime import timedelta
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,11 @@ from glore_lib.artifacts.manifest import MANIFEST, REPORT, read_manifest, run_fo
 from glore_lib.artifacts.records import write
 from glore_lib.params import ParamsError
 from glore_lib.reporting import read_asset, read_template, scoreboard
+from glore_lib.reporting.findings import Values
 from glore_lib.reporting.results import Comparison, load_runs
 
+MAIN_FIGURE = "figure6"
+RULE = "Scoreboard"  # the section of notebook 06 with the rule of the verdicts
 DRAWN = re.compile(r'save_(?:figure|diagram)\(.*"(\w+)"')
 ALTERNATIVES = read_asset("figures.csv").set_index("name")["alternative"].to_dict()
 # The sanitiser escapes all other tags and drops all other attributes and outputs.
@@ -55,11 +57,16 @@ def page(out: Path) -> str:
         run["run"]: read_manifest(folder) if (folder / MANIFEST).exists() else {"stages": []}
         for run, folder in zip(c.runs, c.folders, strict=True)
     }
-    notebook = out / "06_figures.ipynb"
+    parts, figure = _parts(out), ""
+    for title, cells in list(parts.items()):
+        if any((found := DRAWN.search(cell.source)) and found[1] == MAIN_FIGURE for cell in cells):
+            figure = _html(parts.pop(title))
     sections = {
-        "Summary": _summary(c, out, manifests),
-        "Results": _html(_with_figures(_notebook(notebook), out / "figures")) if notebook.exists() else "",
-        "Notebooks": "".join(_links(c, manifest)),
+        "Summary": _summary(c, manifests, scoreboard.count_verdicts(out)),
+        "Claims": _claims(out, parts),
+        "Accuracy": figure,
+        "Details": "".join(_folded(title, _html(cells)) for title, cells in parts.items() if title != RULE),
+        "Notebooks": _links(c, manifest),
         "Environment": "".join(_details(f"Manifest: {name}", _flat(held)) for name, held in manifests.items()),
     }
     filled = {name: _accessible(html, name) for name, html in sections.items() if html}
@@ -72,15 +79,74 @@ def page(out: Path) -> str:
     return read_template(f"{REPORT}.jinja").render(runs=names, notes=notes + c.stale_notes, sections=filled) + "\n"
 
 
-def _summary(c: Comparison, out: Path, manifests: dict[str, dict[str, Any]]) -> str:
-    about = {
-        run["run"]: {"Task": run["caption"], "Model": _public(run["model"])}
-        | ({"Time (h:mm:ss)": str(timedelta(seconds=round(m["seconds"])))} if "seconds" in m else {})
-        for run in c.runs if (m := manifests[run["run"]])
-    }  # fmt: skip
-    html = pd.DataFrame(about).to_html(border=0)
+def _summary(c: Comparison, manifests: dict[str, dict[str, Any]], verdicts: pd.DataFrame) -> str:
+    """Return three sentences: the runs, how the claims fared, and what the method adds to the student's accuracy."""
+    runs, fared, gains = [], [], []
+    for run in c.runs:
+        name, seeds = run["run"], c.seeds[run["run"]]
+        took = manifests[name].get("seconds")
+        parts = [run["caption"], _public(run["model"]), f"{len(seeds)} seed{'s' * (len(seeds) != 1)}"]
+        parts += [f"{max(1, round(took / 60))} minutes"] if took is not None else []
+        runs.append(f"{name} ({', '.join(parts)})")
+        if name in verdicts:
+            counts = verdicts[name]
+            judged = counts.drop([scoreboard.NOT_JUDGED, scoreboard.NOT_TESTED], errors="ignore").sum()
+            done, failed = (int(counts.get(v, 0)) for v in (scoreboard.REPLICATED, scoreboard.NOT_REPLICATED))
+            fared.append(f"on {name}, {done} replicated and {failed} did not, of {judged} that are judged")
+        numbers = c.tables["numbers"]
+        values = Values(numbers[numbers["task"] == name])
+        if "unknown" not in (change := [values.share(method, "accuracy") for method in ("greedy", "reranked")]):
+            gains.append(f"from {' to '.join(change)} on {name}")
+    sentences = [f"This page compares the paper with {_joined(runs)}."]
+    if fared:
+        sentences.append(f"Of the paper's claims: {'; '.join(fared)}.")
+    if gains:
+        sentences.append(f"Choosing between draft and refinements with the ORM changes accuracy {_joined(gains)}.")
+    return "".join(f"<p>{escape(sentence)}</p>" for sentence in sentences)
+
+
+def _joined(parts: list[str]) -> str:
+    return " and ".join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else parts[0]
+
+
+def _claims(out: Path, parts: dict[str, list[nbformat.NotebookNode]]) -> str:
+    """Return the verdicts: their counts, the rule, and each tested claim in a line that fits a phone."""
     counts = scoreboard.count_verdicts(out)
-    return html if counts.empty else f"{html}<h2>Claims by verdict</h2>{counts.to_html(border=0)}"
+    if counts.empty:
+        return ""
+    rule = (
+        _folded("Rule of the verdicts, and all claims with n and p values", _html(parts[RULE])) if RULE in parts else ""
+    )
+    scores = scoreboard.read(out / "scoreboard.csv")
+    known = scores["verdict"].isin(scoreboard.VERDICTS)
+    cells = [scoreboard.short(row) if ok else row.verdict for row, ok in zip(scores.itertuples(), known, strict=True)]
+    table = scores.assign(cell=cells).pivot_table(index="id", columns="task", values="cell", aggfunc="first")
+    table = table.loc[scores["id"].unique(), scores["task"].unique()].fillna("")
+    table = table[(table != "").any(axis=1)].rename_axis(index=None, columns=None)
+    claims = scores.drop_duplicates("id").set_index("id")["claim"]
+    table.index = pd.Index([f"{name}: {claims[name]}" for name in table.index])
+    symbols = ", ".join(f"{symbol} {verdict}" for verdict, symbol in scoreboard.SYMBOLS.items())
+    return (
+        f"{counts.to_html(border=0)}{rule}<p>Differences in points with their 95 % intervals; + is as the paper says. "
+        f"{symbols}; empty: not tested by this run.</p>{table.to_html(border=0)}"
+    )
+
+
+def _parts(out: Path) -> dict[str, list[nbformat.NotebookNode]]:
+    """Return the cells of notebook 06 by the section in which they are; nothing if it is not rendered."""
+    path, parts = out / "06_figures.ipynb", {}  # type: ignore[var-annotated]
+    if path.exists():
+        for cell in _with_figures(_notebook(path), out / "figures").cells:
+            if heading := cell.cell_type == "markdown" and re.match(r"## (.+)\n*", cell.source):
+                parts[heading[1]] = []
+                cell.source = cell.source[heading.end() :]
+            if parts:  # before the first section, a notebook has what the page's own header says
+                parts[list(parts)[-1]].append(cell)
+    return parts
+
+
+def _folded(title: str, html: str) -> str:
+    return f"<details><summary><h2>{escape(title)}</h2></summary>{html}</details>"
 
 
 def _with_figures(notebook: nbformat.NotebookNode, folder: Path) -> nbformat.NotebookNode:
@@ -101,9 +167,10 @@ def _with_figures(notebook: nbformat.NotebookNode, folder: Path) -> nbformat.Not
     return notebook
 
 
-def _html(notebook: nbformat.NotebookNode) -> str:
-    """Return the texts and outputs of a notebook as sanitised HTML."""
-    for cell in notebook.cells:
+def _html(cells: list[nbformat.NotebookNode]) -> str:
+    """Return the texts and outputs of cells as sanitised HTML."""
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    for cell in cells:
         for output in cell.get("outputs", []):
             if html := output.get("data", {}).get("text/html"):  # pandas adds a style element
                 output.data["text/html"] = re.sub(r"<style scoped>.*?</style>", "", html, flags=re.DOTALL)
@@ -120,16 +187,23 @@ def _notebook(path: Path) -> nbformat.NotebookNode:
         raise ParamsError(f"{path}: is not a notebook; glore run renders it again") from None
 
 
-def _links(c: Comparison, manifest: dict[str, Any]) -> Iterator[str]:
+def _links(c: Comparison, manifest: dict[str, Any]) -> str:
+    """Return a table of the rendered notebooks: a row each, a link for each run that has it."""
+    links: dict[str, dict[str, str]] = {}
+    titles: dict[str, str] = {}
     for run, folder in zip(c.runs, c.folders, strict=True):
-        paths = [*sorted(folder.glob("*.ipynb")), *sorted(folder.glob("appendix/*.ipynb"))]
         there = manifest["runs"][run["run"]]["folder"]
-        items = "".join(
-            f'<li><a href="{quote(f"{there}/{path.relative_to(folder).as_posix()}")}">{_title(path)}</a></li>'
-            for path in paths if ".partial." not in path.name
-        )  # fmt: skip
-        if items:
-            yield f"<h2>{escape(run['run'])}</h2><ul>{items}</ul>"
+        for path in [*sorted(folder.glob("*.ipynb")), *sorted(folder.glob("appendix/*.ipynb"))]:
+            name = path.relative_to(folder).as_posix()
+            if ".partial." not in path.name:
+                titles.setdefault(name, _title(path))
+                href = quote(f"{there}/{name}")
+                links.setdefault(name, {})[escape(run["run"])] = f'<a href="{href}">{escape(run["run"])}</a>'
+    if not links:
+        return ""
+    ordered = sorted(links, key=lambda name: ("/" in name, name))
+    table = pd.DataFrame([links[name] for name in ordered], index=[titles[name] for name in ordered]).fillna("")
+    return table.to_html(border=0, escape=False, header=False)
 
 
 def _title(path: Path) -> str:

@@ -129,7 +129,7 @@ def test_model_sizes():
     # As printed by transformers and by peft (rank 16 on all projections).
     assert llama_size(LLAMA_2["13b"]).parameters == 13_015_864_320
     llama = llama_size(LLAMA_2["7b"])
-    assert llama.parameters == 6_738_415_616
+    assert llama.parameters == 6_738_415_616 == llama.body + 2 * 32_000 * 4_096
     full = load_params(HARD).finetuning
     assert llama.trained(full) == llama.parameters
     assert llama.trained(full.model_copy(update={"method": "lora"})) == 39_976_960
@@ -230,6 +230,21 @@ def test_memory_and_hours_follow_the_method_and_the_hardware():
     assert "characters a token" in full.sources["tokens"]
     slower = planned(llama, hardware="a100-80gb")
     assert slower.stages[-1].seconds > full.stages[-1].seconds
+
+
+def test_vllm_is_planned_by_its_published_rate_and_need_not_be_installed():
+    llama = {"base_model.source": "meta-llama/Llama-2-7b-hf", "base_model.dtype": "bfloat16"}
+    plain = planned(llama, hardware="h100-80gb")
+    vllm = planned(llama | {"sampling.backend": "vllm"}, hardware="h100-80gb")
+    one, other = (part(made, "greedy (test)") for made in (plain, vllm))
+    assert one.generated == other.generated and one.read == other.read
+    assert part(vllm, "training sft").seconds == part(plain, "training sft").seconds
+    decoding = other.generated / (3281 * 7.24e9 / 6_738_415_616)
+    reading = other.read * 2 * (6_738_415_616 - 2 * 32_000 * 4_096) / (0.5 * 989e12)
+    assert other.seconds == pytest.approx(decoding + reading)
+    slower = planned(llama | {"sampling.backend": "vllm"}, hardware="a100-80gb")
+    assert part(slower, "greedy (test)").seconds > other.seconds
+    assert "LambdaLabsML" in vllm.sources["time"] and "vLLM" not in plain.sources["time"]
 
 
 def test_processes_share_the_time_and_by_fsdp_the_memory_of_training():

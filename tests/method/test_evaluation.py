@@ -319,6 +319,12 @@ def test_the_reranked_answer_is_that_of_the_top_scored_candidate(candidates):
     assert chosen.loc[["s0", "s1", "s2", "s3"], "is_correct"].tolist() == [True, True, True, False]
 
 
+def test_a_perfect_reranker_can_keep_the_draft(tables, candidates):
+    wrong = {name: (answers.assign(is_correct=False), scores) for name, (answers, scores) in candidates.items()}
+    found = values(figure_6(tables, wrong | {"draft": candidates["draft"]}))
+    assert found["oracle_reranked", "accuracy"] == (1 / 4, 4)  # the draft of s2
+
+
 def test_a_candidate_without_a_step_is_never_picked_over_one_with(tables, candidates):
     answers, scores = candidates["local"]
     without = scores[scores["sample_id"] != "s1"]  # the local refinement of s1, the right one, now has no score

@@ -88,6 +88,8 @@ def out(tmp_path) -> Path:
     (out / "scoreboard.csv").write_text(SCORES)
     save_notebook(
         out / "06_figures.ipynb",
+        nbformat.v4.new_markdown_cell("## Scoreboard\n\nHere is the rule."),
+        cell(shown(text_html=pd.DataFrame({"tiny": ["replicated"]}, ["c1"])._repr_html_())),
         nbformat.v4.new_markdown_cell("## Table 3 of all\n\nIn words."),
         cell(shown(text_html=pd.DataFrame({"fixed": ["25.0 [10.0, 50.0] (n=1200)"]}, ["global"])._repr_html_())),
         nbformat.v4.new_markdown_cell("## Figure 6 of all"),
@@ -139,23 +141,40 @@ def headings(soup: BeautifulSoup) -> list[str]:
     return [heading.get_text() for heading in soup.find_all("h2")]
 
 
-def test_summary_has_task_model_time_and_verdicts(out):
-    about, verdicts = section(read(out), "Summary").find_all("table")
-    assert rows(about) == [["Task", "A tiny task for tests"], ["Model", "mini-base"], ["Time (h:mm:ss)", "1:02:03"]]
-    assert [words(row.find_all("th")[-1]) for row in (about.tr, verdicts.tr)] == ["tiny", "tiny"]
-    assert rows(verdicts) == [["replicated", "1"], ["not tested here", "1"]]
+def test_summary_has_runs_verdicts_and_what_refining_adds(out):
+    sentences = [words(paragraph) for paragraph in section(read(out), "Summary").find_all("p")]
+    assert sentences == [
+        "This page compares the paper with tiny (A tiny task for tests, mini-base, 1 seed, 62 minutes).",
+        "Of the paper's claims: on tiny, 1 replicated and 0 did not, of 1 that are judged.",
+    ]
+    reranked = NUMBERS + "tiny,m,reranked,accuracy,0.75,0.7,0.8,100\n"
+    numbers = pd.read_csv(StringIO(reranked)).assign(seed=7, clusters=100)
+    numbers[TABLES["numbers"]].to_csv(out.parent / "tiny" / "tables" / "numbers.csv", index=False)
+    assert words(section(read(out), "Summary")).endswith(
+        "changes accuracy from 50.0 % [40.0, 60.0] (n = 100) to 75.0 % [70.0, 80.0] (n = 100) on tiny."
+    )
 
 
-def test_results_are_the_texts_and_outputs_of_notebook_06_without_code(out):
-    results = section(read(out), "Results")
-    assert [words(heading) for heading in results.find_all("h3")] == ["Table 3 of all", "Figure 6 of all"]
-    assert "In words." in words(results) and "save_figure" not in words(results) and "source" not in words(results)
-    assert rows(results.find("table")) == [["global", "25.0 [10.0, 50.0] (n=1200)"]]
-    assert [cell["scope"] for cell in results.find("table").find_all("th")][-2:] == ["col", "row"]
+def test_claims_have_counts_the_rule_and_a_line_each_that_was_tested(out):
+    claims = section(read(out), "Claims")
+    counts, full, lines = claims.find_all("table")
+    assert rows(counts) == [["replicated", "1"], ["not tested here", "1"]]
+    assert words(claims.details.summary).startswith("Rule of the verdicts")
+    assert full.find_parent("details") == claims.details and "the rule" in words(claims.details)
+    assert lines.find_parent("details") is None
+    assert rows(lines) == [["c1: refining helps", "✓ +8.7 [6.2, 11.2]"]]
+
+
+def test_details_are_the_sections_of_notebook_06_folded_and_without_code(out):
+    details = section(read(out), "Details")
+    assert [words(part.summary) for part in details.find_all("details", recursive=False)] == ["Table 3 of all"]
+    assert "In words." in words(details) and "save_figure" not in words(details) and "source" not in words(details)
+    assert rows(details.find("table")) == [["global", "25.0 [10.0, 50.0] (n=1200)"]]
+    assert [cell["scope"] for cell in details.find("table").find_all("th")][-2:] == ["col", "row"]
 
 
 def test_figures_are_the_saved_ones_with_alt_texts_and_the_numbers_drawn(out):
-    results = section(read(out), "Results")
+    results = section(read(out), "Accuracy")  # with figure 6, which is not folded
     images = results.find_all("img")
     assert [image["alt"] for image in images] == [ALTERNATIVES["figure6"], "Figure novel_chart"]
     assert all(base64.b64decode(image["src"].removeprefix("data:image/png;base64,")) == PNG for image in images)
@@ -167,10 +186,10 @@ def test_every_figure_has_an_alt_text():
 
 
 def test_links_are_relative_and_lead_to_the_notebooks(out):
-    links = {link["href"]: words(link) for link in section(read(out), "Notebooks").find_all("a")}
-    assert links == {
-        "../tiny/05_evaluation.ipynb": "Title of 05_evaluation", "../tiny/appendix/a1%20more.ipynb": "Title of a1 more",
-    }  # fmt: skip
+    notebooks = section(read(out), "Notebooks")
+    assert rows(notebooks.table) == [["Title of 05_evaluation", "tiny"], ["Title of a1 more", "tiny"]]
+    links = [link["href"] for link in notebooks.find_all("a")]
+    assert links == ["../tiny/05_evaluation.ipynb", "../tiny/appendix/a1%20more.ipynb"]
     assert all((out / unquote(link)).exists() for link in links)
 
 
@@ -186,7 +205,7 @@ def test_manifests_are_tables(out):
 
 
 def test_what_the_folder_lacks_is_left_out(out):
-    every = ["Summary", "Results", "Notebooks", "Environment"]
+    every = ["Summary", "Claims", "Accuracy", "Details", "Notebooks", "Environment"]
     assert headings(read(out)) == every
     for path in (*out.parent.rglob("*.ipynb"), out / "scoreboard.csv"):
         path.unlink()
@@ -225,7 +244,8 @@ def test_what_models_write_stays_text(out):
         shown(text_html='<td style="background-color:#fff;background:url(http://x.org/y);position:fixed">styled</td>'),
     ]  # fmt: skip
     links = nbformat.v4.new_markdown_cell(f"{NASTY} ![x](http://x.org/y.png) ![y](//x.org/y.png) [z](data:text/html,1)")
-    save_notebook(out / "06_figures.ipynb", links, cell(*hostile), cell(*hostile))
+    begin = nbformat.v4.new_markdown_cell(f"## {NASTY}")
+    save_notebook(out / "06_figures.ipynb", begin, links, cell(*hostile), cell(*hostile))
     save_notebook(out.parent / "tiny" / "appendix" / f"{NASTY.replace('/', '')}.ipynb")
     (out / "scoreboard.csv").write_text(SCORES.replace("not tested here", f'"{NASTY}"'))
     change(out.parent / "tiny", "run.json", caption=NASTY, stale=[NASTY])
