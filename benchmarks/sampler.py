@@ -96,28 +96,24 @@ def timed(
 
 
 def measured(
-    name: str,
-    run: Run,
-    sets: dict[str, list[str]],
-    samples: int,
-    counts: list[int],
-    tokens: int,
-    rows: int,
-    repeats: int,
+    model_name: str, run: Run, sets: dict[str, list[str]], counts: list[int], tokens: int, rows: int, repeats: int
 ) -> list[dict[str, Any]]:
-    """Return the rows of one model: each of the ``sets`` of prompts, each number of samples per question."""
+    """Return the rows of one model: each of the ``sets`` of prompts, each number of samples per question.
+
+    A set has a prompt for each sample; with several samples per question, the first ones are asked.
+    """
     tokenizer, p = run.tokenizer, run.params
     plain, model = run.load(None).eval(), run.load(None)
     of_plain, of_model = Work(), Work()
     of_plain.watch(plain)
     of_model.watch(model)
     cases = {
-        (data, n): sorted((encoded(run, prompt) for prompt in prompts[: samples // n]), key=len, reverse=True)
-        for data, prompts in sets.items()
+        (task, n): sorted((encoded(run, p) for p in prompts[: len(prompts) // n]), key=len, reverse=True)
+        for task, prompts in sets.items()
         for n in counts
     }
     found: dict[tuple[str, int], list[dict[str, Any]]] = {}
-    for (data, n), prompts in cases.items():
+    for (task, n), prompts in cases.items():
         group = max(1, min(rows // n, len(prompts)))
         ours = sampling(TransformersSampler(model, tokenizer, rows))
         methods = [
@@ -125,23 +121,23 @@ def measured(
             Method("ours", ours, group, of_model),
             *([Method("ours, all questions at once", ours, len(prompts), of_model)] if group < len(prompts) else []),
         ]
-        if name == "mini" and n > 1:
+        if model_name == "mini" and n > 1:
             once, alone = (sampling(Alone(model, tokenizer, rows, share)) for share in (True, False))
             methods += [
                 Method("ours, each completion a row", once, group, of_model),
                 Method("ours, and each reads its question", alone, group, of_model),
             ]
-        found[data, n] = timed(f"{name} {data}".strip(), run, methods, prompts, n, tokens, repeats)
+        found[task, n] = timed(task, run, methods, prompts, n, tokens, repeats)
     del plain, model, methods, ours
     gc.collect()
     if find_spec("vllm"):
         engine = VLLMSampler(run.base, tokenizer, p.base_model.dtype, p.sampling)
-        for (data, n), prompts in cases.items():
+        for (task, n), prompts in cases.items():
             methods = [Method("vLLM", sampling(engine), len(prompts), None)]
-            found[data, n] += timed(f"{name} {data}".strip(), run, methods, prompts, n, tokens, repeats)
+            found[task, n] += timed(task, run, methods, prompts, n, tokens, repeats)
         engine.free()
     else:
-        print(f"{name}: vLLM is not installed, its rows are skipped")
+        print(f"{model_name}: vLLM is not installed, its rows are skipped")
     return [
         row | {"x generate": row["sequences/s"] / case[0]["sequences/s"]} for case in found.values() for row in case
     ]
@@ -192,17 +188,17 @@ def main(
     read: dict[str, dict[str, float]] = {}
     with TemporaryDirectory(prefix="glore-sampler-") as artifacts:
         for model in models.split(","):
-            sets: dict[str, list[str]] = {}
-            for data in [""] if model == "mini" else DATA:
+            own, sets = model == "mini", dict[str, list[str]]()
+            for data in [""] if own else DATA:
+                task = f"{model} {data}".strip()
                 try:
-                    run, sets[data] = prompts_of(model, data, samples if data else mini_samples, artifacts)
+                    run, sets[task] = prompts_of(model, data, mini_samples if own else samples, artifacts)
                 except ParamsError as error:
-                    print(f"{model} {data} is skipped: {error}")
+                    print(f"{task} is skipped: {error}")
             if sets:
-                limit = run.params.sampling.max_new_tokens if model == "mini" else tokens
-                total = mini_samples if model == "mini" else samples
-                made += measured(model, run, sets, total, [*map(int, counts.split(","))], limit, rows, repeats)
-                if model != "mini":
+                limit = run.params.sampling.max_new_tokens if own else tokens
+                made += measured(model, run, sets, [*map(int, counts.split(","))], limit, rows, repeats)
+                if not own:
                     read[model] = reading(run)
     columns = ["task", "n", "method", "x generate", "sequences/s", "tokens/s", "text", "decoded", "read",
                "decoded / text", "read / prompts"]  # fmt: skip

@@ -23,17 +23,6 @@ settings.load_profile("suite")
 DATA = Path(os.environ.get("GLORE_DATA_DIR") or Path(__file__).parents[2] / "shared" / "data")
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
-    """Remove what a command sets for the processes that it starts, and leaves to the next test in this one."""
-    before = set(os.environ)
-    try:
-        return (yield)
-    finally:
-        for name in [name for name in os.environ if name.startswith("GLORE_") and name not in before]:
-            del os.environ[name]
-
-
 @pytest.fixture
 def data_dir(monkeypatch: pytest.MonkeyPatch) -> Path:
     """Set GLORE_DATA_DIR to the folder of the published data sets and return it; skip the test if there is none."""

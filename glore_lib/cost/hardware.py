@@ -61,7 +61,7 @@ HARDWARE = {
 
 
 # Output tokens/s of vLLM 0.5.4 with Mistral-7B on one H100, as LambdaLabsML/vllm-benchmark measured them.
-VLLM_RATE, VLLM_PARAMETERS = 3281.0, 7.24e9
+VLLM_RATE, MISTRAL_PARAMETERS = 3281.0, 7.24e9
 VLLM_SOURCE = (
     f"sampling by vLLM: {VLLM_RATE:,.0f} tokens/s of a 7B model on an H100 (LambdaLabsML/vllm-benchmark, vLLM 0.5.4); "
     "assumed: other models and GPUs follow their parameters and memory bandwidth"
@@ -97,6 +97,12 @@ class ModelSize:
             names = ", ".join(sorted({name.rpartition(".")[2] for name in self.linear}))
             raise ParamsError(f"finetuning.lora_targets = {missing}: no such layers; the model has {names}")
         return finetuning.lora_rank * sum(n for name, n in self.linear.items() if f".{name}".endswith(ends))
+
+
+def vllm_rate(size: ModelSize, hardware: Hardware) -> float:
+    """Return the output tokens/s of vLLM, as :data:`VLLM_SOURCE` says."""
+    bandwidth = hardware.bandwidth / HARDWARE["h100-80gb"].bandwidth
+    return VLLM_RATE * MISTRAL_PARAMETERS / size.parameters * bandwidth
 
 
 def llama_size(config: dict[str, Any]) -> ModelSize:

@@ -19,13 +19,12 @@ from glore_lib import params
 from glore_lib.cost.hardware import (
     CHARACTERS_PER_TOKEN,
     HARDWARE,
-    VLLM_PARAMETERS,
-    VLLM_RATE,
     VLLM_SOURCE,
     Counter,
     Hardware,
     model_size,
     token_counter,
+    vllm_rate,
 )  # fmt: skip
 from glore_lib.method.schedule import KINDS, SCORING_TOKENS, pool_size, waves
 from glore_lib.params import Params, ParamsError, check_source
@@ -418,8 +417,7 @@ class _Planner:
         read_token = 2 * size.body / self._flops("reading")  # without logits
         new_token = read_token + 2 * self.output / self._flops("reading")
         if self.vllm:
-            bandwidth = self.hardware.bandwidth / HARDWARE["h100-80gb"].bandwidth
-            seconds = generated / (VLLM_RATE * VLLM_PARAMETERS / size.parameters * bandwidth)
+            seconds = generated / vllm_rate(size, self.hardware)
         else:
             seconds = decoding * (size.layers * self.hardware.layer_seconds + self.weights / self.hardware.bandwidth)
             seconds += generated * alone * (cache * longest / 2 / self.hardware.bandwidth + new_token)

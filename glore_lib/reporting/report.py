@@ -7,6 +7,7 @@ alternative texts and the numbers behind each figure. The same folders give the 
 
 import base64
 import re
+from functools import cache
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -57,17 +58,17 @@ def page(out: Path) -> str:
         run["run"]: read_manifest(folder) if (folder / MANIFEST).exists() else {"stages": []}
         for run, folder in zip(c.runs, c.folders, strict=True)
     }
-    parts, figure = _parts(out), ""
-    for title, cells in list(parts.items()):
-        if any((found := DRAWN.search(cell.source)) and found[1] == MAIN_FIGURE for cell in cells):
-            figure = _html(parts.pop(title))
+    verdicts = scoreboard.count_verdicts(out)
+    parts = _parts(out)
+    rule = parts.pop(RULE, [])
+    shown = [title for title, cells in parts.items() if any(_drawn(cell) == MAIN_FIGURE for cell in cells)]
     sections = {
-        "Summary": _summary(c, manifests, scoreboard.count_verdicts(out)),
-        "Claims": _claims(out, parts),
-        "Accuracy": figure,
-        "Details": "".join(_folded(title, _html(cells)) for title, cells in parts.items() if title != RULE),
+        "Summary": _summary(c, manifests, verdicts),
+        "Claims": _claims(out, verdicts, rule),
+        "Accuracy": "".join(_html(parts.pop(title)) for title in shown),
+        "Details": "".join(_folded(_heading(title), _html(cells)) for title, cells in parts.items()),
         "Notebooks": _links(c, manifest),
-        "Environment": "".join(_details(f"Manifest: {name}", _flat(held)) for name, held in manifests.items()),
+        "Environment": "".join(_folded(f"Manifest: {escape(name)}", _fields(held)) for name, held in manifests.items()),
     }
     filled = {name: _accessible(html, name) for name, html in sections.items() if html}
     names = [run["run"] for run in c.runs]
@@ -109,14 +110,12 @@ def _joined(parts: list[str]) -> str:
     return " and ".join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else parts[0]
 
 
-def _claims(out: Path, parts: dict[str, list[nbformat.NotebookNode]]) -> str:
+def _claims(out: Path, counts: pd.DataFrame, rule: list[nbformat.NotebookNode]) -> str:
     """Return the verdicts: their counts, the rule, and each tested claim in a line that fits a phone."""
-    counts = scoreboard.count_verdicts(out)
     if counts.empty:
         return ""
-    rule = (
-        _folded("Rule of the verdicts, and all claims with n and p values", _html(parts[RULE])) if RULE in parts else ""
-    )
+    title = "Rule of the verdicts, and all claims with n and p values"
+    folded = _folded(_heading(title), _html(rule)) if rule else ""
     scores = scoreboard.read(out / "scoreboard.csv")
     known = scores["verdict"].isin(scoreboard.VERDICTS)
     cells = [scoreboard.short(row) if ok else row.verdict for row, ok in zip(scores.itertuples(), known, strict=True)]
@@ -127,8 +126,8 @@ def _claims(out: Path, parts: dict[str, list[nbformat.NotebookNode]]) -> str:
     table.index = pd.Index([f"{name}: {claims[name]}" for name in table.index])
     symbols = ", ".join(f"{symbol} {verdict}" for verdict, symbol in scoreboard.SYMBOLS.items())
     return (
-        f"{counts.to_html(border=0)}{rule}<p>Differences in points with their 95 % intervals; + is as the paper says. "
-        f"{symbols}; empty: not tested by this run.</p>{table.to_html(border=0)}"
+        f"{counts.to_html(border=0)}{folded}<p>Differences in points with their 95 % intervals; + is as the paper "
+        f"says. {symbols}; empty: not tested by this run.</p>{table.to_html(border=0)}"
     )
 
 
@@ -145,15 +144,25 @@ def _parts(out: Path) -> dict[str, list[nbformat.NotebookNode]]:
     return parts
 
 
-def _folded(title: str, html: str) -> str:
-    return f"<details><summary><h2>{escape(title)}</h2></summary>{html}</details>"
+def _heading(title: str) -> str:
+    return f"<h2>{escape(title)}</h2>"
+
+
+def _folded(summary: str, html: str) -> str:
+    """Return HTML that is shown on demand, below an HTML summary."""
+    return f"<details><summary>{summary}</summary>{html}</details>"
+
+
+def _drawn(cell: nbformat.NotebookNode) -> str | None:
+    """Return the name of the figure that a cell of notebook 06 draws; None if it draws none."""
+    found = DRAWN.search(cell.source) if cell.cell_type == "code" else None
+    return found and found[1]
 
 
 def _with_figures(notebook: nbformat.NotebookNode, folder: Path) -> nbformat.NotebookNode:
     """Replace the pictures of a notebook by the saved ones, with alternative texts and the numbers drawn."""
     for cell in notebook.cells:
-        if cell.cell_type == "code" and (found := DRAWN.search(cell.source)):
-            name = found[1]
+        if name := _drawn(cell):
             picture, data = folder / f"{name}.png", folder / f"{name}.csv"
             if picture.exists():
                 image = {"image/png": base64.b64encode(picture.read_bytes()).decode()}
@@ -162,7 +171,7 @@ def _with_figures(notebook: nbformat.NotebookNode, folder: Path) -> nbformat.Not
             if data.exists():
                 rows = pd.read_csv(data, keep_default_na=False, na_values=[""]).round(3)
                 table = rows.to_html(index=False, na_rep="")
-                html = f"<details><summary>Numbers in this figure</summary>{table}</details>"
+                html = _folded("Numbers in this figure", table)
                 cell.outputs.append(nbformat.v4.new_output("display_data", {"text/html": html}))
     return notebook
 
@@ -174,10 +183,16 @@ def _html(cells: list[nbformat.NotebookNode]) -> str:
         for output in cell.get("outputs", []):
             if html := output.get("data", {}).get("text/html"):  # pandas adds a style element
                 output.data["text/html"] = re.sub(r"<style scoped>.*?</style>", "", html, flags=re.DOTALL)
+    return _exporter().from_notebook_node(notebook)[0]
+
+
+@cache
+def _exporter() -> HTMLExporter:
+    """Return the exporter of all sections: each exporter loads its templates again."""
     hidden = {"exclude_input": True, "exclude_output_prompt": True, "exclude_anchor_links": True}
     exporter = HTMLExporter(template_name="basic", **hidden)
     exporter.register_preprocessor(SanitizeHTML(**SANITISED), enabled=True)
-    return exporter.from_notebook_node(notebook)[0]
+    return exporter
 
 
 def _notebook(path: Path) -> nbformat.NotebookNode:
@@ -213,9 +228,8 @@ def _title(path: Path) -> str:
     return escape(heading[1] if heading else path.stem)
 
 
-def _details(summary: str, values: dict[str, str]) -> str:
-    rows = pd.DataFrame(values.items(), columns=["Field", "Value"]).to_html(index=False, border=0)
-    return f"<details><summary>{escape(summary)}</summary>{rows}</details>"
+def _fields(manifest: dict[str, Any]) -> str:
+    return pd.DataFrame(_flat(manifest).items(), columns=["Field", "Value"]).to_html(index=False, border=0)
 
 
 def _flat(value: Any, name: str = "") -> dict[str, str]:

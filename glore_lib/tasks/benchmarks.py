@@ -54,10 +54,10 @@ class Benchmark(ABC):
         if both := {q.question_id for q in train} & {q.question_id for q in test}:
             reason = f"{self.name} is not as released: {min(both)} is in train and in test"
             raise ParamsError(f"{self._source()}: {reason}; {self._remedy()}")
-        texts = {_key(q.question): q for q in reversed(test)}  # the first of equal texts stays
-        test = [q for q in test if texts[_key(q.question)] is q]
-        rest = {_key(q.question): q for q in reversed(train)}
-        train = [q for q in train if rest[_key(q.question)] is q and _key(q.question) not in texts]
+        texts = {question_key(q.question): q for q in reversed(test)}  # the first of equal texts stays
+        test = [q for q in test if texts[question_key(q.question)] is q]
+        rest = {question_key(q.question): q for q in reversed(train)}
+        train = [q for q in train if rest[question_key(q.question)] is q and question_key(q.question) not in texts]
         held_out = [_bucket(q.question) < self.validation_percent for q in train]
         return {
             "train": [q for q, out in zip(train, held_out, strict=True) if not out],
@@ -215,11 +215,11 @@ def released_number(text: str) -> Fraction:
     return value.limit_denominator(1000) if len(text.partition(".")[2]) > 10 else value
 
 
-def _key(question: str) -> str:
+def question_key(question: str) -> str:
     """Return the text by which questions are compared: case and white space do not count."""
     return " ".join(question.lower().split())
 
 
 def _bucket(question: str) -> int:
     """Return a number below 100 that depends only on the question's text."""
-    return int.from_bytes(hashlib.sha256(_key(question).encode()).digest()[:4], "big") % 100
+    return int.from_bytes(hashlib.sha256(question_key(question).encode()).digest()[:4], "big") % 100

@@ -1,7 +1,6 @@
 """Other models' solutions to GSM8K questions with human labels of the first wrong step: the base of such data sets."""
 
 from abc import abstractmethod
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from math import nan
@@ -12,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from glore_lib import solutions
 from glore_lib.tasks import Question
+from glore_lib.tasks.benchmarks import question_key
 from glore_lib.tasks.gsm8k import GSM8K
 
 Row = TypeVar("Row", bound=BaseModel)
@@ -29,7 +29,7 @@ class Judged:
 
 
 class Record(NamedTuple):
-    """A released record, converted; ``is_correct`` is None where the final answer is to be graded."""
+    """A released record, converted."""
 
     name: str
     question: str
@@ -37,22 +37,19 @@ class Record(NamedTuple):
     reference_solution: str
     steps: list[str]
     first_error: int
-    is_correct: bool | None = None
+    is_correct: bool
 
 
 class JudgedSolutions(GSM8K):
     """A data set of judged solutions. The only split is test."""
 
     prefix: str  # of the questions' ids
+    hub_split = "test"
 
     def __init__(self, calculator_annotations: bool, count: int) -> None:
         """Read the first ``count`` records, or all if there are fewer."""
         super().__init__(calculator_annotations)
         self.count = count
-
-    @abstractmethod
-    def _rows(self) -> list[tuple[str, Any]]:
-        """Return the released rows, each with its place."""
 
     @abstractmethod
     def _record(self, row: Any) -> Record:
@@ -79,27 +76,19 @@ class JudgedSolutions(GSM8K):
 
     @cached_property
     def _judged(self) -> list[tuple[Question, Judged]]:
-        return list(self._converted())
-
-    def _converted(self) -> Iterator[tuple[Question, Judged]]:
+        rows = self._hub_rows(self.hub_split) if self.folder is None else self._local_rows(self.files[0])
         ids: dict[str, str] = {}
-        found: set[str] = set()
-        for place, row in self._rows():
+        found: dict[str, tuple[Question, Judged]] = {}
+        for place, row in rows:
             with self._reading(place):
-                record = self._record(row)
-                question_id = ids.setdefault(" ".join(record.question.lower().split()), f"{self.prefix}-{len(ids):06d}")
-                sample_id, text = f"{question_id}/{record.name}", solutions.join_steps(record.steps)
+                r = self._record(row)
+                question_id = ids.setdefault(question_key(r.question), f"{self.prefix}-{len(ids):06d}")
+                sample_id, text = f"{question_id}/{r.name}", solutions.join_steps(r.steps)
                 if sample_id in found:
-                    raise ValueError(f"{record.name} occurs twice")
-                found.add(sample_id)
-                correct = record.is_correct
-                if correct is None:
-                    correct = self.is_correct(text, record.reference_answer)
-                question = Question(
-                    question_id, "test", record.question, record.reference_answer, record.reference_solution
-                )
-            if len(found) <= self.count:
-                yield question, Judged(sample_id, question_id, text, record.first_error, correct)
+                    raise ValueError(f"{r.name} occurs twice")
+                question = Question(question_id, "test", r.question, r.reference_answer, r.reference_solution)
+                found[sample_id] = question, Judged(sample_id, question_id, text, r.first_error, r.is_correct)
+        return list(found.values())[: self.count]
 
     def _lines(self, steps: list[str]) -> list[str]:
         """Return steps as one line each, as the run writes solutions; raise ValueError if one is empty."""

@@ -35,15 +35,13 @@ class MRGSM8K(JudgedSolutions):
     files = ("mr_gsm8k/human_first_error.jsonl",)  # type: ignore[assignment]
     hub_name = None  # type: ignore[assignment]
 
-    def _rows(self) -> list[tuple[str, Any]]:
-        return self._hub_rows("test") if self.folder is None else self._local_rows(self.files[0])
-
     def _record(self, row: Any) -> Record:
         read = validated(_Row, row)
         reference = canonical(released_number(str(read.reference_answer)))
         steps = self._steps(read)
         solution = self.written(read.reference_solution)
-        return Record(read.uuid, read.question.strip(), reference, solution, steps, read.first_error_step)
+        right = self.is_correct(solutions.join_steps(steps), reference)
+        return Record(read.uuid, read.question.strip(), reference, solution, steps, read.first_error_step, right)
 
     def _steps(self, read: _Row) -> list[str]:
         """Return the steps without "Step 3:", up to the one with the final answer.

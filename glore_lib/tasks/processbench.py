@@ -26,10 +26,7 @@ class ProcessBench(JudgedSolutions):
 
     name, prefix = "ProcessBench", "processbench"
     files = ("processbench/gsm8k.json",)  # type: ignore[assignment]
-    hub_name = "Qwen/ProcessBench"
-
-    def _rows(self) -> list[tuple[str, Any]]:
-        return self._hub_rows("gsm8k") if self.folder is None else self._local_rows(self.files[0])
+    hub_name, hub_split = "Qwen/ProcessBench", "gsm8k"
 
     def _record(self, row: Any) -> Record:
         read = validated(_Row, row)

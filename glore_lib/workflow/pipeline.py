@@ -496,11 +496,14 @@ def render(
         if jobs > 1:
             runs, due = [made for made in due if made.params], [made for made in due if not made.params]
             os.environ[SIDE_BY_SIDE] = "1"
-            side_by_side(
-                [made.render_apart for made in runs], jobs,
-                lambda number, job, share: progress(runs[number].jobs[job], share),
-                [made.compute_ahead for made in runs],
-            )  # fmt: skip
+            try:
+                side_by_side(
+                    [made.render_apart for made in runs], jobs,
+                    lambda number, job, share: progress(runs[number].jobs[job], share),
+                    [made.compute_ahead for made in runs],
+                )  # fmt: skip
+            finally:
+                del os.environ[SIDE_BY_SIDE]
         for made in due:
             made.render(progress)
 

@@ -101,6 +101,10 @@ def overflow(page: Page) -> int:
     return page.evaluate("document.documentElement.scrollWidth - innerWidth")
 
 
+def unfold(page: Page) -> None:
+    page.evaluate("document.querySelectorAll('details').forEach(part => part.open = true)")
+
+
 def test_the_report_shows_all_figures_needs_nothing_else_and_fits_the_window(report, shoot, request):
     page = report.page
     sizes = page.evaluate("Array.from(document.images, image => image.complete * image.naturalWidth)")
@@ -109,11 +113,12 @@ def test_the_report_shows_all_figures_needs_nothing_else_and_fits_the_window(rep
     assert overflow(page) == 0
     name = f"report-{request.node.callspec.id}"
     shoot(page, name)
-    page.locator('img[alt^="Bar charts, one per run: accuracy of"]').scroll_into_view_if_needed()
-    shoot(page, name + "-folded", full_page=True)
-    expect(page.locator('img[alt^="Bar charts, one per run: accuracy after"]')).to_be_hidden()
-    page.evaluate("document.querySelectorAll('details').forEach(part => part.open = true)")
-    page.locator('img[alt^="Bar charts, one per run: accuracy after"]').scroll_into_view_if_needed()
+    figure5, figure6 = (page.locator(f'img[alt^="Bar charts, one per run: accuracy {of}"]') for of in ("after", "of"))
+    figure6.scroll_into_view_if_needed()
+    shoot(page, f"{name}-folded", full_page=True)
+    expect(figure5).to_be_hidden()
+    unfold(page)
+    figure5.scroll_into_view_if_needed()
     shoot(page, f"{name}-whole", full_page=True)
     assert overflow(page) == 0
     assert [url for url in report.requests if not url.startswith("data:")] == [page.url]
@@ -126,7 +131,7 @@ def test_the_report_is_read_by_keyboard_and_in_the_dark(report):
     assert page.evaluate("document.activeElement.textContent") == "To the contents"
     page.keyboard.press("Enter")
     assert page.url.endswith("#main")
-    page.evaluate("document.querySelectorAll('details').forEach(part => part.open = true)")
+    unfold(page)
     boxes = page.locator(".scroll")
     cut = [i for i in range(boxes.count()) if boxes.nth(i).evaluate("box => box.scrollWidth > box.clientWidth")]
     if page.viewport_size == PHONE:

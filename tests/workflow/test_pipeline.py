@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from clone import HEADER, TABLES, WORK, Clone, stand_in_seeds, write_notebook, write_stage
+from glore_lib.artifacts.locks import SIDE_BY_SIDE
 from glore_lib.artifacts.manifest import read_manifest
 from glore_lib.params import ROOT, ParamsError, load_params
 from glore_lib.workflow import StageError, notebooks, pipeline
@@ -614,6 +615,7 @@ def test_a_run_goes_on_beside_one_that_fails(clone):
         clone.run(clone.params, other, jobs=2)
     assert clone.manifest["status"] == "failed"
     assert read_manifest(clone.results / "other")["status"] == "done"
+    assert SIDE_BY_SIDE not in os.environ  # which is for the processes
     assert not list((clone.results / "comparison").glob("*.ipynb"))
     write_stage(clone.notebooks, "02_orm")
     *beside, last = clone.run(clone.params, other, jobs=2)
