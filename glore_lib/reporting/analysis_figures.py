@@ -38,7 +38,6 @@ STEP_SCORERS = ("orm", "balanced_orm", "sorm")
 SAMPLED = ("student_best_of", "student_weighted", "student_majority")
 ANSWERED = {"greedy": "Greedy draft", "reranked": "Draft and two refinements, reranked by the ORM"}
 BINS = 5  # of the scores, equally wide
-WIDEST = 11.7  # inches of a figure on a screen
 FEW = 10  # steps in a bin: a share of fewer says nothing, and is in the CSV alone
 BY_STEP, INTERVAL = ["task", "model", "step"], ["value", "ci_low", "ci_high", "n"]
 FIXERS = ("global", "local+orm", "local+sorm", "resample")
@@ -85,7 +84,7 @@ def scores_by_step_rows(step_scores: pd.DataFrame) -> pd.DataFrame:
 @with_style()
 def scores_by_step(rows: pd.DataFrame) -> Figure:
     """Draw the mean score of correct steps by each reward model; steps that few drafts reach are left out."""
-    return _draw_by_step(rows, "Step (number of right ones)", "Mean score of right steps")
+    return _draw_by_step(rows, "Mean score of correct steps")
 
 
 def calibration_rows(step_scores: pd.DataFrame) -> pd.DataFrame:
@@ -97,8 +96,7 @@ def calibration_rows(step_scores: pd.DataFrame) -> pd.DataFrame:
 @with_style()
 def calibration(rows: pd.DataFrame) -> Figure:
     """Draw mean score minus share of correct steps: below 0 a reward model is pessimistic, above optimistic."""
-    label = "Mean score − share of right steps"
-    return _draw_by_step(rows, "Step (number of drafts that reach it)", label, around_zero=True)
+    return _draw_by_step(rows, "Mean score − share of correct steps", around_zero=True)
 
 
 def reliability_rows(step_scores: pd.DataFrame) -> pd.DataFrame:
@@ -120,23 +118,22 @@ def _grouped(
     return pd.DataFrame(rows, columns=[*by, *also, *INTERVAL])
 
 
-def _draw_by_step(rows: pd.DataFrame, step_label: str, label: str, around_zero: bool = False) -> Figure:
-    """Draw a panel per task with a curve per reward model against the step, and the counts below the axis."""
+def _draw_by_step(rows: pd.DataFrame, label: str, around_zero: bool = False) -> Figure:
+    """Draw a panel per task with a curve per reward model against the step."""
     tasks = {task: of_task[of_task.step.isin(_reached(of_task).index)] for task, of_task in _by_task(rows)}
     figure, panels = style.new_panels(len(tasks), width=4.7, height=3.2, sharey=True)
+    ends = {}
     reach = max((drawn[["ci_low", "ci_high"]].abs().max().max() for drawn in tasks.values()), default=0) + 0.03
     for axes, (task, drawn) in zip(panels, tasks.items(), strict=True):
         axes.set_ylim((-reach, reach) if around_zero else (0, 1))
         if around_zero:
             axes.axhline(0, color=style.INK, linestyle=style.DASHED, linewidth=1)
         found = [method for method in STEP_SCORERS if method in set(drawn.model)]
-        ends = style.draw_curves(axes, drawn.assign(x=drawn.step, method=drawn.model), found)
-        counts = drawn.groupby("step").n.max()
-        axes.set_xticks(counts.index, [f"{step}\n({n:,})" for step, n in counts.items()])
-        axes.set_xlabel(style.note_missing(step_label, STEP_SCORERS, drawn.model))
-        axes.set_title(task)
+        ends[axes] = style.draw_curves(axes, drawn.assign(x=drawn.step, method=drawn.model), found)
+        axes.set_xlabel(style.note_missing("Step", STEP_SCORERS, drawn.model))
+        axes.set_title(style.title_with_n(task, drawn))
         style.outer_label(axes, label)
-        style.label_ends(axes, ends, percent=False)
+    style.label_ends(figure, ends, percent=False)
     return figure
 
 
@@ -157,8 +154,7 @@ def reliability(rows: pd.DataFrame) -> Figure:
     """Draw the share of correct steps against the score, a row per task and a panel per step, without rare ones."""
     steps = [(task, _reached(of_task)) for task, of_task in _by_task(rows)]
     columns = max((len(counts) for _, counts in steps), default=1)
-    width = min(1.65, WIDEST / columns)
-    figure, panels = style.new_panels(columns * len(steps), width, 2.1, columns, sharex=True, sharey=True)
+    figure, panels = style.new_panels(columns * len(steps), 1.65, 2.1, columns, sharex=True, sharey=True)
     for place, axes in enumerate(panels):
         task, counts = steps[place // columns]
         if place % columns >= len(counts):
@@ -170,9 +166,9 @@ def reliability(rows: pd.DataFrame) -> Figure:
         for method, curve in drawn.groupby("model"):
             style.draw_curve(axes, curve.score, curve, str(method))
         axes.set(xlim=(0, 1), ylim=(0, 1), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1], aspect="equal")
-        axes.set_title(f"Step {step} (n = {counts[step]:,})")
+        axes.set_title(f"Step {step}\nn = {counts[step]:,}")
         axes.tick_params(labelbottom=True)
-        style.outer_label(axes, f"{task}\nShare of right steps")
+        style.outer_label(axes, f"{task}\nShare of correct steps")
     keys = [Line2D([], [], label=style.METHOD_LABELS[method], **style.line_style(method)) for method in STEP_SCORERS]
     figure.legend(handles=keys, loc="outside upper center", ncols=len(keys))
     figure.supxlabel("Score of the step", fontsize=9.5)
@@ -198,7 +194,7 @@ def fixed_overlap(rows: pd.DataFrame) -> Figure:
     """Draw the wrong drafts that one refinement fixes and another does not (paper, Table 3)."""
     tasks = list(_by_task(rows))
     figure, panels = style.new_panels(len(tasks), width=5.0, height=3.9)
-    names = [style.METHOD_LABELS[method] for method in FIXERS]
+    names = [style.METHOD_LABELS[method].replace(" ", "\n", 1) for method in FIXERS]
     shape = (len(FIXERS), len(FIXERS))
     for axes, (task, cells) in zip(panels, tasks, strict=True):
         shown = [of_row(row).percent().replace(" ", "\n", 1) for row in cells.itertuples()]
@@ -208,11 +204,11 @@ def fixed_overlap(rows: pd.DataFrame) -> Figure:
         )  # fmt: skip
         for i in range(len(FIXERS)):
             axes.add_patch(Rectangle((i, i), 1, 1, fill=False, edgecolor=style.INK, linewidth=1.4))
-        axes.set_yticklabels([name.replace(" ", "\n", 1) for name in names], rotation=0)
-        axes.set_xticklabels([f"not by\n{name}" for name in names], rotation=0)
+        axes.set_yticklabels(names, rotation=0)
+        axes.set_xticklabels([f"but not by\n{name}" for name in names], rotation=0)
         axes.tick_params(length=0)
         axes.set_title(f"{task} (n = {cells.n.iloc[0]:,})")
-        axes.set_xlabel("Framed: fixed at all")
+        axes.set_xlabel("Framed: all that it fixes")
         style.outer_label(axes, "Fixed by (% of incorrect drafts)")
     return figure
 
@@ -262,7 +258,7 @@ def cost(rows: pd.DataFrame) -> Figure:
             axes.text(
                 0.01, y, text, transform=axes.get_yaxis_transform(), va="center", style="italic", color=style.FAINT
             )
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.tick_params(labelbottom=True)
@@ -279,7 +275,7 @@ def _cost(axes: Axes, y: float, method: str, row: Any) -> None:
         text = "no gain"
     elif row is not None:
         end = row.ci_high if np.isfinite(row.ci_high) else axes.get_xlim()[1]
-        axes.plot([row.ci_low, end], [y, y], color=style.INK, linewidth=1.1)
+        axes.plot([row.ci_low, end], [y, y], color=style.INK, linewidth=style.WHISKER["elinewidth"])
         if end != row.ci_high:
             axes.plot(end, y, marker=">", color=style.INK, clip_on=False)
         if np.isfinite(row.value):
@@ -301,30 +297,27 @@ def accuracy_by_tokens_rows(numbers: pd.DataFrame) -> pd.DataFrame:
 def accuracy_by_tokens(numbers: pd.DataFrame) -> Figure:
     """Draw the accuracy of N samples of the student, of its draft and of the reranked refinements against tokens."""
     figure, panels = style.run_panels(accuracy_by_tokens_rows(numbers), width=5.4, height=3.6)
+    ends = {}
     points = {method: style.line_style(method) | {"markersize": 10, "linestyle": ""} for method in ANSWERED}
     for axes, drawn, cells in panels:
         spent = {m.removeprefix("tokens"): row.value for (_, m), row in cells.items() if m.startswith("tokens@")}
         samples = drawn[drawn.method.isin(SAMPLED)]
         samples = samples.assign(x=samples.metric.str.removeprefix("accuracy").map(spent)).query("x > 0")
         found = [method for method in SAMPLED if method in set(samples.method)]
-        ends = style.draw_curves(axes, samples, found, log=True)
+        ends[axes] = style.draw_curves(axes, samples, found, log=True)
         for method, look in points.items():
             if {(method, "accuracy"), (method, "tokens")} <= cells.keys():
                 x, row = cells[method, "tokens"].value, cells[method, "accuracy"]
-                axes.errorbar(x, row.value, style.error_lengths(row), fmt="none", ecolor=look["color"], elinewidth=0.9)
+                axes.errorbar(x, row.value, style.error_lengths(row), ecolor=look["color"], **style.WHISKER)
                 axes.plot(x, row.value, label=method, zorder=4, **look)
-                axes.annotate(
-                    f"{100 * row.value:.1f}", (x, row.value), (8, 5), textcoords="offset points", zorder=4,
-                    bbox=style.BEHIND_TEXT,
-                )  # fmt: skip
+                axes.annotate(f"{100 * row.value:.1f}", (x, row.value), (8, 5), textcoords="offset points", zorder=4)
         axes.set_xticks([*spent.values()], [f"{x:,.0f}\n({at[1:]})" for at, x in spent.items()])
         label = "Generated tokens per question (samples N)"
         axes.set_xlabel(style.note_missing(label, (*SAMPLED, *ANSWERED), drawn.method))
         style.percent_axis(axes.yaxis)
         style.outer_label(axes, "Accuracy (%)")
-        style.label_ends(axes, ends, percent=True)
     keys = [Line2D([], [], label=ANSWERED[method], **look) for method, look in points.items()]
-    figure.legend(handles=keys, loc="outside upper center", ncols=len(keys))
+    style.label_ends(figure, ends, percent=True, keys=keys)
     return figure
 
 
@@ -339,18 +332,18 @@ def auc_by_step_rows(numbers: pd.DataFrame) -> pd.DataFrame:
 def auc_by_step(numbers: pd.DataFrame) -> Figure:
     """Draw how well each reward model tells right first, second, ... steps from wrong ones; rare steps are left out."""
     figure, panels = style.run_panels(auc_by_step_rows(numbers), width=4.7, height=3.2, sharey=True)
+    ends = {}
     for axes, drawn, _ in panels:
         steps = drawn.assign(x=pd.to_numeric(drawn.metric.str.extract(r"@(\d+)", expand=False)))
         counts = steps.groupby("x").n.max()
-        counts = counts[counts >= FEW_STEPS * counts.max()]
+        steps = steps[steps.x.isin(counts.index[counts >= FEW_STEPS * counts.max()])]
         found = [method for method in STEP_SCORERS if method in set(steps.method)]
-        ends = style.draw_curves(axes, steps[steps.x.isin(counts.index)], found)
+        ends[axes] = style.draw_curves(axes, steps, found)
         axes.axhline(0.5, color=style.INK, linestyle=style.DASHED, linewidth=1)
-        axes.set_ylim(top=1)
-        axes.set_xticks(counts.index, [f"{step:g}\n({n:,})" for step, n in counts.items()])
-        axes.set_xlabel(style.note_missing("Step (number of drafts that reach it)", STEP_SCORERS, drawn.method))
-        style.outer_label(axes, "AUC of the scores of a step")
-        style.label_ends(axes, ends, percent=False)
+        axes.set_ylim(min(0.45, axes.get_ylim()[0], steps.ci_low.min() - 0.02), 1)  # the panels share the axis
+        axes.set_xlabel(style.note_missing("Step", STEP_SCORERS, drawn.method))
+        style.outer_label(axes, "AUC of step scores")
+    style.label_ends(figure, ends, percent=False)
     return figure
 
 
@@ -381,13 +374,14 @@ def sweep(numbers: pd.DataFrame, metrics: Mapping[str, str], label: str, log: bo
     """Draw one run's ``metric@x`` against x: a panel per metric (name -> title) with data, a curve per method."""
     panelled = {title: rows for metric, title in metrics.items() if len(rows := sweep_rows(numbers, metric))}
     figure, panels = style.new_panels(len(panelled), width=4.9, height=3.2)
+    ends = {}
     for axes, (title, rows) in zip(panels, panelled.items(), strict=True):
-        ends = style.draw_curves(axes, rows, list(rows.method.unique()), log)
+        ends[axes] = style.draw_curves(axes, rows, list(rows.method.unique()), log)
         axes.set_xlabel(label)
         style.outer_label(axes, "Share (%)")
         axes.set_title(style.title_with_n(title, rows))
         style.percent_axis(axes.yaxis)
-        style.label_ends(axes, ends, percent=True)
+    style.label_ends(figure, ends, percent=True)
     return figure
 
 
@@ -419,7 +413,7 @@ def label_noise(numbers: pd.DataFrame) -> Figure:
             look = {"color": colour, "marker": marker, "markeredgecolor": "white", "markeredgewidth": 0.7}
             axes.plot(at, curve.value, label=f"T = {temperature:g}", zorder=3, **look)
             errors = style.error_lengths(curve)
-            axes.errorbar(at, curve.value, errors, fmt="none", ecolor=colour, elinewidth=0.9, alpha=0.5)
+            axes.errorbar(at, curve.value, errors, ecolor=colour, alpha=0.6, **style.WHISKER)
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.xaxis.set_minor_locator(NullLocator())
@@ -464,7 +458,7 @@ def _dot(axes: Axes, y: float, method: str, label: str, row: Any, marker: Mappin
     if row is None:
         axes.text(0.02, y, f"{label}: no data", transform=axes.get_yaxis_transform(), va="center", color=style.FAINT)
         return
-    axes.errorbar(row.value, y, xerr=style.error_lengths(row), fmt="none", ecolor=style.INK, elinewidth=1.1, capsize=3)
+    axes.errorbar(row.value, y, xerr=style.error_lengths(row), ecolor=style.INK, **style.WHISKER)
     axes.plot(row.value, y, color=style.METHOD_COLOURS[method], label=f"{method} {label}", zorder=3, **marker)
     right = np.nanmax([row.value, row.ci_high])
     axes.annotate(f"{100 * row.value:.1f}", (right, y), (5, 0), textcoords="offset points", va="center")

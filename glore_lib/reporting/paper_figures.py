@@ -40,20 +40,21 @@ def figure4_rows(numbers: pd.DataFrame) -> pd.DataFrame:
 def figure4(numbers: pd.DataFrame) -> Figure:
     """Draw the accuracy of the sample that each reward model ranks first, against K (paper, Figure 4)."""
     figure, panels = style.run_panels(figure4_rows(numbers), width=5.0, height=3.6)
+    ends = {}
     for axes, drawn, _ in panels:
         curves = drawn.assign(x=pd.to_numeric(drawn.metric.str.extract(r"@(\d+)", expand=False))).dropna(subset="x")
         found = [method for method in RERANKERS + RERANKER_ABLATIONS if method in set(drawn.method)]
-        ends = style.draw_curves(axes, curves, found, log=True)
+        ends[axes] = style.draw_curves(axes, curves, found, log=True)
         majority = curves[curves.method == "majority"].sort_values("x")
         if len(majority):
-            ends.append(style.draw_curve(axes, majority.x, majority, "majority"))
+            ends[axes].append(style.draw_curve(axes, majority.x, majority, "majority"))
         for greedy in drawn[drawn.method == "greedy_sft"].itertuples():
             axes.axhline(greedy.value, label="greedy_sft", **style.line_style("greedy_sft"))
-            ends.append(("greedy_sft", curves.x.max() if len(curves) else 1, greedy.value))
+            ends[axes].append(("greedy_sft", curves.x.max() if len(curves) else 1, greedy.value))
         axes.set_xlabel(style.note_missing("Samples K", RERANKERS + style.REFERENCES, drawn.method))
         style.percent_axis(axes.yaxis)
         style.outer_label(axes, "Accuracy of the top-ranked sample (%)")
-        style.label_ends(axes, ends, percent=True)
+    style.label_ends(figure, ends, percent=True)
     return figure
 
 
@@ -130,8 +131,8 @@ def _bar(axes: Axes, x: float, width: float, method: str, row: Any) -> None:
         axes.text(x, 0.02, "no data", transform=axes.get_xaxis_transform(), rotation=90, ha="center", color=style.FAINT)
         return
     axes.bar(x, row.value, width, label=method, **_fill(method))
-    axes.errorbar(x, row.value, style.error_lengths(row), fmt="none", ecolor=style.INK, elinewidth=1.1, capsize=3)
+    axes.errorbar(x, row.value, style.error_lengths(row), ecolor=style.INK, **style.WHISKER)
     axes.annotate(
         f"{100 * row.value:.1f}", (x, np.nanmax([row.value, row.ci_high])), (0, 3), textcoords="offset points",
-        ha="center", va="bottom", zorder=4, bbox=style.BEHIND_TEXT,
+        ha="center", va="bottom", zorder=4,
     )  # fmt: skip

@@ -250,6 +250,8 @@ def save_figure(c: Comparison, name: str, out: str | Path) -> Figure:
     """Draw a figure of :data:`DRAW` and write it to ``out``/figures as PNG, SVG and CSV."""
     rows = SELECT[name](c.tables["numbers"]) if name in SELECT else c.tables[name]
     figure = DRAW[name](rows)
+    if len(rows) and (missing := [run["run"] for run in c.runs if run["run"] not in set(rows.task)]):
+        figure.supxlabel(f"{figure.get_supxlabel()}\nNo data: {', '.join(missing)}".strip(), fontsize=9.5)
     # The files of the step figures are sorted by run.
     rows = rows.sort_values("task", kind="stable") if "step" in rows else rows
     style.save(figure, rows, Path(out) / "figures", name)

@@ -1,16 +1,18 @@
 """Style of the figures: colours, names and markers of the methods, saving, and helpers that several figures share."""
 
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullLocator
 from numpy.typing import ArrayLike
 from scipy.optimize import isotonic_regression
@@ -30,9 +32,10 @@ METHOD_COLOURS = METHODS.loc[METHODS["colour"] != "", "colour"].to_dict()
 MARKERS = METHODS.loc[METHODS["marker"] != "", "marker"].to_dict()
 REFERENCES = ("majority", "greedy_sft")
 INK, FAINT = "#222222", "#707070"
-BEHIND_TEXT = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
 DASHED, DOTTED = (0, (5, 2)), (0, (1, 1.2))
 LABEL_DISTANCE = 0.19  # inches between the names of two curves
+WHISKER = {"fmt": "none", "elinewidth": 1.1}  # of every interval
+WIDEST = 12.6  # inches of a figure: text of 9.5 points is then still read on a page 900 pixels wide
 STYLE = ASSETS / "glore.mplstyle"
 
 
@@ -57,10 +60,16 @@ def save_rows(data: pd.DataFrame, folder: Path, name: str) -> None:
     write(folder / f"{name}.csv", data.to_csv(index=False, lineterminator="\n"))
 
 
-def new_panels(count: int, width: float, height: float, most: int = 2, **shared: Any) -> tuple[Figure, list[Axes]]:
-    """Return a figure of ``count`` panels, ``most`` per row, sized in inches per panel; for 0, one empty panel."""
+def new_panels(
+    count: int, width: float, height: float, most: int | None = None, **shared: Any
+) -> tuple[Figure, list[Axes]]:
+    """Return a figure of ``count`` panels, ``most`` per row, sized in inches per panel; for 0, one empty panel.
+
+    By default three share a row, and four stand in two rows. Panels are narrowed to what a page holds.
+    """
+    most = most or (2 if count == 4 else 3)
     columns, rows = min(max(count, 1), most), max(-(-count // most), 1)
-    size = (width * columns, height * rows)
+    size = (min(width, WIDEST / columns) * columns, height * rows)
     figure, grid = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False, **shared)
     figure.get_layout_engine().set(wspace=0.06, hspace=0.06)
     plt.close(figure)  # pyplot forgets it, so that a notebook shows it once: as the value of its cell
@@ -75,12 +84,12 @@ def run_panels(
     numbers: pd.DataFrame, width: float, height: float, **shared: Any
 ) -> tuple[Figure, list[tuple[Axes, pd.DataFrame, Cells]]]:
     """Return a figure with a panel per run, its title set, each with the run's rows that hold a value in two forms."""
-    runs, several = numbers.groupby(["task", "model"], sort=False), numbers.model.nunique() > 1
+    runs = numbers.groupby("task", sort=False)
     figure, panels = new_panels(len(runs), width, height, **shared)
     drawn = []
-    for axes, ((task, model), rows) in zip(panels, runs, strict=True):
+    for axes, (task, rows) in zip(panels, runs, strict=True):
         rows = with_data(rows)
-        axes.set_title(title_with_n(f"{task}, {model}" if several else str(task), rows))
+        axes.set_title(title_with_n(str(task), rows))
         drawn.append((axes, rows, by_method_and_metric(rows)))
     return figure, drawn
 
@@ -141,7 +150,7 @@ def draw_curve(axes: Axes, x: ArrayLike, rows: pd.DataFrame, method: str) -> End
     (line,) = axes.plot(x, rows.value, label=method, zorder=3, **line_style(method))
     if method not in REFERENCES:
         colour = METHOD_COLOURS[method]
-        axes.errorbar(x, rows.value, error_lengths(rows), fmt="none", ecolor=colour, elinewidth=0.9, alpha=0.5)
+        axes.errorbar(x, rows.value, error_lengths(rows), ecolor=colour, alpha=0.6, **WHISKER)
     return method, np.asarray(line.get_xdata())[-1], np.asarray(line.get_ydata())[-1]
 
 
@@ -161,10 +170,22 @@ def draw_curves(axes: Axes, rows: pd.DataFrame, methods: Sequence[str], log: boo
     return ends
 
 
-def label_ends(axes: Axes, ends: list[End], percent: bool) -> None:
-    """Name each curve right of its end (method, x, y), with its last value; names keep clear of each other."""
-    if not ends:
-        return
+def label_ends(figure: Figure, ends: Mapping[Axes, list[End]], percent: bool, keys: Sequence[Artist] = ()) -> None:
+    """Write beside the end of each curve (method, x, y) its name and last value; labels keep clear of each other.
+
+    Of three and more panels, a legend above has the names. ``keys`` are further entries of the legend.
+    """
+    named = len(ends) < 3
+    for axes, of_panel in ends.items():
+        if of_panel:
+            _label_ends(axes, of_panel, named, percent)
+    methods = dict.fromkeys(method for of_panel in ends.values() for method, _, _ in of_panel if not named)
+    keys = [*keys, *(Line2D([], [], label=METHOD_LABELS[method], **line_style(method)) for method in methods)]
+    if keys:
+        figure.legend(handles=keys, loc="outside upper center", ncols=min(len(keys), 4))
+
+
+def _label_ends(axes: Axes, ends: list[End], named: bool, percent: bool) -> None:
     low, high = axes.get_ylim()
     wanted = np.array([(y - low) / (high - low) for _, _, y in ends])
     order = np.argsort(wanted, kind="stable")
@@ -178,4 +199,5 @@ def label_ends(axes: Axes, ends: list[End], percent: bool) -> None:
         key = [1.05, 1.085, 1.12], [place] * 3
         axes.plot(*key, transform=axes.transAxes, clip_on=False, markevery=[1], **line_style(method))
         number = f"{100 * y:.1f}" if percent else f"{y:.2f}"
-        axes.text(1.15, place, f"{METHOD_LABELS[method]}  {number}", transform=axes.transAxes, va="center")
+        text = f"{METHOD_LABELS[method]}  {number}" if named else number
+        axes.text(1.15, place, text, transform=axes.transAxes, va="center")

@@ -319,7 +319,7 @@ def test_auc_by_step_draws_exact_labels_where_there_are_any_and_no_rare_steps():
             wanted = [values(frame, task=task, method=method, metric=f"auc_by_step{labels}@{i}")[0] for i in steps]
             assert lines(axes)[method][1] == wanted
             assert_allclose(lines(axes)[method][0], steps, atol=0.1)
-        assert [label.get_text() for label in axes.get_xticklabels()] == [f"{i}\n(600)" for i in steps]
+        assert [label.get_text() for label in axes.get_xticklabels()] == [str(i) for i in steps]
 
 
 @pytest.mark.parametrize(
@@ -338,7 +338,7 @@ def test_auc_by_step_draws_exact_labels_where_there_are_any_and_no_rare_steps():
             "student_weighted",
             ["Generated tokens per question (samples N)\nNo data: Weighted vote"],
         ),
-        ("auc_by_step", "sorm", ["Step (number of drafts that reach it)\nNo data: SORM"]),
+        ("auc_by_step", "sorm", ["Step\nNo data: SORM"]),
     ],
 )
 @pytest.mark.parametrize("gone", ["row", "n"])
@@ -379,13 +379,41 @@ def test_a_number_given_twice_is_refused():
         paper_figures.figure6(pd.concat([frame, frame[frame.method == "greedy"].assign(value=0.1)]))
 
 
-def test_runs_of_several_models_get_a_panel_each_and_the_models_name():
-    both = pd.concat([numbers(), numbers().assign(model="big", n=700)])
-    titles = [axes.get_title(loc="left") for axes in paper_figures.figure6(both).axes]
-    assert titles == [
-        "mini-hard, mini-base (n = 600)", "mini-easy, mini-base (n = 600)",
-        "mini-hard, big (n = 700)", "mini-easy, big (n = 700)",
-    ]  # fmt: skip
+def several(count: int) -> pd.DataFrame:
+    """Return the numbers of that many runs, each of its own model."""
+    one = numbers().query("task == 'mini-hard'")
+    return pd.concat([one.assign(task=f"run-{i}", model=f"model-{i}") for i in range(count)])
+
+
+@pytest.mark.parametrize(("count", "columns", "rows"), [(1, 1, 1), (2, 2, 1), (3, 3, 1), (4, 2, 2), (5, 3, 2)])
+def test_three_runs_share_a_row_and_four_stand_in_two(count, columns, rows):
+    for name in ("figure4", "figure6"):
+        figure = draw(name, several(count))
+        figure.draw_without_rendering()
+        boxes = [axes.get_window_extent() for axes in figure.axes if axes.axison]
+        titles = [axes.get_title(loc="left") for axes in figure.axes if axes.axison]
+        assert titles == [f"run-{i} (n = 600)" for i in range(count)]
+        assert len({round(box.x0) for box in boxes}) == columns and len({round(box.y0) for box in boxes}) == rows
+        assert figure.get_figwidth() < style.WIDEST + 0.01
+
+
+@pytest.mark.parametrize("name", ["figure4", "accuracy_by_tokens", "auc_by_step"])
+def test_of_three_panels_a_legend_has_the_names_of_curves(name):
+    for count in (2, 3):
+        figure = draw(name, several(count))
+        methods = {method for axes in figure.axes for method in lines(axes)} & set(style.METHOD_LABELS)
+        legend = {text.get_text() for of in figure.legends for text in of.get_texts()}
+        beside = {re.sub(r"  [\d.]+$", "", text.get_text()) for text in figure.axes[0].texts}
+        curves = {style.METHOD_LABELS[method] for method in methods} - {"Greedy draft", "Refined, reranked"}
+        assert curves <= (legend if count == 3 else beside)
+        assert not curves & (beside if count == 3 else legend)
+
+
+def test_runs_without_a_panel_are_named(tmp_path):
+    tables = {"numbers": numbers().query("task == 'mini-hard'")}
+    runs = [{"run": "mini-hard"}, {"run": "mini-easy"}]
+    figure = results.save_figure(results.Comparison([], runs, tables, {}, {}), "figure6", tmp_path)
+    assert figure.get_supxlabel() == "No data: mini-easy"
 
 
 def test_a_title_tells_least_and_greatest_n():
@@ -406,7 +434,8 @@ def test_scores_by_step_takes_exactly_right_steps_alone():
     assert rows.ci_low[0] == pytest.approx(clustered([0.2, 0.6], ["a", "b"]).ci_low)
     (axes,) = draw("scores_by_step", frame).axes
     assert lines(axes)["orm"][1] == rows.value.tolist()
-    assert [label.get_text() for label in axes.get_xticklabels()] == ["1\n(2)", "2\n(1)"]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "2"]
+    assert axes.get_title(loc="left") == "t (n = 1 to 2)"
     assert "No data: Balanced ORM; SORM" in axes.get_xlabel()
 
 
@@ -417,7 +446,8 @@ def test_steps_that_few_drafts_reach_are_in_the_numbers_but_not_drawn():
     )
     assert analysis_figures.scores_by_step_rows(frame).n.tolist() == [100, 5, 4]
     (axes,) = draw("scores_by_step", frame).axes
-    assert [label.get_text() for label in axes.get_xticklabels()] == ["1\n(100)", "2\n(5)"]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "2"]
+    assert axes.get_title(loc="left") == "t (n = 5 to 100)"
     assert len(lines(axes)["orm"][1]) == 2
 
 
@@ -445,7 +475,7 @@ def test_reliability_bins_by_hand():
     assert rows.score.tolist() == pytest.approx([0.29 / 3, 0.2, 0.5, 0.995])
     (axes,) = draw("reliability", frame.assign(step=1)).axes
     assert lines(axes)["sorm"] == ([0.5], [0.7])  # bins of fewer than ten are in the rows alone
-    assert axes.get_title(loc="left") == "Step 1 (n = 16)"
+    assert axes.get_title(loc="left") == "Step 1\nn = 16"
 
 
 def test_fixed_overlap_by_hand():
