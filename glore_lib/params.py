@@ -18,7 +18,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
-ROOT = Path(__file__).resolve().parents[1]  # the clone
+PACKAGE = Path(__file__).resolve().parent
+SHIPPED = PACKAGE / "shipped"  # the notebooks and params files of an installed package; a clone has them beside it
+ROOT = Path.cwd() if SHIPPED.is_dir() else PACKAGE.parent  # where relative paths start, and where results are written
 MADE_HERE = ("mini-base", "scratch", "smollm2-135m")  # base models that are neither folders nor on the hub
 
 SPLITS = ("train", "reward", "validation", "test")  # of a task's questions
@@ -39,6 +41,8 @@ class ParamsError(ValueError):
 
 # How a run is executed, not what it computes: results are the same up to rounding, so the field enters no key.
 NOT_COMPUTING: dict[str, Any] = {"json_schema_extra": {"computes": False}}
+# A field that was added later: at its default it enters no key either, so that what was made before stays valid.
+IF_CHANGED: dict[str, Any] = {"json_schema_extra": {"computes": "if changed"}}
 
 
 class Section(BaseModel):
@@ -47,11 +51,13 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     def computing(self) -> dict[str, Any]:
-        """Return the values that can change a result, without the fields marked :data:`NOT_COMPUTING`."""
+        """Return the values that can change a result; see :data:`NOT_COMPUTING` and :data:`IF_CHANGED`."""
+        fields = type(self).model_fields
+        changed = IF_CHANGED["json_schema_extra"]
         return {
             name: value.computing() if isinstance(value, Section) else value
             for name, value in self
-            if type(self).model_fields[name].json_schema_extra is None
+            if (how := fields[name].json_schema_extra) is None or (how == changed and value != fields[name].default)
         }
 
 
@@ -165,6 +171,8 @@ class VLLM(Section):
     tensor_parallel_size: Annotated[int, Field(gt=0, **NOT_COMPUTING)] = 1
     # Share of each GPU's memory for weights and caches; released while a model trains.
     memory_fraction: Annotated[float, Field(gt=0, lt=1, **NOT_COMPUTING)] = 0.85
+    # Use vLLM's kernels whose rounding does not depend on how many requests share a batch, on GPUs that have them.
+    batch_invariant: Annotated[bool, Field(**IF_CHANGED)] = False
 
 
 class Sampling(Section):
@@ -321,10 +329,13 @@ def load_params(path: str | Path, overrides: dict[str, Any] | None = None) -> Pa
     """Load the parameters in a YAML file, changed by ``overrides``.
 
     These are dotted or nested, ``{"student.rounds": 2}`` or ``{"student": {"rounds": 2}}``, and leave the other
-    parameters of a section as they are. A relative ``base_model.source`` starts in the current folder.
+    parameters of a section as they are. A relative ``base_model.source`` starts in the current folder. Files that an
+    installed package ships, such as params/mini-hard.yaml, need not be there.
     Raises :class:`ParamsError` if the file is missing or not YAML, or if a field is unknown, missing or out of range.
     """
     path = Path(path)
+    if not path.exists() and (SHIPPED / path).is_file():
+        path = SHIPPED / path
     try:
         data = read_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

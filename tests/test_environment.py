@@ -1,5 +1,6 @@
 """Check that the pins agree between the lock files, the conda environment and the package."""
 
+import json
 import os
 import re
 import subprocess
@@ -177,3 +178,10 @@ def test_every_check_of_ci_is_one_that_public_ci_makes():
     own = re.findall(r"^(?:make|suite) (\S+)", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
     assert {"lint", "test", "test-long", "test-vllm"} <= set(own)
     assert all(f"make {target}\n" in public for target in own)
+
+
+def test_the_version_is_the_same_everywhere():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    about = json.loads((ROOT / "codemeta.json").read_text())
+    newest = re.search(r"^## \[(\d[\d.]*)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert newest and {newest[1], citation["version"], about["version"]} == {PROJECT["version"]}

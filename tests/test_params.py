@@ -1,6 +1,7 @@
 """Bad parameters are told in one line: the field, its value, and what would be right."""
 
 import re
+import shutil
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -165,6 +166,21 @@ def test_files_that_hold_no_parameters(write, content, message):
 def test_files_that_can_not_be_read(tmp_path):
     assert refusal(tmp_path / "none.yaml") == "no such file"
     assert refusal(tmp_path).startswith("not readable: ")
+
+
+def test_files_that_the_package_ships_need_not_be_in_the_folder(tmp_path, monkeypatch):
+    shipped = tmp_path / "shipped"
+    (shipped / "params").mkdir(parents=True)
+    shutil.copy(TINY, shipped / "params" / "mini.yaml")
+    monkeypatch.setattr(params, "SHIPPED", shipped)
+    monkeypatch.chdir(tmp_path)
+    assert load_params("params/mini.yaml", {"seed": 7}).seed == 7
+    with pytest.raises(ParamsError, match=r"params file params/other\.yaml: no such file"):
+        load_params("params/other.yaml")
+    (tmp_path / "params").mkdir()
+    (tmp_path / "params" / "mini.yaml").write_text("seed: [")
+    with pytest.raises(ParamsError, match="must be YAML"):  # the folder's own file comes first
+        load_params("params/mini.yaml")
 
 
 def test_the_message_names_the_file(write):

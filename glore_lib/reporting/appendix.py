@@ -44,9 +44,20 @@ def _pairs(values: Values, metric: str, pairs: Iterable[tuple[str, str]]) -> lis
     """Return a sentence per pair of methods: both values of a metric, and their paired difference."""
     words = metric.replace("_", " ")
     return [
-        f"{a} − {b}, {words}: {values.share(a, metric)} and {values.share(b, metric)}: "
+        f"{_name(a)} − {_name(b)}, {words}: {values.share(a, metric)} and {values.share(b, metric)}: "
         f"{values.difference(a, b, metric)}." for a, b in pairs
     ]  # fmt: skip
+
+
+def _name(method: str) -> str:
+    """Return the name of a method, or of one that is made of others."""
+    for end, words in {"_tuned": ", best threshold", "_twice": ", twice"}.items():
+        if method.endswith(end):
+            return _name(method.removesuffix(end)) + words
+    if method in METHOD_LABELS:
+        return METHOD_LABELS[method]
+    first, joint, second = next(method.partition(way) for way in ("_then_", "+") if way in method)
+    return f"{_name(first)}{', then ' if joint == '_then_' else ' ∪ '}{_name(second)}"
 
 
 CONSTANT = ("first", "most_frequent")  # places that are named without reading the solution
@@ -61,13 +72,13 @@ def found_label_quality(numbers: pd.DataFrame) -> list[str]:
     models, steps = {"orm": "ORM", "balanced_orm": "Balanced ORM", "sorm": "SORM"}, "step_balanced_accuracy"
     return [
         f"Reference: {JUDGES[suffix[1:]]}.",
-        *(_shares(values, rule, quality, words) for rule, words in rules.items() if rule in set(numbers["method"])),
-        *(_shares(values, k, {steps + suffix: "balanced step accuracy"} | located, n) for k, n in models.items()),
-        *(_shares(values, f"always_{name}", located, f"Always the {name.replace('_', ' ')} step") for name in CONSTANT),
         f"SORM − ORM: steps {values.difference('sorm', 'orm', steps, suffix)}; first errors "
         f"{values.difference('sorm', 'orm', 'first_error_accuracy', suffix)}.",
         "SORM − most frequent step: first errors "
         f"{values.difference('sorm', 'always_most_frequent', 'first_error_accuracy', suffix)}.",
+        *(_shares(values, rule, quality, words) for rule, words in rules.items() if rule in set(numbers["method"])),
+        *(_shares(values, k, {steps + suffix: "balanced step accuracy"} | located, n) for k, n in models.items()),
+        *(_shares(values, f"always_{name}", located, f"Always the {name.replace('_', ' ')} step") for name in CONSTANT),
     ]
 
 
@@ -78,7 +89,7 @@ def found_value_refinement(numbers: pd.DataFrame) -> list[str]:
     places = {"accuracy": "begins at the true first error", "early": "before it", "late": "after it"}
     metrics = {f"first_error_{place}_exact": words for place, words in places.items()}
     pairs = [(f"value+{end}", f"local+{end}") for end in ends if f"value+{end}" in made]
-    begun = [_shares(values, f"value+{locator}", metrics) for locator in LOCATORS]
+    begun = [_shares(values, f"value+{locator}", metrics, _name(f"value+{locator}")) for locator in LOCATORS]
     return _pairs(values, "fixed_fraction", pairs) + begun
 
 
@@ -87,7 +98,10 @@ def found_labels(rules: pd.DataFrame, counts: pd.DataFrame) -> list[str]:
     metrics = {m: m.removeprefix("label_").replace("_", " ") for m in ("positive_labels", *QUALITY)}
     ks = sorted(int(metric.partition("@")[2]) for metric in counts["metric"].unique() if "positive" in metric)
     at = {m: {f"{m}@{k}": f"K = {k}" for k in (ks[0], ks[-2], ks[-1])} for m in metrics}
-    by_rule = [_shares(Values(rules), rule, metrics) for rule in (*RULES, "consistent+balanced")]
+    by_rule = [
+        _shares(Values(rules), rule, metrics, rule.replace("_", " ").capitalize())
+        for rule in (*RULES, "consistent+balanced")
+    ]
     return by_rule + [_shares(Values(counts), "consistent", at[m], words) for m, words in metrics.items()]
 
 
@@ -99,25 +113,26 @@ def found_label_noise(curves: pd.DataFrame, policies: pd.DataFrame) -> list[str]
     shown = {m: m.removeprefix("label_").replace("_", " ") for m in (*LABELS, "distinct_share")}
     temperatures = [m for m in curves["method"].unique() if "-" not in m]
     ks = sorted(int(m.partition("@")[2]) for m in curves["metric"].unique() if m.startswith("distinct_share@"))
-    found = [
-        _shares(at, t, {f"{m}@{k}": words for m, words in shown.items()}, f"T = {t.partition('_')[2]}, K = {k}")
-        for t in (temperatures[0], temperatures[-1]) for k in (ks[0], ks[-1])
-    ]  # fmt: skip
     ends = temperatures[-1], temperatures[0]
+    hot, cold = (f"T = {t.partition('_')[2]}" for t in ends)
+    found = []
     for few in curves["metric"].str.extract(r"_difference@(\d+)$", expand=False).dropna().unique():
         words = "; ".join(f"{shown[m]} {at.difference(*ends, m, f'@{few}')}" for m in LABELS)
-        found.append(f"{ends[0]} − {ends[1]}, K = {few}: {words}.")
+        found.append(f"{hot} − {cold}, K = {few}: {words}.")
+    for a, b in PAIRS:
+        judged = {f"{m}_exact": m.replace("_", " ") for m in JUDGED}
+        words = "; ".join(f"{w} {of.difference(a, b, m.removesuffix('_exact'), '_exact')}" for m, w in judged.items())
+        found.append(f"SORM, {METHOD_LABELS[a]} − {METHOD_LABELS[b]}: {words}.")
+    found += [
+        _shares(at, t, {f"{m}@{k}": words for m, words in shown.items()}, f"T = {t.partition('_')[2]}, K = {k}")
+        for t in reversed(ends) for k in (ks[0], ks[-1])
+    ]  # fmt: skip
     quality = {m: shown[m] for m in LABELS} | {"token_share": "tokens"}
     answers = {"wrong": "incorrect", "right": "correct"}
     parts = {f"{m}_{a}": f"{shown[m]}, {w} samples" for a, w in answers.items() for m in LABELS[:2]}
     found.append(_shares(of, "any_run", parts, METHOD_LABELS["any_run"]))
     named = [m for m in policies["method"].unique() if "-" not in m]
-    found += [_shares(of, m, quality, METHOD_LABELS[m]) for m in named]
-    for a, b in PAIRS:
-        judged = {f"{m}_exact": m.replace("_", " ") for m in JUDGED}
-        words = "; ".join(f"{w} {of.difference(a, b, m.removesuffix('_exact'), '_exact')}" for m, w in judged.items())
-        found.append(f"SORM, {METHOD_LABELS[a]} − {METHOD_LABELS[b]}: {words}.")
-    return found
+    return found + [_shares(of, m, quality, METHOD_LABELS[m]) for m in named]
 
 
 def found_controls(numbers: pd.DataFrame, split: str) -> list[str]:
@@ -139,9 +154,9 @@ def found_refinement(
         k: {f"fixed_fraction@{t:g}": "fixed", f"begun_at_first_step@{t:g}": "begun at step 1"} for k, t in ts.items()
     }
     tuned = [
-        _shares(Values(swept), f"local+{k}", best[k], f"local+{k} with T = {t:g}, the best on validation")
+        _shares(Values(swept), f"local+{k}", best[k], f"{_name(f'local+{k}')} with T = {t:g}, the best on validation")
         for k, t in ts.items()
     ]
     pairs = [*((f"local+{locator}_tuned", f"local+{locator}") for locator in ts), *TWICE.items()]
     doubted = f"The ORM rejects {picked.share('orm', 'drafts_doubted')} of the drafts."
-    return [*tuned, *_pairs(values, "fixed_fraction", pairs), doubted, *_pairs(picked, "accuracy", CHOICE_PAIRS)]
+    return [*_pairs(picked, "accuracy", CHOICE_PAIRS), doubted, *_pairs(values, "fixed_fraction", pairs), *tuned]

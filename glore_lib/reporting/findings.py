@@ -149,7 +149,7 @@ def orm(lab: Replication) -> list[Finding]:
 def sorm(lab: Replication) -> list[Finding]:
     """Return the findings of notebook 03, on the training samples (labels) and the validation split."""
     outcomes = training_label_outcomes(lab) | _judged_by(lab, "orm", "balanced_orm", "sorm", "sorm_raw")
-    return found_in(outcomes, LINES["labels"] + LINES["steps"] + LINES["sorm"], stands_for(lab))
+    return found_in(outcomes, LINES["steps"] + LINES["sorm"] + LINES["labels"], stands_for(lab))
 
 
 def _judged_by(lab: Replication, *kinds: str) -> Outcomes:

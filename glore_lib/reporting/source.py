@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from glore_lib.params import ROOT
+from glore_lib.params import PACKAGE
 
 
 @dataclass(frozen=True)
@@ -28,5 +28,5 @@ def show(*functions: Callable) -> Source:
 
 
 def _heading(function: Callable) -> str:
-    path = Path(inspect.getfile(inspect.unwrap(function))).resolve().relative_to(ROOT)
+    path = Path(inspect.getfile(inspect.unwrap(function))).resolve().relative_to(PACKAGE.parent)
     return f"`{path.as_posix()}` · `{function.__qualname__}`"

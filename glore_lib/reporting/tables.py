@@ -1,7 +1,7 @@
 """Tables and figures of one run for the notebooks, and the format of numbers in tables."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
 
@@ -18,17 +18,34 @@ from glore_lib.method.replication import Replication
 from glore_lib.method.reward_models import RewardModelData, labels_for
 from glore_lib.method.schedule import KINDS
 from glore_lib.method.students import greedy_samples
-from glore_lib.params import ParamsError
+from glore_lib.params import Params, ParamsError
 from glore_lib.reporting import analysis_figures
 from glore_lib.run import Run
 
 SHOWN_COSTS = 12  # artifacts with a row of their own
 
+# The parameters that a run reads only if others say so, by the beginnings of their names.
+READ_IF: dict[str, Callable[[Params], bool]] = {
+    "task.difficulty": lambda p: p.task.name == "arithmetic",
+    "task.calculator_annotations": lambda p: p.task.name == "gsm8k",
+    "task.svamp_split": lambda p: p.task.name == "svamp",
+    "base_model.pretrain_steps": lambda p: p.base_model.source == "scratch",
+    "finetuning.lora_": lambda p: p.finetuning.method != "full",
+    "finetuning.double_quantisation": lambda p: p.finetuning.method == "qlora",
+    "finetuning.parallel": lambda p: p.finetuning.processes > 1,
+    "student.sft": lambda p: p.student.start == "sft",
+    "reward_models.rollouts_at_first": lambda p: p.reward_models.early_stop,
+    "reward_models.rollouts_per_wave": lambda p: p.reward_models.early_stop,
+    "reward_models.figure4_": lambda p: p.reward_models.figure4,
+}
+
 
 def parameters(run: Run, *sections: str) -> pd.DataFrame:
-    """Return the parameters of some sections, one per row, named as in ``--set``."""
+    """Return the parameters of some sections that the run reads, one per row, named as in ``--set``."""
     values = {section: getattr(run.params, section).model_dump() for section in sections}
-    return pd.json_normalize(values).T.map(str).set_axis(["value"], axis=1)
+    rows = pd.json_normalize(values).T.map(str).set_axis(["value"], axis=1)
+    unread = tuple(name for name, is_read in READ_IF.items() if not is_read(run.params))
+    return rows[~rows.index.str.startswith(unread)] if unread else rows
 
 
 def training(*models: Artifact) -> pd.DataFrame:

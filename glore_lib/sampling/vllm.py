@@ -4,8 +4,8 @@ Every completion is a separate request. vLLM splits a request for n samples in t
 stopped on its own, at the line with the final answer. Common beginnings of prompts are read once.
 
 A completion's random numbers depend only on ``(seed, j)``, so it does not depend on other requests, up to rounding:
-kernels round differently for other batch sizes, which decides where two tokens are almost equally likely. Other
-backends draw other samples from the same seed.
+kernels round differently for other batch sizes, which decides where two tokens are almost equally likely;
+``sampling.vllm.batch_invariant`` selects kernels that do not. Other backends draw other samples from the same seed.
 """
 
 import gc
@@ -108,6 +108,7 @@ class VLLMSampler:
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # do not send usage statistics
         os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"  # a fork would inherit threads and GPU state
+        os.environ["VLLM_BATCH_INVARIANT"] = str(int(self.params.vllm.batch_invariant))  # not the shell's
         from vllm import EngineArgs, LLMEngine
         from vllm.platforms import current_platform
         from vllm.usage.usage_lib import UsageContext

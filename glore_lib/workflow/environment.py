@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 from packaging.requirements import Requirement
 
-from glore_lib.params import ROOT
+from glore_lib.params import ROOT, SHIPPED
 from glore_lib.threads import cores
 
 
@@ -39,7 +39,9 @@ def provide_home() -> None:
 
 
 def git() -> dict[str, Any]:
-    """Return the commit, and whether files that results depend on differ from it; empty without git."""
+    """Return the commit of the clone, and whether files that results depend on differ from it; empty outside one."""
+    if SHIPPED.is_dir():  # another project's repository may hold the installed package
+        return {}
 
     def ask(*arguments: str) -> str:
         command = ["git", *arguments]

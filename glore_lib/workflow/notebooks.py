@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from glore_lib.params import ParamsError, digest
 from glore_lib.workflow import StageError
 from glore_lib.workflow.environment import ROOT
 
+FINDINGS = "## Findings"  # the heading of a notebook's last section
+FOREMOST = 5  # findings that a rendered notebook begins with
 KILLED = "its Python process was killed, as the system does when memory runs out"
 
 
@@ -64,7 +67,10 @@ def execute(
 
 
 def finish(notebook: nbformat.NotebookNode, target: Path, made: dict[str, Any]) -> None:
-    """Save a notebook with a record of how it was made, and without what belongs to this machine or moment."""
+    """Save a notebook with a record of how it was made, and without what belongs to this machine or moment.
+
+    Its foremost findings are repeated below its title.
+    """
     notebook.metadata["glore"] = made
     notebook.metadata.pop("widgets", None)
     for name in ("input_path", "output_path"):
@@ -78,7 +84,23 @@ def finish(notebook: nbformat.NotebookNode, target: Path, made: dict[str, Any]) 
                     owner.update({name: without_paths(owner[name]) for name in names if name in owner})
                 if "traceback" in output:
                     output.traceback = [without_paths(line) for line in output.traceback]
+    if found := _findings(notebook):
+        some = "more" if len(found) > FOREMOST else "also"
+        text = "\n".join(f"- {finding}" for finding in found[:FOREMOST])
+        cell = nbformat.v4.new_markdown_cell(f"**Findings** ({some} [at the end](#Findings))\n\n{text}", id="findings")
+        notebook.cells.insert(1, cell)
     nbformat.write(notebook, target)
+
+
+def _findings(notebook: nbformat.NotebookNode) -> list[str]:
+    """Return the sentences that the cell below the heading :data:`FINDINGS` prints, up to an empty line."""
+    for heading, cell in pairwise(notebook.cells):
+        if heading.source.startswith(FINDINGS) and cell.cell_type == "code":
+            printed = "".join(output.text for output in cell.outputs if output.get("name") == "stdout")
+            # A sentence begins where a line is not indented.
+            findings = re.split(r"\n(?!  )", re.split(r"(?m)^$", printed)[0].strip())
+            return [re.sub(r"\s+", " ", finding).removeprefix("- ") for finding in findings if finding]
+    return []
 
 
 def is_done(rendered: Path, hashes: dict[str, str]) -> bool:

@@ -39,7 +39,7 @@ from glore_lib.artifacts.manifest import (
     training_warnings,
 )
 from glore_lib.artifacts.records import UNFINISHED, checksum, write
-from glore_lib.params import Params, ParamsError, digest, from_root
+from glore_lib.params import SHIPPED, Params, ParamsError, digest, from_root
 from glore_lib.workflow import StageError, environment, notebooks
 from glore_lib.workflow.environment import ROOT
 from glore_lib.workflow.notebooks import is_done, notebook_hash
@@ -97,7 +97,7 @@ class Results:
     """
 
     out: Path
-    notebooks: Path = field(default_factory=lambda: ROOT / "notebooks")
+    notebooks: Path = field(default_factory=lambda: (SHIPPED if SHIPPED.is_dir() else ROOT) / "notebooks")
     fresh: bool = False  # replace what earlier runs left
     artifacts: Path | None = None
     params: Params | None = None
@@ -115,6 +115,11 @@ class Results:
     def name(self) -> str:
         """What messages call this folder."""
         return self.out.name
+
+    @property
+    def folder(self) -> Path:
+        """The folder that notebooks run in, where relative paths in their parameters start."""
+        return ROOT if self.notebooks.parent == SHIPPED else self.notebooks.parent
 
     @property
     def done(self) -> bool:
@@ -166,7 +171,7 @@ class Results:
 
     def _from_clone(self, path: Path) -> str:
         """Return a path relative to the clone, so that no rendered notebook shows where the clone is."""
-        return os.path.relpath(path.resolve(), self.notebooks.parent.resolve())
+        return os.path.relpath(path.resolve(), self.folder.resolve())
 
     def _about(self) -> dict[str, Any]:
         """Return what the manifest says of this folder alone."""
@@ -282,7 +287,7 @@ class Results:
     def _execute(self, job: Job, progress: Callable[[float], None]) -> None:
         hashes = self._hashes(job)  # of a comparison: the runs as they are now
         job.target.parent.mkdir(parents=True, exist_ok=True)
-        clone = self.notebooks.parent
+        clone = self.folder
         notebook = notebooks.execute(job.source, job.partial, job.parameters, clone, hashes, progress)
         notebooks.finish(notebook, job.partial, hashes | {"complete": True})
         job.partial.replace(job.target)
@@ -438,7 +443,7 @@ class Pipeline:
     name: str | None = None
     recompute: bool = False
     seeds: Sequence[int] = ()
-    notebooks: Path = field(default_factory=lambda: ROOT / "notebooks")
+    notebooks: Path = field(default_factory=lambda: (SHIPPED if SHIPPED.is_dir() else ROOT) / "notebooks")
     runs: dict[str, Params] = field(init=False)
     # Those of the runs, then of their further seeds, and then the comparison.
     results: list[Results] = field(init=False, default_factory=list)

@@ -187,6 +187,7 @@ COMPUTING = {
     "sampling.max_new_tokens": 70,
     "student.temperature": 0.9,
     "reward_models.threshold": 0.4,
+    "sampling.vllm.batch_invariant": True,
     "task.difficulty": "hard",
     "task.test_questions": 5,
 }
@@ -210,6 +211,14 @@ def test_a_parameter_that_computes_nothing_gives_the_same_run(name):
     changed = load_params(TINY, {name: NOT_COMPUTING[name]})
     assert changed != load_params(TINY)
     assert changed.digest() == load_params(TINY).digest()
+
+
+def test_a_parameter_that_was_added_later_enters_no_key_at_its_default():
+    params = load_params(TINY)
+    assert params.sampling.vllm.computing() == {}
+    assert params.model_dump()["sampling"]["vllm"]["batch_invariant"] is False  # what the manifest says
+    changed = load_params(TINY, {"sampling.vllm.batch_invariant": True})
+    assert changed.sampling.vllm.computing() == {"batch_invariant": True}
 
 
 # Of runs on generated questions, on SVAMP and with vLLM, and of a comparison: whose hash an edit changes.

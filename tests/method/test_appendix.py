@@ -183,7 +183,7 @@ def test_processbench_scores_reward_models_with_the_runs_threshold(run, tmp_path
     (tmp_path / "data" / "processbench" / "gsm8k.json").write_text(json.dumps(rows))
 
     def told(run, model, name, samples, split, made_from):
-        """The ORM finds no error, the balanced ORM the error and one too many, the SORM only the error."""
+        """Let the ORM find no error, the balanced ORM the error and one too many, the SORM only the error."""
         kind = name.removesuffix("-processbench")
         low = {"orm": [], "balanced_orm": [("a", 2), ("b", 3)], "sorm": [("a", 2)]}[kind]
         rows = [
@@ -200,7 +200,7 @@ def test_processbench_scores_reward_models_with_the_runs_threshold(run, tmp_path
 
 
 def test_processbench_is_not_for_generated_problems(lab):
-    with pytest.raises(ParamsError, match="task.name = 'arithmetic'"):
+    with pytest.raises(ParamsError, match=r"task\.name = 'arithmetic'"):
         g_label_quality.processbench(lab)
 
 

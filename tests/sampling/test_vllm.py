@@ -158,6 +158,23 @@ def test_a_completion_is_the_same_whatever_is_asked_beside_it(run):
 
 
 @engine
+@pytest.mark.parametrize("invariant", [True, False])
+def test_the_engine_is_told_whether_to_be_batch_invariant(tmp_path, monkeypatch, invariant):
+    """Check the run's parameter, and not the shell's variable, decides."""
+    monkeypatch.setenv("VLLM_BATCH_INVARIANT", str(int(not invariant)))
+    told: dict[str, str] = {}
+
+    def stop(**_):
+        told.update(os.environ)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("vllm.EngineArgs", stop)
+    with pytest.raises(KeyboardInterrupt):
+        sample(open_vllm(tmp_path, sampling__vllm__batch_invariant=invariant), GREEDY[:1])
+    assert told["VLLM_BATCH_INVARIANT"] == str(int(invariant))
+
+
+@engine
 @slow
 def test_a_prompt_that_leaves_no_room_is_reported_in_one_line(run):
     room = 384 - len(PROMPTS[0])

@@ -30,6 +30,7 @@ from glore_lib.reporting import source
 from glore_lib.reporting.results import TABLE_METRICS
 from glore_lib.run import Run
 from glore_lib.workflow.check import check
+from glore_lib.workflow.notebooks import finish
 from glore_lib.workflow.pipeline import APPENDIX, FIGURES, ROOT, STAGES, Pipeline, render
 from tiny import Scripted, solver
 
@@ -333,3 +334,30 @@ def test_all_notebooks_run_and_a_second_run_finds_all_done(tmp_path: Path):
     assert {path.name: path.read_bytes() for path in (tmp_path / "again" / "mini" / "tables").iterdir()} == {
         path.name: content for path, content in tables.items()
     }
+
+
+@pytest.mark.parametrize("count", [0, 3, 7])
+def test_a_rendered_notebook_begins_with_its_foremost_findings(tmp_path, count):
+    """As sentences in text, each whole though it is printed in several lines."""
+    new, output = nbformat.v4, nbformat.v4.new_output
+    printed = "".join(f"- Finding {i}: 50 %\n  [40, 60].\n" for i in range(count)) + "\nSurprises:\n- Finding 1.\n"
+    told = new.new_code_cell(
+        "tell()", outputs=[output("stream", text=printed), output("stream", name="stderr", text="w")]
+    )
+    cells = [new.new_markdown_cell("# Title"), new.new_markdown_cell("## Findings"), told]
+    notebook = new.new_notebook(cells=cells, metadata={"papermill": {}})
+    finish(notebook, tmp_path / "made.ipynb", {})
+    title, *inserted, heading, code = nbformat.read(tmp_path / "made.ipynb", as_version=4).cells
+    assert (title.source, heading.source, code.source) == ("# Title", "## Findings", "tell()")
+    lines = [line for cell in inserted for line in cell.source.splitlines()]
+    assert [line for line in lines if line.startswith("- ")] == [
+        f"- Finding {i}: 50 % [40, 60]." for i in range(min(count, 5))
+    ]
+    assert (
+        lines[:1]
+        == {
+            0: [],
+            3: ["**Findings** (also [at the end](#Findings))"],
+            7: ["**Findings** (more [at the end](#Findings))"],
+        }[count]
+    )
