@@ -19,7 +19,7 @@ def test_a_function_is_shown_under_its_path_and_name():
     assert (heading, empty, fence, last) == ("`glore_lib/method/step_labels.py` · `orm_labels`", "", "```python", "```")
     assert first.startswith("def orm_labels(")
     code = shown.partition("```python\n")[2].removesuffix("\n```")
-    assert code in (source.ROOT / "glore_lib/method/step_labels.py").read_text(encoding="utf-8")
+    assert code in (source.PACKAGE / "method" / "step_labels.py").read_text(encoding="utf-8")
 
 
 def test_decorators_and_docstrings_are_kept_and_methods_dedented():

@@ -11,7 +11,12 @@ from glore_lib.reporting import tables
 
 
 def test_every_parameter_has_a_row_under_the_name_that_set_takes():
-    params = load_params(TINY, {"student.training.learning_rate": 0.25, "finetuning.lora_targets": ["q"] * 40})
+    changes = {
+        "student.training.learning_rate": 0.25,
+        "finetuning.method": "lora",
+        "finetuning.lora_targets": ["q"] * 40,
+    }
+    params = load_params(TINY, changes)
     shown = tables.parameters(SimpleNamespace(params=params), "finetuning", "student", "reward_models")["value"]
     assert shown["student.training.learning_rate"] == "0.25"
     assert shown["student.sft.max_steps"] == "1"
