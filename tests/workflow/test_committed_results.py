@@ -36,7 +36,7 @@ def _name(path: Path) -> str:
 
 def test_there_are_runs_and_comparisons_and_no_other_folder():
     assert RUNS and COMPARISONS
-    assert {path for path in (ROOT / "results").iterdir() if path.is_dir()} == set(FOLDERS)
+    assert {path for path in (ROOT / "results").iterdir() if path.is_dir()} == {*FOLDERS, ROOT / "results" / "packed"}
 
 
 @pytest.mark.parametrize("folder", RESULTS, ids=_name)
@@ -148,7 +148,7 @@ def test_the_report_is_that_of_the_results_beside_it(folder: Path):
 @pytest.mark.parametrize("path", [ROOT / "README.md", ROOT / "results" / "README.md"], ids=_name)
 def test_pages_quote_what_was_computed(path: Path):
     page = path.read_text()
-    made = tables(page, ROOT / "results" / "mini")
+    made = tables(page, ROOT / "results" / "all")
     assert set(made) == set(re.findall(r"<!-- (\w+) -->", page))
     for name, table in made.items():
         assert quoted(page, name) == table

@@ -1,11 +1,13 @@
 """A run that is computed on one machine and read on another, which has neither its models nor its base model."""
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
 
 import nbformat
+import papermill
 import pytest
 import yaml
 from test_notebooks import REDUCED
@@ -17,6 +19,7 @@ from glore_lib.method.schedule import pool_size
 from glore_lib.models.sources import MINI_BASE
 from glore_lib.params import ROOT, load_params
 from glore_lib.workflow import compute, dataset, runs
+from glore_lib.workflow.notebooks import Kernel
 
 PARAMS = ROOT / "params" / "mini-hard.yaml"
 
@@ -151,3 +154,31 @@ def test_the_data_set_is_what_load_dataset_reads(travelled, tmp_path, monkeypatc
     (t.here / "x").mkdir(exist_ok=True)
     shown = glore("pack", PARAMS, *t.given, "--artifacts", t.here / "x", "--dataset", "--out", tmp_path / "none")
     assert shown.exit_code == 2 and not (tmp_path / "none").exists()
+
+
+PACKED = ROOT / "results" / "packed"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("run", ["mini-hard", "qwen-coder-svamp"])
+def test_a_committed_archive_has_what_every_committed_number_is_computed_from(run, tmp_path):
+    params = load_params(ROOT / "params" / f"{run}.yaml")
+    if params.task.name != "arithmetic" and not os.environ.get("GLORE_DATA_DIR"):
+        pytest.skip(f"GLORE_DATA_DIR is not set: {params.task.name} is not read from the hub in a test")
+    assert glore("unpack", PACKED / f"{run}.tar.gz", "--artifacts", tmp_path).exit_code == 0
+    shown = glore("check", ROOT / "results" / run, "--artifacts", tmp_path)
+    assert shown.exit_code == 0 and re.search(r"all [\d,]+ numbers agree", shown.stdout), shown.output
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("notebook", ["03_sorm", "explorer"])
+def test_a_notebook_opens_on_the_committed_archive_and_computes_nothing(notebook, tmp_path):
+    artifacts, made = tmp_path / "artifacts", tmp_path / "made.ipynb"
+    assert glore("unpack", PACKED / "mini-hard.tar.gz", "--artifacts", artifacts).exit_code == 0
+    before = {path.name for path in artifacts.glob("*-*")}
+    papermill.execute_notebook(
+        ROOT / "notebooks" / f"{notebook}.ipynb", made, {"artifacts": str(artifacts)}, cwd=tmp_path,
+        kernel_name="python3", language="python", kernel_manager_class=Kernel, progress_bar=False,
+    )  # fmt: skip
+    assert {path.name for path in artifacts.glob("*-*")} == before
+    assert all(cell.outputs for cell in nbformat.read(made, as_version=4).cells[-1:] if cell.cell_type == "code")
