@@ -78,12 +78,20 @@ class Opened:
     complaints: list[str]
 
 
+@pytest.fixture(scope="module")
+def report_text() -> str:
+    """Make the report of the comparison of all runs, once, since that takes twenty seconds."""
+    return report_page(ROOT / "results" / "all")
+
+
 @pytest.fixture(params=[(WIDE, "light"), (PHONE, "light"), (PHONE, "dark")], ids=["wide", "phone", "phone-dark"])
-def report(browser: Browser, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opened]:
-    """Open the report of results/mini as a file without any other beside it."""
+def report(
+    browser: Browser, request: pytest.FixtureRequest, report_text: str, tmp_path: Path
+) -> Iterator[Opened]:  # fmt: skip
+    """Open the report as a file without any other beside it."""
     window, scheme = request.param
     path = tmp_path / "report.html"
-    path.write_text(report_page(ROOT / "results" / "mini"), encoding="utf-8")
+    path.write_text(report_text, encoding="utf-8")
     context = browser.new_context(viewport=window, color_scheme=scheme)
     page = context.new_page()
     page.set_default_timeout(1000 * PATIENCE)
@@ -108,7 +116,7 @@ def unfold(page: Page) -> None:
 def test_the_report_shows_all_figures_needs_nothing_else_and_fits_the_window(report, shoot, request):
     page = report.page
     sizes = page.evaluate("Array.from(document.images, image => image.complete * image.naturalWidth)")
-    assert len(sizes) >= len(list((ROOT / "results" / "mini" / "figures").glob("*.svg"))) > 0
+    assert len(sizes) >= len(list((ROOT / "results" / "all" / "figures").glob("*.svg"))) > 0
     assert all(size > 100 for size in sizes)
     assert overflow(page) == 0
     name = f"report-{request.node.callspec.id}"
@@ -130,7 +138,7 @@ def test_the_report_is_read_by_keyboard_and_in_the_dark(report):
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.textContent") == "To the contents"
     page.keyboard.press("Enter")
-    assert page.url.endswith("#main")
+    page.wait_for_url("**#main")
     unfold(page)
     boxes = page.locator(".scroll")
     cut = [i for i in range(boxes.count()) if boxes.nth(i).evaluate("box => box.scrollWidth > box.clientWidth")]
