@@ -14,13 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import ipywidgets as widgets
+import pandas as pd
 import torch
 
 from glore_lib.artifacts.manifest import stage_record, stage_record_path
+from glore_lib.artifacts.records import left_out
 from glore_lib.cost.plan import plan
 from glore_lib.method.refinement import marked_step
 from glore_lib.method.replication import Replication
-from glore_lib.method.reward_models import SCORED, labelled_solution
+from glore_lib.method.reward_models import SCORED, answer_scores, labelled_solution
 from glore_lib.models.loading import device
 from glore_lib.models.prefix_tree import collate, pack
 from glore_lib.models.reward_head import RewardModel, load_reward_model
@@ -70,6 +72,13 @@ class Explorer:
         dtype, base = self.run.params.base_model.dtype, self.run.base
         return {kind: load_reward_model(folder, dtype, base).eval() for kind, folder in models.items()}
 
+    @cached_property
+    def _stored_scores(self) -> dict[str, pd.Series]:
+        """The ORM's stored scores of the answers that are reranked, by kind and ``sample_id``."""
+        candidates = self.outcomes.evaluated.candidates
+        names = {"draft": "draft", "global": "global", "local": "local+sorm"}
+        return {kind: answer_scores(candidates[name][1].read()) for name, kind in names.items()}
+
     def drafts(self, show: str, search: str = "") -> list[tuple[str, str]]:
         """Return (title, id) of the drafts that ``show`` (of ``DRAFT_FILTERS``) selects, in their order.
 
@@ -88,9 +97,12 @@ class Explorer:
         """Return a stored draft; its local refinement is a new one if the threshold moves the first error."""
         shown = example(self.outcomes, sample_id, ["exact", "right", *LOCATORS], [], threshold)
         draft = shown.answers[0].text
+        texts = {"draft": draft}
         for kind in REFINED:
             made: Any = self.outcomes.refinements(kind).loc[sample_id]
-            self._written.setdefault((shown.question, draft, int(made["first_error"])), made["text"])
+            texts[kind] = self._written.setdefault((shown.question, draft, int(made["first_error"])), made["text"])
+        for kind, scores in self._stored_scores.items():
+            self._scored.setdefault((shown.question, texts[kind]), float(scores.get(sample_id, 0.0)))
         return self._with_refinements(shown)
 
     def own(self, question: str, draft: str, threshold: float) -> Example:
@@ -153,13 +165,18 @@ class Explorer:
         known, errors = self._known.get(shown.question), [shown.first_error(locator) for locator in LOCATORS]
         texts = self.refine(shown.question, draft.text, [*errors, 1])
         made = [draft, *(self._answer(kind, text, known) for kind, text in zip(REFINED, texts, strict=True))]
-        scores = {answer.name: self._answer_score(shown.question, answer.text) for answer in made}
-        pick = max(RERANKED, key=lambda name: scores[name])
+        scores = {a.name: self._answer_score(shown.question, a.text, a.name in RERANKED) for a in made}
+        pick = max(RERANKED, key=lambda name: scores[name] or 0.0)
         return replace(shown, answers=[replace(a, score=scores[a.name], is_picked=a.name == pick) for a in made])
 
-    def _answer_score(self, question: str, text: str) -> float:
-        """Return the ORM's score of a whole answer, 0 if it has no step."""
+    def _answer_score(self, question: str, text: str, is_reranked: bool = True) -> float | None:
+        """Return the ORM's score of a whole answer, 0 if it has no step.
+
+        None if it is not reranked and the weights were left out of an archive.
+        """
         if (question, text) not in self._scored:
+            if not is_reranked and left_out(self.lab.reward_models["orm"].folder):
+                return None
             steps = self.score(question, text, ["orm"])["orm"] if split_steps(text) else [0.0]
             self._scored[question, text] = steps[-1]
         return self._scored[question, text]
@@ -272,7 +289,10 @@ class Panel(widgets.VBox):
         if self.draft.value is None:
             self.stored.value = "<p>There is no draft of this kind.</p>"
             return
-        self.stored.value = to_html(self.explorer.stored(self.draft.value, self.threshold.value))
+        try:
+            self.stored.value = to_html(self.explorer.stored(self.draft.value, self.threshold.value))
+        except ParamsError as error:  # another threshold needs the refiner, whose weights may be elsewhere
+            self.stored.value = f"<p><b>{escape(str(error))}</b></p>"
 
     def _copy(self) -> None:
         """Fill the two fields with the draft on display, the only thing that overwrites them."""

@@ -79,7 +79,7 @@ def test_the_orm_picks_as_in_the_evaluation(opened):
 def test_ties_go_to_the_draft_then_to_the_global_refinement(opened, monkeypatch):
     shown = opened.stored(opened.outcomes.drafts.index[0], opened.threshold)
     scores = dict.fromkeys(("draft", "global", "local+sorm"), 0.5) | {"local+orm": 0.9}
-    monkeypatch.setattr(opened, "_answer_score", lambda _, text: scores[text])
+    monkeypatch.setattr(opened, "_answer_score", lambda _, text, __: scores[text])
     monkeypatch.setattr(opened, "refine", lambda *_: ["", "", ""])
     monkeypatch.setattr(opened, "_answer", lambda name, text, _: Answer(name, name, "", None))
     draft = replace(shown.answers[0], text="draft")
