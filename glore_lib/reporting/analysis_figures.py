@@ -258,7 +258,7 @@ def cost(rows: pd.DataFrame) -> Figure:
             axes.text(
                 0.01, y, text, transform=axes.get_yaxis_transform(), va="center", style="italic", color=style.FAINT
             )
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 3) if len(tasks) < 3 else (1,)))
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.tick_params(labelbottom=True)

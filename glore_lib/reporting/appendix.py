@@ -16,6 +16,7 @@ from glore_lib.reporting.style import METHOD_LABELS
 from glore_lib.reporting.tables import wide
 
 JUDGES = {"exact": "exact labels", "human": "human labels"}
+CONSTANT = ("first", "most_frequent")  # places that are named without reading the solution
 
 
 def sweep_table(numbers: pd.DataFrame, metric: str) -> pd.DataFrame:
@@ -58,9 +59,6 @@ def _name(method: str) -> str:
         return METHOD_LABELS[method]
     first, joint, second = next(method.partition(way) for way in ("_then_", "+") if way in method)
     return f"{_name(first)}{', then ' if joint == '_then_' else ' ∪ '}{_name(second)}"
-
-
-CONSTANT = ("first", "most_frequent")  # places that are named without reading the solution
 
 
 def found_label_quality(numbers: pd.DataFrame) -> list[str]:

@@ -75,9 +75,8 @@ class Explorer:
     @cached_property
     def _stored_scores(self) -> dict[str, pd.Series]:
         """The ORM's stored scores of the answers that are reranked, by kind and ``sample_id``."""
-        candidates = self.outcomes.evaluated.candidates
-        names = {"draft": "draft", "global": "global", "local": "local+sorm"}
-        return {kind: answer_scores(candidates[name][1].read()) for name, kind in names.items()}
+        candidates = self.outcomes.evaluated.candidates.values()
+        return {kind: answer_scores(scores.read()) for kind, (_, scores) in zip(RERANKED, candidates, strict=True)}
 
     def drafts(self, show: str, search: str = "") -> list[tuple[str, str]]:
         """Return (title, id) of the drafts that ``show`` (of ``DRAFT_FILTERS``) selects, in their order.

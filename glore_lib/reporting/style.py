@@ -35,7 +35,7 @@ INK, FAINT = "#222222", "#707070"
 DASHED, DOTTED = (0, (5, 2)), (0, (1, 1.2))
 LABEL_DISTANCE = 0.19  # inches between the names of two curves
 WHISKER: dict[str, Any] = {"fmt": "none", "elinewidth": 1.1}  # of every interval
-WIDEST = 12.0  # inches of a figure: text of 9.5 points is then still read on a page 900 pixels wide
+WIDEST = 11.7  # inches of a figure on a screen
 STYLE = ASSETS / "glore.mplstyle"
 
 

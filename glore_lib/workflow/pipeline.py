@@ -88,6 +88,11 @@ class Job:
 Progress = Callable[[Job, float], None]  # called with a job and its share that is done, 1.0 once it is rendered
 
 
+def _notebooks() -> Path:
+    """Return the folder of the notebooks: the clone's, or that of an installed package."""
+    return (SHIPPED if SHIPPED.is_dir() else ROOT) / "notebooks"
+
+
 @dataclass
 class Results:
     """A results folder: its notebooks to render, and its manifest.
@@ -97,7 +102,7 @@ class Results:
     """
 
     out: Path
-    notebooks: Path = field(default_factory=lambda: (SHIPPED if SHIPPED.is_dir() else ROOT) / "notebooks")
+    notebooks: Path = field(default_factory=_notebooks)
     fresh: bool = False  # replace what earlier runs left
     artifacts: Path | None = None
     params: Params | None = None
@@ -287,8 +292,7 @@ class Results:
     def _execute(self, job: Job, progress: Callable[[float], None]) -> None:
         hashes = self._hashes(job)  # of a comparison: the runs as they are now
         job.target.parent.mkdir(parents=True, exist_ok=True)
-        clone = self.folder
-        notebook = notebooks.execute(job.source, job.partial, job.parameters, clone, hashes, progress)
+        notebook = notebooks.execute(job.source, job.partial, job.parameters, self.folder, hashes, progress)
         notebooks.finish(notebook, job.partial, hashes | {"complete": True})
         job.partial.replace(job.target)
 
@@ -443,7 +447,7 @@ class Pipeline:
     name: str | None = None
     recompute: bool = False
     seeds: Sequence[int] = ()
-    notebooks: Path = field(default_factory=lambda: (SHIPPED if SHIPPED.is_dir() else ROOT) / "notebooks")
+    notebooks: Path = field(default_factory=_notebooks)
     runs: dict[str, Params] = field(init=False)
     # Those of the runs, then of their further seeds, and then the comparison.
     results: list[Results] = field(init=False, default_factory=list)

@@ -164,7 +164,7 @@ def test_constant_locators_by_hand():
 
 @pytest.mark.parametrize("run", ["llama2_base"], indirect=True)
 def test_processbench_scores_reward_models_with_the_runs_threshold(run, tmp_path, monkeypatch):
-    """Check a right solution and one with an error in its second step, by scores that are told."""
+    """Check the F1 on one correct and one incorrect solution with given scores."""
     monkeypatch.setenv("GLORE_DATA_DIR", str(tmp_path / "data"))
     write_gsm8k(tmp_path / "data")
     run = open_tiny(
