@@ -1,8 +1,8 @@
 """Compare the training of a reward model with TRL's PRMTrainer: `python benchmarks/reward_training.py`.
 
-It needs TRL (`pip install --no-deps trl==1.12.0`). The data are an SFT student's solutions to generated questions, with
-exact labels of every step. Every method starts from the same base model and takes the same number of steps at the same
-learning rate, with the same solutions per step and the same tokens:
+The data are an SFT student's solutions to generated questions, with exact labels of every step. Every method starts
+from the same base model and takes the same number of steps at the same learning rate, with the same solutions per step
+and the same tokens:
 
 - TRL: PRMTrainer with a token classifier of two classes, a row per solution;
 - ours, a row per solution;

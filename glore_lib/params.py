@@ -284,6 +284,39 @@ class Refiner(Section):
     no_error_found: Literal["keep_draft", "last_step"] = "keep_draft"
 
 
+Reward = Literal["answer", "orm", "improvement", "steps"]
+
+
+class RoundTraining(Training):
+    """The fine-tuning of a refiner on its own refinements; see :class:`Training`."""
+
+    epochs: Count = 2
+    max_steps: Count = 150
+    learning_rate: Rate = 5e-4
+
+
+class RefinerRL(Section):
+    """Further training of the refiner on its own refinements, by expert iteration and by GRPO (paper, appendix C).
+
+    GRPO takes as many passes over drafts as expert iteration made rounds, so that both sample equally much.
+    """
+
+    draft_samples: Count = 2  # of the student per training question; the wrong ones are drafts
+    drafts: Count = 120  # per round, at most
+    # Refinements of a draft at each place of [BAD], sampled together: a group in GRPO.
+    samples_per_draft: Annotated[int, Field(gt=1)] = 4
+    temperature: Temperature = 1.0
+    rounds: Count = 2  # at most
+    own_drafts: bool = True  # half of a round's drafts are wrong refinements of the round before, if there are enough
+    training: RoundTraining = RoundTraining()  # of each round, from where refiner.start says
+    # One GRPO training for each: whether the final answer is right; the ORM's score of the refinement; what that is
+    # above the draft's score, at least 0; the SORM's score of each step.
+    rewards: Annotated[list[Reward], Field(min_length=1)] = ["answer", "orm", "improvement", "steps"]
+    groups_per_step: Count = 16  # of GRPO, per optimiser step
+    learning_rate: Rate = 3e-4
+    kl_weight: Annotated[float, Field(ge=0)] = 0.04  # of the KL divergence from the supervised refiner
+
+
 class Evaluation(Section):
     """Samples of the evaluation (paper, section 4.2 and Figure 4)."""
 
@@ -304,6 +337,7 @@ class Params(Section):
     student: Student
     reward_models: RewardModels
     refiner: Refiner
+    refiner_rl: Annotated[RefinerRL, Field(**IF_CHANGED)] = RefinerRL()
     evaluation: Evaluation
 
     @model_validator(mode="after")
@@ -594,7 +628,9 @@ def _expected(field: FieldInfo) -> str:
     if get_origin(annotation) is Literal:
         return f"must be one of {', '.join(map(str, get_args(annotation)))}"
     if get_origin(annotation) is list:
-        return "must be a list of texts, not empty"
+        (item,) = get_args(annotation)
+        what = f"some of {', '.join(get_args(item))}" if get_origin(item) is Literal else "texts"
+        return f"must be a list of {what}, not empty"
     bounds = {name: m for m in field.metadata for name in ("gt", "ge", "lt", "le", "pattern") if hasattr(m, name)}
     bounds = {name: getattr(m, name) for name, m in bounds.items() if getattr(m, name) is not None}
     if annotation is str and "pattern" in bounds:
