@@ -102,7 +102,7 @@ Start = Annotated[str | None, typer.Option(
     "--from", metavar="STAGE", help="Execute again from this stage on, such as 03.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Replace the results of these runs; artifacts are kept.")]
 Appendix = Annotated[bool, typer.Option(
-    "--appendix", help="Add the appendix: human labels, value-based refinement, ablations.")]
+    "--appendix", help="Add the appendix: human labels, value-based refinement, refiner by RL, ablations.")]
 Seeds = Annotated[str | None, typer.Option(
     metavar="LIST", help="Seeds of each run, such as 0-4 or 0,2,5; by default the one in its params file.",
     show_default=False)]
@@ -343,7 +343,10 @@ def plan(
     params: ParamsFiles, settings: Settings, seeds: Seeds = None, hardware: Hardware = "cpu",
     accuracy: Accuracy = 0.6,
 ) -> None:  # fmt: skip
-    """Show what a run will take, by stage and without the appendix, and what that is estimated from."""
+    """Show what a run will take, by stage, and what that is estimated from.
+
+    Of the appendix, only the further training of the refiner is planned, for one seed, where the file sets refiner_rl.
+    """
     from glore_lib.artifacts.manifest import duration
     from glore_lib.cost.plan import plan
 

@@ -44,6 +44,10 @@ SCHEMAS: dict[str, dict[str, str]] = {
         "question_id": "str", "sample_id": "str", "kind": "str", "first_error": "int64", "text": "str",
         "final_answer": "str", "is_correct": "bool",
     },
+    "attempts": {
+        "question_id": "str", "kind": "str", "draft": "str", "first_error": "int64", "text": "str",
+        "is_correct": "bool",
+    },
     "outcomes": {
         "method": "str", "metric": "str", "part": "int64", "question_id": "str", "hits": "float64", "counts": "float64",
     },

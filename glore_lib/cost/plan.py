@@ -139,7 +139,8 @@ def plan(p: Params, accuracy: float = 0.6, hardware: str = "cpu") -> Plan:
     if hardware not in HARDWARE:
         raise ParamsError(f"--hardware {hardware}: must be one of {', '.join(HARDWARE)}")
     planner = _Planner(p, accuracy, HARDWARE[hardware])
-    for stage in (planner.students, planner.orm, planner.sorm, planner.refiner, planner.evaluation):
+    stages = [planner.students, planner.orm, planner.sorm, planner.refiner, planner.evaluation]
+    for stage in stages + ([planner.refiner_rl] if "refiner_rl" in p.model_fields_set else []):
         stage()
     right, wrong = planner.text.new_texts
     made = Plan(p.run, planner.work, {})
@@ -266,7 +267,8 @@ class _Planner:
         pairs = np.minimum(local, p.pairs_per_question) + np.minimum(right * wrong, p.pairs_per_question)
         # Half of the further pairs of a question have a draft of their own.
         alone, more = lengths.refine + lengths.solution + 1, lengths.solution + (lengths.refine - lengths.prompt) / 2
-        self._train_together("refiner", pairs, alone, more, p.pairs_per_row, p.training)
+        self.pairs = pairs, alone, more
+        self._train_together("refiner", *self.pairs, p.pairs_per_row, p.training)
         self._refine("validation")
 
     def evaluation(self) -> None:
@@ -280,6 +282,40 @@ class _Planner:
             self._sample("figure 4", "test", p.rerank_samples)
             self._sample("greedy of sft", "test")
             self._score("test", *self._texts(self._counts("test", p.rerank_samples)), times=len(KINDS))
+
+    def refiner_rl(self) -> None:
+        """Add appendix C with one seed, if every round is made."""
+        p, lengths = self.p.refiner_rl, self.lengths["train"]
+        self.stage = "appendix/c_refiner_rl"
+        self._sample("drafts", "train", p.draft_samples)
+        right, wrong = self._texts(self._counts("train", p.draft_samples))
+        self._score("train", right * 0, wrong)
+        chosen = wrong * min(1, p.drafts / max(wrong.sum(), 1))
+        # A draft is marked at its start, and at a first error that is later.
+        places = chosen * (1 + self._right_start("train")[:, 0])
+        completions = places * p.samples_per_draft
+        for i in range(1, p.rounds + 1):
+            self._generate(f"refinements, round {i}", completions, lengths.wrong, lengths.refine)
+            self._train_together(f"refiner, round {i}", *self.pairs, self.p.refiner.pairs_per_row, p.training)
+            self._refinements("validation", 2)
+        # GRPO reads each completion with its prompt, once more for the KL divergence.
+        each = params.Training(epochs=1, max_steps=10**9, learning_rate=1.0)
+        for reward in p.rewards:
+            self._generate(f"grpo {reward}", completions * p.rounds, lengths.wrong, lengths.refine)
+            self._train(f"grpo {reward}", completions * p.rounds, lengths.refine + lengths.wrong, each)
+            again = (completions * (lengths.refine + lengths.wrong)).sum() * p.rounds * (1 + (reward != "answer"))
+            self._add(f"grpo {reward}", read=again, seconds=again * 2 * self.size.body / self._flops("reading"))
+        for _ in range(3 + len(p.rewards)):
+            self._refinements("test", 3)
+            self._score("test", *self._greedy("test"))
+
+    def _refinements(self, split: str, kinds: int) -> None:
+        """Refine a split's greedy drafts in some ways, as if each kind wrote every draft again."""
+        right, wrong = self._greedy(split)
+        for _ in range(kinds):
+            self._generate(
+                f"refinements ({split})", right + wrong, self.lengths[split].solution, self.lengths[split].refine
+            )
 
     def _reward_samples(self) -> Pair:
         n = self.p.reward_models.samples_per_question

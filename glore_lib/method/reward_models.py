@@ -1,6 +1,6 @@
 """ORM, balanced ORM and SORM: training, scoring steps, scoring answers (paper, section 4.1, steps 1 and 2)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -160,6 +160,26 @@ def score_steps(
 
     rows = int(pd.util.hash_pandas_object(samples[["sample_id", "text"]], index=False).sum())
     return run.frame(f"scores-{method}", "step_scores", make, {"rows": rows, "split": split}, [reward_model, source])
+
+
+def scores_of(run: Run, model: RewardModel, answers: Sequence[tuple[Question, str]]) -> list[list[float]]:
+    """Score every step of some answers (question, text) with a loaded reward model, as :func:`score_steps` does."""
+    steps: dict[Question, dict[str, int]] = {}
+    for question, text in answers:
+        steps.setdefault(question, {})[text] = len(split_steps(text))
+    solutions = [
+        [
+            labelled_solution(run, question, text, dict.fromkeys(range(1, n + 1), 1))
+            for text, n in of_question.items()
+            if n
+        ]
+        for question, of_question in steps.items()
+    ]
+    rows = run.packed(solutions, len(answers))
+    with torch.autocast(device().type, torch.bfloat16, enabled=run.params.finetuning.mixed_precision):
+        scored = iter(_score(model, rows, run.tokenizer.pad_token_id))
+    found = {(q, text): [next(scored) for _ in range(n)] for q, texts in steps.items() for text, n in texts.items()}
+    return [found[answer] for answer in answers]
 
 
 @torch.inference_mode()

@@ -18,6 +18,12 @@ from glore_lib.reporting.tables import wide
 JUDGES = {"exact": "exact labels", "human": "human labels"}
 CONSTANT = ("first", "most_frequent")  # places that are named without reading the solution
 
+REWARDS = {
+    "answer": "Reward: final answer", "orm": "Reward: ORM's score", "improvement": "Reward: ORM's gain on the draft",
+    "steps": "Reward: SORM's scores of steps",
+}  # fmt: skip
+METRICS_OF_C = {"fixed_union": "wrong drafts fixed", "broken_global": "correct drafts broken"}
+
 
 def sweep_table(numbers: pd.DataFrame, metric: str) -> pd.DataFrame:
     """Return ``metric@x`` to read: a row per method, a column per x."""
@@ -158,3 +164,33 @@ def found_refinement(
     pairs = [*((f"local+{locator}_tuned", f"local+{locator}") for locator in ts), *TWICE.items()]
     doubted = f"The ORM rejects {picked.share('orm', 'drafts_doubted')} of the drafts."
     return [*_pairs(picked, "accuracy", CHOICE_PAIRS), doubted, *_pairs(values, "fixed_fraction", pairs), *tuned]
+
+
+def found_refiner_rl(numbers: pd.DataFrame, curves: pd.DataFrame) -> list[str]:
+    """Return the findings on training the refiner further, one sentence each."""
+    values, compared = Values(numbers), [m.split("-") for m in numbers["method"].unique() if "-" in m]
+    lines = {
+        metric: [
+            f"{_name(a)} − {_name(b)}, {words}: {values.share(a, metric)} and {values.share(b, metric)}: "
+            f"{values.difference(a, b, metric)}."
+            for a, b in compared
+        ]
+        for metric, words in METRICS_OF_C.items()
+    }
+    rewards = [reward for reward in REWARDS if curves["metric"].str.startswith(f"{reward}@").any()]
+    return lines["fixed_union"] + [_exploited(curves, reward) for reward in rewards] + lines["broken_global"]
+
+
+def _exploited(curves: pd.DataFrame, reward: str) -> str:
+    """Return how reward and accuracy of the sampled refinements changed from the first to the last part of GRPO."""
+    changes = []
+    for measure, words in {
+        "reward": "reward",
+        "correct": "correct refinements",
+        "correct_steps": "correct steps",
+    }.items():
+        of_measure = curves[(curves["method"] == f"sampled_{measure}") & curves["metric"].str.startswith(f"{reward}@")]
+        if len(of_measure):
+            first, last = (100 * of_measure["value"].iloc[i] for i in (0, -1))
+            changes.append(f"{words} {first:.1f} to {last:.1f}")
+    return f"While training, {REWARDS[reward].replace('Reward:', 'reward')}: {', '.join(changes)} %."

@@ -56,7 +56,7 @@ STAGES = {
 }  # fmt: skip
 APPENDIX = {
     "appendix/g_label_quality": 0.02, "appendix/j_value_refinement": 0.05, "appendix/ablation_labels": 0.1,
-    "appendix/ablation_refinement": 0.2, "appendix/label_noise": 0.6,
+    "appendix/ablation_refinement": 0.2, "appendix/label_noise": 0.6, "appendix/c_refiner_rl": 1.5,
 }  # fmt: skip
 SAVES_TABLES, FIGURES = "05_evaluation", "06_figures"
 OUTPUTS = (RUN_FILE, "*.csv", "tables/*", "figures/*", "appendix/*")  # what notebooks write, besides themselves

@@ -274,3 +274,20 @@ def test_what_cannot_be_planned(settings, options, parts):
     with pytest.raises(ParamsError) as error:
         planned(settings, **options)
     assert all(part in str(error.value) for part in parts)
+
+
+def test_the_further_training_of_the_refiner_is_planned_where_a_file_sets_it():
+    """GRPO samples as much as all rounds of expert iteration together, and each pass reads it once per reward."""
+    assert "appendix/c_refiner_rl" not in [row.stage for row in planned().stages]
+    rewards = ["answer", "orm"]
+    given = {"refiner_rl.rounds": 3, "refiner_rl.drafts": 10, "refiner_rl.rewards": rewards}
+    made = planned(given)
+    (stage,) = [row for row in made.stages if row.stage == "appendix/c_refiner_rl"]
+    rounds = [part(made, f"refinements, round {i}").samples for i in (1, 2, 3)]
+    per_draft = load_params(HARD).refiner_rl.samples_per_draft
+    assert 10 * per_draft <= rounds[0] == rounds[1] == rounds[2] <= 20 * per_draft
+    for reward in rewards:
+        assert part(made, f"grpo {reward}").samples == pytest.approx(sum(rounds))
+    trained = [work for work in made.work if work.name.startswith("training grpo")]
+    assert len(trained) == 2 and all(work.trained > part(made, "grpo orm").generated for work in trained)
+    assert stage.samples < planned(given | {"refiner_rl.drafts": 20}).stages[-2].samples
