@@ -219,6 +219,41 @@ MUTANTS = [
         "attended[i, parent] = True",
         "tests/models/test_prefix_tree.py",
     ),
+    Mutant(
+        "improvement: not bounded at 0",
+        f"{METHOD}/appendix/c_refiner_rl.py",
+        "return max(0.0, after - before)",
+        "return after - before",
+        f"{TESTS}/test_refiner_rl.py",
+    ),
+    Mutant(
+        "own pairs: a local target may rewrite the prefix",
+        f"{METHOD}/appendix/c_refiner_rl.py",
+        "after[:-1] == before[:-1] and",
+        "",
+        f"{TESTS}/test_refiner_rl.py",
+    ),
+    Mutant(
+        "rounds of the refiner: the last is returned",
+        f"{METHOD}/appendix/c_refiner_rl.py",
+        '["fixed_validation"].fillna(0).to_numpy().argmax()',
+        '["fixed_validation"].size - 1',
+        f"{TESTS}/test_refiner_rl.py",
+    ),
+    Mutant(
+        "step rewards: a token learns from its own step alone",
+        "glore_lib/models/grpo.py",
+        "[::-1].cumsum()[::-1]",
+        "",
+        "tests/models/test_grpo.py",
+    ),
+    Mutant(
+        "GRPO: the reward's sign",
+        "glore_lib/models/grpo.py",
+        '"reward": self.written.rewards',
+        '"reward": [-reward for reward in self.written.rewards]',
+        "tests/models/test_grpo.py",
+    ),
 ]
 
 
