@@ -345,7 +345,8 @@ def plan(
 ) -> None:  # fmt: skip
     """Show what a run will take, by stage, and what that is estimated from.
 
-    Of the appendix, only the further training of the refiner is planned, for one seed, where the file sets refiner_rl.
+    Of the appendix, only the further training of the refiner is planned, for one seed, where refiner_rl has other
+    values than its defaults.
     """
     from glore_lib.artifacts.manifest import duration
     from glore_lib.cost.plan import plan

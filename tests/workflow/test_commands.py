@@ -27,7 +27,10 @@ def glore(*arguments: str | Path) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-@pytest.fixture(scope="module", params=RUNS)
+ALONE = [pytest.param(name, marks=pytest.mark.long) for name in RUNS if name != "without both"]
+
+
+@pytest.fixture(scope="module", params=[*ALONE, "without both"])
 def made(request, tiny_base, tmp_path_factory) -> tuple[Path, Path]:
     """Return the folders of results and of artifacts; results/tiny holds the run, results/all the comparison."""
     return save_results(tmp_path_factory.mktemp("made"), tiny_base, **SETTINGS | RUNS[request.param])

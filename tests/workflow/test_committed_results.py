@@ -26,6 +26,9 @@ RESULTS = FOLDERS + SEEDS
 MANIFESTS = {folder: json.loads((folder / "manifest.json").read_text()) for folder in RESULTS}
 COMPARISONS = [folder for folder in RESULTS if "runs" in MANIFESTS[folder]]
 RUNS = [folder for folder in RESULTS if folder not in COMPARISONS]
+# Drawing takes half a minute: the comparison of most runs, and the others, which show some of the same, at length.
+WIDEST = max(COMPARISONS, key=lambda folder: len(MANIFESTS[folder]["runs"]))
+DRAWN = [pytest.param(folder, marks=[] if folder == WIDEST else pytest.mark.long) for folder in COMPARISONS]
 RENDERED = [path for folder in FOLDERS for path in sorted(folder.rglob("*.ipynb")) if ".partial." not in path.name]
 TABLES_ONLY = "tables only"  # a run of an older layout: its numbers are kept, its notebooks are in an older commit
 
@@ -49,7 +52,7 @@ def test_a_folder_holds_what_its_manifest_lists_and_nothing_else(folder: Path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("folder", COMPARISONS, ids=_name)
+@pytest.mark.parametrize("folder", DRAWN, ids=_name)
 def test_tables_and_figures_are_redrawn_from_the_run_folders_byte_for_byte(folder: Path, tmp_path: Path):
     write_comparison(run_folders(folder), tmp_path)
     made, committed = ({path.relative_to(root): path for path in root.rglob("*.*")} for root in (tmp_path, folder))
@@ -140,7 +143,8 @@ def test_no_cell_of_a_table_is_cut_off(path: Path):
     assert [page[max(0, end - 80) : end] for page, end in ends] == []
 
 
-@pytest.mark.parametrize("folder", COMPARISONS, ids=_name)
+@pytest.mark.slow
+@pytest.mark.parametrize("folder", DRAWN, ids=_name)
 def test_the_report_is_that_of_the_results_beside_it(folder: Path):
     assert (folder / REPORT).read_text(encoding="utf-8") == report_page(folder)
 

@@ -54,7 +54,7 @@ def test_the_page_lists_the_parameters():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("folder", [".", "notebooks"])
+@pytest.mark.parametrize("folder", [pytest.param(".", marks=pytest.mark.long), "notebooks"])
 def test_a_notebook_runs_from_any_folder_with_paths_of_the_clone(folder, tiny_base, tmp_path):
     """The command of the page, with the tiny run, its model and artifacts in place of the mini run's."""
     command = [word.replace("params/mini-easy.yaml", str(TINY.relative_to(ROOT))) for word in RUN]

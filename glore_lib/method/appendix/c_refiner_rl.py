@@ -41,7 +41,7 @@ JUDGE = {"orm": "orm", "improvement": "orm", "steps": "sorm"}  # the reward mode
 METRICS = ("fixed_global", "fixed_local", "fixed_union", "fixed_two_global", "broken_global", "accuracy_all_drafts")
 MEASURES = ("reward", "correct", "correct_steps")  # of the refinements sampled in GRPO
 SPLIT = "train"  # whose drafts are refined
-WINDOWS = 8  # of a GRPO training, whose steps are averaged for the figure
+PARTS = 8  # of a GRPO training, whose steps are averaged for the figure
 
 
 @dataclass(frozen=True)
@@ -468,8 +468,7 @@ def costs(trainings: Sequence[Trainings]) -> pd.DataFrame:
 def curves(trainings: Sequence[Trainings]) -> pd.DataFrame:
     """Return reward, accuracy and share of correct steps of the refinements sampled in GRPO, as numbers.
 
-    Methods are the measures, metrics ``<reward>@<completions so far>``, of :data:`WINDOWS` windows of steps; means over
-    the seeds.
+    Methods are the measures; metrics are ``<reward>@<part>``, of :data:`PARTS` equal parts of the steps of each seed.
     """
     p = trainings[0].lab.run.params
     rows = []
@@ -477,12 +476,10 @@ def curves(trainings: Sequence[Trainings]) -> pd.DataFrame:
         infos = [t.grpo(reward).model.record["info"] for t in trainings]
         together = infos[0]["completions"] // infos[0]["steps"]
         steps = pd.concat([pd.DataFrame(info["log"]).assign(last=info["steps"]) for info in infos])
-        windows = steps.groupby(-(-steps["step"] * WINDOWS // steps["last"]))
-        for _, window in windows:
-            seen = together * window["step"].mean()
-            for measure in (m for m in MEASURES if m in window):
-                mean = st.Estimate(float(window[measure].mean()), nan, nan, together * len(window))
-                rows.append(st.row(p.run, p.base_model.source, f"sampled_{measure}", f"{reward}@{seen:.0f}", mean))
+        for part, of_part in steps.groupby(-(-steps["step"] * PARTS // steps["last"])):
+            for measure in (m for m in MEASURES if m in of_part):
+                mean = st.Estimate(float(of_part[measure].mean()), nan, nan, together * len(of_part))
+                rows.append(st.row(p.run, p.base_model.source, f"sampled_{measure}", f"{reward}@{part}", mean))
     return pd.DataFrame(rows).assign(seed=None)[NUMBERS].astype({"seed": "Int64"})
 
 
