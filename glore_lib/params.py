@@ -298,7 +298,8 @@ class RoundTraining(Training):
 class RefinerRL(Section):
     """Further training of the refiner on its own refinements, by expert iteration and by GRPO (paper, appendix C).
 
-    GRPO takes as many passes over drafts as expert iteration made rounds, so that both sample equally much.
+    GRPO takes as many passes over drafts as expert iteration made rounds, so that both sample about as much, of the
+    student's questions. Where ``task.reward_questions`` is 0, the refiner has learned from these.
     """
 
     draft_samples: Count = 2  # of the student per training question; the wrong ones are drafts
@@ -309,8 +310,8 @@ class RefinerRL(Section):
     rounds: Count = 2  # at most
     own_drafts: bool = True  # half of a round's drafts are wrong refinements of the round before, if there are enough
     training: RoundTraining = RoundTraining()  # of each round, from where refiner.start says
-    # One GRPO training for each: whether the final answer is right; the ORM's score of the refinement; what that is
-    # above the draft's score, at least 0; the SORM's score of each step.
+    # One GRPO training for each: whether the final answer is right; the ORM's score of the refinement; how far that
+    # exceeds the draft's score, at least 0; the SORM's score of each step.
     rewards: Annotated[list[Reward], Field(min_length=1)] = ["answer", "orm", "improvement", "steps"]
     groups_per_step: Count = 16  # of GRPO, per optimiser step
     learning_rate: Rate = 3e-4
@@ -445,6 +446,13 @@ def check_installed(params: Params) -> None:
     if params.sampling.backend == "vllm" and not find_spec("vllm"):
         raise ParamsError("sampling.backend = 'vllm': needs the package vllm; pip install vllm==0.32.0")
     check_source(params)
+
+
+def check_grpo(params: Params) -> None:
+    """Raise :class:`ParamsError` if the package that trains by GRPO, in appendix C, is not installed."""
+    if not find_spec("trl"):
+        rewards = ", ".join(params.refiner_rl.rewards)
+        raise ParamsError(f"refiner_rl.rewards = {rewards}: GRPO needs the package trl; pip install trl==1.12.0")
 
 
 def check_source(params: Params) -> None:

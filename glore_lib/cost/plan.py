@@ -294,6 +294,7 @@ class _Planner:
         # A draft is marked at its start, and at a first error that is later.
         places = chosen * (1 + self._right_start("train")[:, 0])
         completions = places * p.samples_per_draft
+        self._refinements("validation", 2)
         for i in range(1, p.rounds + 1):
             self._generate(f"refinements, round {i}", completions, lengths.wrong, lengths.refine)
             self._train_together(f"refiner, round {i}", *self.pairs, self.p.refiner.pairs_per_row, p.training)

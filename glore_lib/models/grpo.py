@@ -50,7 +50,7 @@ class Written:
     step_of_token: list[list[int]] = field(default_factory=list)
 
 
-# Called with the model, the numbers of the prompts (one for each completion) and that of the optimiser step.
+# Called with the model, the prompt's number for each completion, and the number of the optimiser step.
 Write = Callable[[PreTrainedModel, list[int], int], Written]
 
 
@@ -113,9 +113,15 @@ def train(
         save_total_limit=2, report_to="none", disable_tqdm=True, seed=seed, data_seed=seed,
         use_cpu=not torch.cuda.is_available(), dataloader_pin_memory=torch.cuda.is_available(),
     )  # fmt: skip
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1  # the Trainer would multiply the batch by it, and TRL would not
     torch.backends.cuda.enable_cudnn_sdp(False)  # as in glore_lib.models.training.train
+    dtypes = {name: parameter.dtype for name, parameter in model.named_parameters() if parameter.requires_grad}
     numbers = Dataset.from_dict({"prompt": [str(number) for number in range(len(prompts))]})
     trainer = _Trainer(write, prompts, model=model, args=arguments, train_dataset=numbers, processing_class=tokenizer)
+    for name, parameter in model.named_parameters():  # TRL makes adapters over four bits bfloat16
+        if parameter.requires_grad:
+            parameter.data = parameter.data.to(dtypes[name])
     with raise_on_oom("finetuning.micro_batch_size", finetuning.micro_batch_size, "lower it or sampling.rows"):
         trainer.train(resume_from_checkpoint=_latest(checkpoints))
     if not all(parameter.isfinite().all() for parameter in model.parameters() if parameter.requires_grad):
@@ -157,10 +163,11 @@ class _Trainer(GRPOTrainer):
         """Sample a completion of each prompt; those of a group come in a row."""
         model: Any = self.model
         policy: Any = model.get_base_model() if isinstance(model, PeftModel) else model
-        attention = policy.config._attn_implementation
+        attention, generation_config = policy.config._attn_implementation, policy.generation_config
         asked = [int(number) for number in numbers]
         self.written = self.write(policy, asked, self.state.global_step)
-        policy.set_attn_implementation(attention)  # of training, which a sampler may have changed
+        policy.set_attn_implementation(attention)  # of training: samplers change all three
+        policy.generation_config = generation_config
         model.train()
         return {
             "prompt_ids": [list(self.prompts[number]) for number in asked], "completion_ids": self.written.ids,

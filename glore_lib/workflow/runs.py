@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from glore_lib.params import Params, ParamsError, check_installed, load_params
+from glore_lib.params import Params, ParamsError, check_grpo, check_installed, load_params
 from glore_lib.tasks import checked_task
 
 STAGES = ("01_expert_iteration", "02_orm", "03_sorm", "04_refiners", "05_evaluation")  # the notebooks of a run
@@ -29,6 +29,8 @@ def read_runs(
         checked_task(params)
         if not is_packed(artifacts, params):
             check_installed(params)
+            if appendix:
+                check_grpo(params)
         if appendix and params.task.name != "arithmetic":
             from glore_lib.tasks.mr_gsm8k import MRGSM8K  # imports pandas, which takes a second
 

@@ -277,7 +277,7 @@ def test_what_cannot_be_planned(settings, options, parts):
 
 
 def test_the_further_training_of_the_refiner_is_planned_where_it_has_settings_of_its_own():
-    """GRPO samples as much as all rounds of expert iteration together, and each pass reads it once per reward."""
+    """GRPO samples as much as all rounds of expert iteration together, for each reward."""
     assert "appendix/c_refiner_rl" not in [row.stage for row in planned().stages]
     rewards = ["answer", "orm"]
     given = {"refiner_rl.rounds": 3, "refiner_rl.drafts": 10, "refiner_rl.rewards": rewards}

@@ -1,6 +1,5 @@
 """Further training of the refiner: drafts, marks and pairs, each reward by hand, and all of it on a tiny model."""
 
-import json
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -186,6 +185,29 @@ def test_each_reward_by_hand(lab, monkeypatch, reward):
         assert written.step_rewards is None
 
 
+def test_a_forced_prefix_is_part_of_the_answer_and_its_steps_have_no_reward(lab, monkeypatch):
+    params = lab.run.params.model_copy(update={"refiner": replace_section(lab.run.params.refiner, force_prefix=True)})
+    forced = Replication(Run(params, lab.run.store, lab.run.task))
+    (question, *_) = lab.run.questions("train").values()
+    steps = question.reference_solution.split("\n")
+    draft = "\n".join([steps[0], "9 + 9 = 9", "#### 9"])
+    places = pd.DataFrame({"question_id": [question.question_id], "kind": "local", "draft": draft, "first_error": 2})
+    scored = []
+
+    def scores(run, model, answers):
+        scored.extend(text for _, text in answers)
+        return [[0.1 * (i + 1) for i in range(len(text.split("\n")))] for _, text in answers]
+
+    monkeypatch.setattr(rl, "scores_of", scores)
+    rest = "\n".join(steps[1:])
+    completion = Completion(rest, True, tuple(lab.run.tokenizer(rest, add_special_tokens=False).input_ids))
+    asked = SimpleNamespace(sample=lambda requests, *_: [[completion, completion]])
+    monkeypatch.setattr(rl.transformers, "build", lambda *_: asked)
+    written = rl._Writer(forced, "steps", places)(SimpleNamespace(eval=lambda: None), [0, 0], 0)
+    assert scored == [question.reference_solution] * 2 and written.measures["correct"] == 1
+    assert written.step_rewards == [pytest.approx([0.1 * (i + 1) for i in range(1, len(steps))])] * 2
+
+
 def test_scores_in_training_are_those_of_the_stored_scores(lab):
     model = lab.reward_models["orm"]
     samples = lab.data.samples.read().head(5)
@@ -243,7 +265,7 @@ def test_findings_and_figures(made):
     found = appendix.found_refiner_rl(numbers, curves)
     assert any(line.startswith("Expert iteration − Supervised, wrong drafts fixed: ") for line in found)
     assert sum(line.startswith("While training, reward") for line in found) == 4
-    figure = analysis_figures.sweep(curves, appendix.REWARDS, "Sampled refinements")
+    figure = analysis_figures.sweep(curves, appendix.REWARDS, "Part of the training")
     assert len(figure.axes) == 4
     panels = {"fixed_union": "Wrong drafts fixed", "broken_global": "Correct drafts broken"}
     (first, *_) = analysis_figures.dots(numbers, panels).axes[0].get_yticklabels()
@@ -271,7 +293,7 @@ def test_rounds_stop_when_fewer_drafts_are_fixed(lab, monkeypatch):
     rows, refiners = trainings.rounds
     assert list(rows["fixed_validation"]) == [0.2, 0.4, 0.3]
     assert [refiner.tokens for refiner in refiners] == [0, 10, 20]
-    assert trainings.chosen == replace(refiners[1], tokens=20, seconds=4.0)
+    assert trainings.chosen == replace(refiners[2], model=refiners[1].model)
 
 
 def test_no_drafts_are_one_error(lab, monkeypatch):
@@ -280,20 +302,51 @@ def test_no_drafts_are_one_error(lab, monkeypatch):
         _ = rl.Trainings(lab).drafts
 
 
-def test_grpo_needs_trl_and_one_process(lab, monkeypatch):
-    several = replace_section(lab.run.params.finetuning, processes=2)
-    run = Run(lab.run.params.model_copy(update={"finetuning": several}), lab.run.store, lab.run.task)
-    with pytest.raises(ParamsError, match=r"finetuning\.processes = 2: GRPO trains in one process"):
-        rl.made(Replication(run), [0])
-    monkeypatch.setattr(rl, "find_spec", lambda name: None)
-    with pytest.raises(ParamsError, match=r"needs the package trl; pip install trl=="):
+def test_grpo_needs_trl(lab, monkeypatch):
+    monkeypatch.setattr("glore_lib.params.find_spec", lambda name: None)
+    with pytest.raises(ParamsError, match=r"refiner_rl\.rewards = answer, .+ needs the package trl; pip install trl=="):
         rl.made(lab, [0])
 
 
-def test_a_parameter_of_grpo_makes_another_artifact_and_one_of_the_rounds_does_not(made, lab, tiny_base):
-    """Each training is keyed by what it depends on."""
-    records = {path.parent.name: json.loads(path.read_text()) for path in made[0].glob("refiner-*/artifact.json")}
-    grpos = [record["key"]["params"] for name, record in records.items() if name.startswith("refiner-grpo-answer")]
-    assert grpos and all(params["kl_weight"] == 0.04 and params["reward"] == "answer" for params in grpos)
-    rounds = [record["key"]["params"] for name, record in records.items() if name.startswith("refiner-round")]
-    assert rounds and all("kl_weight" not in params and params["training"]["max_steps"] == 2 for params in rounds)
+CHANGES = {
+    "samples_per_draft": 3, "temperature": 0.5, "groups_per_step": 1, "learning_rate": 1e-5, "kl_weight": 0.5,
+    "drafts": 2, "own_drafts": False, "rounds": 1,
+}  # fmt: skip
+OF_BOTH = {"samples_per_draft", "temperature", "drafts"}
+
+
+@pytest.mark.parametrize("changed", CHANGES)
+def test_what_a_training_depends_on_is_in_its_key(lab, monkeypatch, changed):
+    """A change of a parameter makes other artifacts of those that it concerns, and of no others."""
+    orm, refiner = lab.reward_models["orm"], lab.refiner
+    made = SimpleNamespace(refiner=refiner, reward_models={"orm": orm})
+    monkeypatch.setattr(Run, "folder", lambda self, name, make, params, inputs: self._key(make, params, inputs))
+    monkeypatch.setattr(Run, "frame", lambda self, name, schema, make, params, inputs: self._key(make, params, inputs))
+
+    def keys(**values) -> dict[str, dict]:
+        p = lab.run.params
+        p = p.model_copy(update={"refiner_rl": replace_section(p.refiner_rl, **values)})
+        made.run = Run(p, lab.run.store, lab.run.task)
+        places = rl.draw(made.run, 1, drafts(*((f"q{i}", "a\nb", 2) for i in range(6))))
+        return {"grpo": rl.train_grpo(made, "orm", places), "attempts": rl.attempt(made, refiner, 1, places)}
+
+    before, after = keys(), keys(**{changed: CHANGES[changed]})
+    differ = {name for name in before if before[name] != after[name]}
+    expected = {"grpo", "attempts"} if changed in OF_BOTH else {"grpo"}
+    assert differ == (set() if changed in ("own_drafts", "rounds") else expected)
+
+
+def test_answers_without_an_error_are_no_drafts(lab):
+    """And the drafts of a round that has none of its own stay whole numbers."""
+    samples = lab.data.samples.read()
+    right = samples[samples["is_correct"]].head(3)
+    stored = SimpleNamespace(read=lambda: right, id="right", folder=lab.data.samples.folder, record={})
+    found = rl.located(lab, stored, "right")
+    assert len(found) == 0
+    drawn = rl.draw(lab.run, 2, drafts(("q", "a\nb", 2)), found)
+    assert sorted(drawn["first_error"]) == [1, 2] and drawn["first_error"].dtype.kind == "i"
+
+
+def test_a_draft_is_drawn_once_though_the_refiner_copied_it(lab):
+    drawn = rl.draw(lab.run, 2, drafts(("q", "a\nb", 1), ("q", "c", 1)), drafts(("q", "A\nb", 1)))
+    assert sorted(drawn["draft"]) == ["A\nb", "c"]

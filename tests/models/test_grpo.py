@@ -6,7 +6,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from glore_lib.models import grpo
 from glore_lib.models.grpo import STABLE, Schedule, Written, step_advantages, train
 from glore_lib.models.loading import adapt, load_model, save_model
 from glore_lib.params import Finetuning, ParamsError
@@ -122,17 +121,19 @@ def test_a_stopped_training_continues_to_the_same_model(tiny_base, tokenizer, tm
     assert not list((tmp_path / "cut").rglob("checkpoint-*"))
 
 
-def test_an_adapter_is_saved_alone_and_has_learned(tiny_base, tokenizer, tmp_path):
-    """Without the copy of its start that the KL divergence needs."""
-    model, _ = trained(tiny_base, tokenizer, tmp_path / "work", writer(tokenizer), "lora", kl_weight=0.1)
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+def test_an_adapter_is_saved_alone_and_has_learned(wide_base, tokenizer, tmp_path, method):
+    """In float32, and without the copy of its start that the KL divergence needs."""
+    model, _ = trained(wide_base, tokenizer, tmp_path / "work", writer(tokenizer), method, kl_weight=0.1)
+    assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
     out = tmp_path / "adapter"
     out.mkdir()
-    save_model(model, tokenizer, str(tiny_base), out)
+    save_model(model, tokenizer, str(wide_base), out)
     assert {path.name for path in out.glob("*.safetensors")} == {"adapter_model.safetensors"}
     assert not (out / "ref").exists() and not any(
         "ref" in name for name in load_file(out / "adapter_model.safetensors")
     )
-    merged, start = weights(load_model(str(out), "float32")), weights(load_model(str(tiny_base), "float32"))
+    merged, start = weights(load_model(str(out), "float32")), weights(load_model(str(wide_base), "float32"))
     assert merged.keys() == start.keys() and not same(merged, start)
 
 
@@ -146,13 +147,20 @@ def test_nothing_is_told_to_anyone(tiny_base, tokenizer, tmp_path, monkeypatch, 
     told = []
     monkeypatch.setattr("trl.trainer.base_trainer.send_telemetry", lambda *a, **k: told.append(a))
     monkeypatch.delenv("CI", raising=False)
-    trained(tiny_base, tokenizer, tmp_path / "quiet", writer(tokenizer, stops=-1))
+    with pytest.raises(KeyboardInterrupt):  # a checkpoint is there
+        trained(tiny_base, tokenizer, tmp_path / "quiet", writer(tokenizer, stops=6))
     assert not told
+    assert list((tmp_path / "quiet").rglob("checkpoint-5"))
     assert "reward" not in capfd.readouterr().out
     assert not list((tmp_path / "quiet").rglob("README.md"))
 
 
-def test_the_attention_of_training_is_restored_after_sampling(tiny_base, tokenizer, tmp_path):
-    model, _ = trained(tiny_base, tokenizer, tmp_path / "attention", writer(tokenizer), steps=1)
-    assert model.config._attn_implementation == load_model(str(tiny_base), "float32").config._attn_implementation
-    assert grpo.GRPOTrainer.__module__.startswith("trl.")
+@pytest.mark.parametrize("shared_prefix", [True, False])
+def test_what_a_sampler_changes_is_restored(tiny_base, tokenizer, tmp_path, monkeypatch, shared_prefix):
+    build = transformers.build
+    monkeypatch.setattr(transformers, "build", lambda *given: build(*given[:3], shared_prefix))
+    start = load_model(str(tiny_base), "float32")
+    model, _ = trained(tiny_base, tokenizer, tmp_path / "restored", writer(tokenizer), steps=1)
+    assert model.config._attn_implementation == start.config._attn_implementation
+    assert model.generation_config.eos_token_id == start.generation_config.eos_token_id == tokenizer.eos_token_id
+    assert model.training

@@ -3,10 +3,9 @@
 The paper names this comparison and not its settings; docs/concepts/refiner_rl.md says what was decided.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
-from importlib.util import find_spec
 from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,7 +26,7 @@ from glore_lib.models.prefix_tree import Labelled
 from glore_lib.models.reward_head import load_reward_model
 from glore_lib.models.tokens import encode
 from glore_lib.models.training import solution_example
-from glore_lib.params import ParamsError, Reward, digest
+from glore_lib.params import ParamsError, Reward, check_grpo, digest
 from glore_lib.run import Run
 from glore_lib.sampling import Request, Sampler, transformers
 from glore_lib.solutions import mark_bad, normalise, prefix_text, split_steps
@@ -46,7 +45,7 @@ PARTS = 8  # of a GRPO training, whose steps are averaged for the figure
 
 @dataclass(frozen=True)
 class Refiner:
-    """A refiner, the rounds or passes and the tokens sampled for it, and the seconds of sampling and training."""
+    """A refiner, the rounds or passes over drafts, and the tokens and seconds of their sampling and training."""
 
     model: Artifact
     passes: int = 0
@@ -56,16 +55,7 @@ class Refiner:
 
 def with_seed(lab: Replication, seed: int) -> Replication:
     """Return the same run with another seed: other questions and all of its stages, on the same artifacts."""
-    lab.run.free()
     return Replication(Run(lab.run.params.model_copy(update={"seed": seed}), lab.run.store, lab.run.task))
-
-
-def check(lab: Replication) -> None:
-    """Raise ParamsError if GRPO cannot train here."""
-    if not find_spec("trl"):
-        raise ParamsError("refiner_rl.rewards: GRPO needs the package trl; pip install trl==1.12.0")
-    if (processes := lab.run.params.finetuning.processes) > 1:
-        raise ParamsError(f"finetuning.processes = {processes}: GRPO trains in one process; set it to 1")
 
 
 # Drafts, and where they are marked
@@ -93,7 +83,7 @@ def located(lab: Replication, answers: Artifact, name: str) -> pd.DataFrame:
     wrong["sample_id"] = [f"{question_id}/{i}" for i, question_id in enumerate(wrong["question_id"])]
     scores = score_steps(lab.run, lab.reward_models["sorm"], f"sorm-refiner-{name}", wrong, SPLIT, answers)
     found = locate_first_error(scores.read(), lab.run.params.reward_models.threshold)
-    drafts = wrong.rename(columns={"text": "draft"}).assign(first_error=wrong["sample_id"].map(found))
+    drafts = wrong.rename(columns={"text": "draft"}).assign(first_error=wrong["sample_id"].map(found).astype(int))
     return drafts[["question_id", "draft", "first_error"]]
 
 
@@ -113,7 +103,8 @@ def draw(run: Run, number: int, drafts: pd.DataFrame, own: pd.DataFrame | None =
     """Draw the marked drafts of a round in random order: half of its drafts from ``own``, if there are enough."""
     p, seed = run.params.refiner_rl, run.seed("refiner drafts", number)
     chosen = drafts.iloc[:0] if own is None else own.sample(min(len(own), p.drafts // 2), random_state=seed)
-    rest = drafts.sample(min(len(drafts), p.drafts - len(chosen)), random_state=seed)
+    others = _distinct(pd.concat([chosen, drafts]), ["draft"]).iloc[len(chosen) :]
+    rest = others.sample(min(len(others), p.drafts - len(chosen)), random_state=seed)
     return marked(pd.concat([chosen, rest])).sample(frac=1, random_state=seed).reset_index(drop=True)
 
 
@@ -271,8 +262,7 @@ class Trainings:
         """The refiner that fixes most wrong validation drafts, at the cost of all rounds."""
         rows, refiners = self.rounds
         best = refiners[int(rows["fixed_validation"].fillna(0).to_numpy().argmax())]
-        last = refiners[-1]
-        return Refiner(best.model, best.passes, last.tokens, last.seconds)
+        return replace(refiners[-1], model=best.model)
 
     def grpo(self, reward: Reward) -> Refiner:
         """Train the supervised refiner by GRPO, on as many passes over drafts as expert iteration made rounds."""
@@ -303,8 +293,13 @@ def improvement(after: float, before: float) -> float:
 
 def step_of_token(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[int]:
     """Return for each token of a completion the number of its step, counted from 0; a newline ends its step."""
-    texts = tokenizer.batch_decode([list(ids[: i + 1]) for i in range(len(ids))], skip_special_tokens=True)
-    return [max(len(split_steps(text)) - 1, 0) for text in texts]
+    steps, begun, found = 0, False, []
+    for piece in tokenizer.batch_decode([[i] for i in ids], skip_special_tokens=True):
+        for line in piece.splitlines(keepends=True):
+            steps += bool(line.strip()) and not begun
+            begun = (begun or bool(line.strip())) and not line.endswith("\n")
+        found.append(max(steps - 1, 0))
+    return found
 
 
 class _Writer:
@@ -340,7 +335,7 @@ class _Writer:
         exact = [run.task.exact_step_labels(q, text) for q, text in zip(questions, texts, strict=True)]
         measures = {"correct": float(np.mean(right)), "tokens": float(sum(c.tokens for c in completions))}
         if None not in exact:
-            measures["correct_steps"] = float(np.mean([label for labels in exact for label in labels or [0]]))
+            measures["correct_steps"] = float(np.mean([label for labels in exact for label in labels or []] or [0]))
         ids = [list(completion.ids) for completion in completions]
         if self.reward == "answer":
             return Written(ids, right, measures)
@@ -392,7 +387,14 @@ def train_grpo(lab: Replication, reward: Reward, places: pd.DataFrame) -> Artifa
 
 def rounds(trainings: Sequence[Trainings]) -> pd.DataFrame:
     """Return the rounds of expert iteration of all seeds (:attr:`Trainings.rounds`)."""
-    return pd.concat([t.rounds[0] for t in trainings]).set_index(["seed", "round"]).round(3)
+    return pd.concat([t.rounds[0] for t in _each(trainings)]).set_index(["seed", "round"]).round(3)
+
+
+def _each(trainings: Sequence[Trainings]) -> Iterator[Trainings]:
+    """Yield the trainings of each seed, and free the GPU for the next."""
+    for of_seed in trainings:
+        yield of_seed
+        of_seed.lab.run.free()
 
 
 def outcomes(lab: Replication, refiner: Artifact, name: str) -> Outcomes:
@@ -435,7 +437,7 @@ def compare(trainings: Sequence[Trainings]) -> pd.DataFrame:
     """Measure all refinements of all seeds on the test split; and compare with supervised, and GRPO with the rounds."""
     by_seed = [
         {key: o for name, r in t.refiners.items() for key, o in outcomes(t.lab, r.model, name).items()}
-        for t in trainings
+        for t in _each(trainings)
     ]
     p = trainings[0].lab.run.params
     rows = [numbers(p.run, p.base_model.source, None, by_seed)]
@@ -460,7 +462,7 @@ def costs(trainings: Sequence[Trainings]) -> pd.DataFrame:
             "refiner": name, "rounds or passes": r.passes, "sampled tokens": r.tokens, "seconds": r.seconds,
             "KL divergence": (r.model.record["info"].get("log") or [{}])[-1].get("kl"),
         }
-        for t in trainings for name, r in t.refiners.items()
+        for t in _each(trainings) for name, r in t.refiners.items()
     ]  # fmt: skip
     return pd.DataFrame(rows).groupby("refiner", sort=False).mean().round(3)
 
@@ -473,7 +475,7 @@ def curves(trainings: Sequence[Trainings]) -> pd.DataFrame:
     p = trainings[0].lab.run.params
     rows = []
     for reward in p.refiner_rl.rewards:
-        infos = [t.grpo(reward).model.record["info"] for t in trainings]
+        infos = [t.grpo(reward).model.record["info"] for t in _each(trainings)]
         together = infos[0]["completions"] // infos[0]["steps"]
         steps = pd.concat([pd.DataFrame(info["log"]).assign(last=info["steps"]) for info in infos])
         for part, of_part in steps.groupby(-(-steps["step"] * PARTS // steps["last"])):
@@ -484,6 +486,6 @@ def curves(trainings: Sequence[Trainings]) -> pd.DataFrame:
 
 
 def made(lab: Replication, seeds: Iterable[int]) -> list[Trainings]:
-    """Return the trainings of each seed; they are made as they are used. Raises as :func:`check` does."""
-    check(lab)
+    """Return the trainings of each seed; they are made as they are used. Raises ParamsError if TRL is not installed."""
+    check_grpo(lab.run.params)
     return [Trainings(lab if seed == lab.run.params.seed else with_seed(lab, seed)) for seed in seeds]
