@@ -377,6 +377,7 @@ def test_compute_makes_all_that_the_notebooks_need_and_renders_none(clone, tiny_
     assert len(pd.read_csv(clone.root / "out" / "tables" / "numbers.csv")) == len(again.numbers)
 
 
+@pytest.mark.long
 def test_compute_makes_the_artifacts_of_every_seed(clone, tiny_base, monkeypatch):
     store, settings = clone.root / "artifacts", {key.replace("__", "."): value for key, value in SETTINGS.items()}
     monkeypatch.setattr(Run, "sampler", lambda self, source: Scripted(self.tokenizer, solver(self, 0.5)))

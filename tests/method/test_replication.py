@@ -260,7 +260,7 @@ def test_two_fresh_stores_hold_the_same_numbers_byte_for_byte(scripted, tiny_bas
     assert (made / "data.parquet").read_bytes() == (store / made.name / "data.parquet").read_bytes()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_no_draw_hangs_on_the_key_of_an_artifact(scripted, tiny_base, tmp_path, monkeypatch):
     """Of code that is written otherwise: every key is another one, and the numbers are the same."""
     monkeypatch.setattr("glore_lib.artifacts.keys.code_of", lambda *_, **__: {"modules": "other code"})
