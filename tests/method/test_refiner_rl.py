@@ -296,6 +296,18 @@ def test_rounds_stop_when_fewer_drafts_are_fixed(lab, monkeypatch):
     assert trainings.chosen == replace(refiners[2], model=refiners[1].model)
 
 
+def test_a_round_without_a_correct_refinement_keeps_the_refiner(lab, monkeypatch):
+    none = SimpleNamespace(
+        record={"seconds": 1.0, "info": {"tokens_generated": 10}}, read=lambda: pd.DataFrame({"is_correct": [False]})
+    )
+    monkeypatch.setattr(rl, "attempt", lambda *_: none)
+    monkeypatch.setattr(rl, "train_round", lambda *_: pytest.fail("nothing to learn"))
+    monkeypatch.setattr(rl, "validation_share", lambda *_: 0.2)
+    monkeypatch.setattr(rl, "student_drafts", lambda *_: drafts(("q", "a", 1)))
+    _, refiners = rl.Trainings(lab).rounds
+    assert [refiner.model for refiner in refiners] == [lab.refiner] * 2 and refiners[-1].passes == 1
+
+
 def test_no_drafts_are_one_error(lab, monkeypatch):
     monkeypatch.setattr(rl, "student_drafts", lambda *_: drafts().head(0))
     with pytest.raises(ParamsError, match=r"refiner_rl\.draft_samples = 2: none of .+ is wrong"):

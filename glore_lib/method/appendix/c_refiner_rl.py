@@ -244,7 +244,8 @@ class Trainings:
             last = refiners[-1]
             made = attempt(lab, last.model, number, draw(lab.run, number, self.drafts, own))
             attempts.append(made)
-            model = train_round(lab, number, attempts)
+            # Without a correct refinement there is nothing new to learn.
+            model = train_round(lab, number, attempts) if made.read()["is_correct"].any() else last.model
             record = made.record
             seconds = last.seconds + record["seconds"] + model.record["seconds"]
             tokens = last.tokens + record["info"]["tokens_generated"]
