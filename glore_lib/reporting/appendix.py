@@ -1,6 +1,6 @@
 """Tables, figures and findings of the appendix notebooks."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -19,10 +19,9 @@ JUDGES = {"exact": "exact labels", "human": "human labels"}
 CONSTANT = ("first", "most_frequent")  # places that are named without reading the solution
 
 REWARDS = {
-    "answer": "Reward: final answer", "orm": "Reward: ORM's score", "improvement": "Reward: ORM's gain on the draft",
-    "steps": "Reward: SORM's scores of steps",
+    "answer": "final answer", "orm": "ORM's score", "improvement": "ORM's gain on the draft",
+    "steps": "SORM's scores of steps",
 }  # fmt: skip
-METRICS_OF_C = {"fixed_union": "wrong drafts fixed", "broken_global": "correct drafts broken"}
 
 
 def sweep_table(numbers: pd.DataFrame, metric: str) -> pd.DataFrame:
@@ -55,9 +54,9 @@ def _shares(values: Values, method: str, metrics: Mapping[str, str], name: str =
     return f"{name or method}: " + "; ".join(f"{words} {values.share(method, m)}" for m, words in metrics.items()) + "."
 
 
-def _pairs(values: Values, metric: str, pairs: Iterable[tuple[str, str]]) -> list[str]:
+def _pairs(values: Values, metric: str, pairs: Iterable[tuple[str, str]], words: str = "") -> list[str]:
     """Return a sentence per pair of methods: both values of a metric, and their paired difference."""
-    words = metric.replace("_", " ")
+    words = words or metric.replace("_", " ")
     return [
         f"{_name(a)} − {_name(b)}, {words}: {values.share(a, metric)} and {values.share(b, metric)}: "
         f"{values.difference(a, b, metric)}." for a, b in pairs
@@ -176,21 +175,16 @@ def found_refinement(
 
 def found_refiner_rl(numbers: pd.DataFrame, curves: pd.DataFrame) -> list[str]:
     """Return the findings on training the refiner further, one sentence each."""
-    values, compared = Values(numbers), [m.split("-") for m in numbers["method"].unique() if "-" in m]
-    first = [[a, b] for a, b in compared if b == "supervised" and a != "round_1"]
-
-    def said(metric: str, pairs: Iterable[Sequence[str]]) -> list[str]:
-        return [
-            f"{_name(a)} − {_name(b)}, {METRICS_OF_C[metric]}: {values.share(a, metric)} and "
-            f"{values.share(b, metric)}: {values.difference(a, b, metric)}."
-            for a, b in pairs
-        ]
-
+    values, compared = Values(numbers), [m.partition("-")[::2] for m in numbers["method"].unique() if "-" in m]
+    first = [(a, b) for a, b in compared if b == "supervised" and a != "round_1"]
+    rest = [pair for pair in compared if pair not in first]
+    (fixed, rest_fixed), (broken, rest_broken) = (
+        [_pairs(values, metric, pairs, words) for pairs in (first, rest)]
+        for metric, words in {"fixed_union": "wrong drafts fixed", "broken_global": "correct drafts broken"}.items()
+    )
     changes = []
     for reward, rows in training_table(curves).groupby(level=0, sort=False):
         ends = zip(rows.index.get_level_values(1), rows.iloc[:, 0], rows.iloc[:, -1], strict=True)
         words = ", ".join(f"{METHOD_LABELS[measure].lower()} {a} to {b} %" for measure, a, b in ends)
-        changes.append(f"While training, {REWARDS[str(reward)].replace('Reward:', 'reward')}: {words}.")
-    rest = [pair for pair in compared if pair not in first]
-    lines = [said("fixed_union", first), said("broken_global", first), changes]
-    return [line for part in [*lines, said("fixed_union", rest), said("broken_global", rest)] for line in part]
+        changes.append(f"While training, reward {REWARDS[str(reward)]}: {words}.")
+    return fixed + broken + changes + rest_fixed + rest_broken

@@ -8,7 +8,9 @@ import pandas as pd
 import pytest
 from test_replication import SETTINGS, assert_numbers_are_sound, forbid_work
 
+from glore_lib.artifacts.records import SCHEMAS
 from glore_lib.method.appendix import c_refiner_rl as rl
+from glore_lib.method.appendix.measures import with_parameters
 from glore_lib.method.replication import Replication
 from glore_lib.method.reward_models import load_reward_model, score_steps, scores_of
 from glore_lib.models import grpo
@@ -93,19 +95,18 @@ def test_pairs_of_correct_refinements_by_hand():
     ]  # fmt: skip
 
 
+def test_there_are_no_pairs_of_refinements_that_are_all_wrong():
+    assert list(rl.solved_pairs(attempts(("global", "a", 1, "b", False)), cap=2).columns) == list(SCHEMAS["pairs"])
+
+
 @pytest.mark.parametrize("force", [False, True])
 def test_a_prompt_keeps_the_steps_before_the_mark_where_they_are_forced(lab, force):
-    params = lab.run.params.model_copy(update={"refiner": replace_section(lab.run.params.refiner, force_prefix=force)})
-    run = Run(params, lab.run.store, lab.run.task)
+    run = with_parameters(lab.run, "refiner", force_prefix=force)
     (question, *_) = run.questions("train").values()
     ids, prefix = rl.prompt_of(run, question, "3 + 4 = 7\n7 + 1 = 9", 2)
     text = run.tokenizer.decode(ids, skip_special_tokens=True)
     assert "[BAD] 7 + 1 = 9" in text and prefix == ("3 + 4 = 7\n" if force else "")
     assert text.endswith("3 + 4 = 7\n") == force
-
-
-def replace_section(section, **values):
-    return section.model_copy(update=values)
 
 
 # Rewards
@@ -186,8 +187,7 @@ def test_each_reward_by_hand(lab, monkeypatch, reward):
 
 
 def test_a_forced_prefix_is_part_of_the_answer_and_its_steps_have_no_reward(lab, monkeypatch):
-    params = lab.run.params.model_copy(update={"refiner": replace_section(lab.run.params.refiner, force_prefix=True)})
-    forced = Replication(Run(params, lab.run.store, lab.run.task))
+    forced = Replication(with_parameters(lab.run, "refiner", force_prefix=True))
     (question, *_) = lab.run.questions("train").values()
     steps = question.reference_solution.split("\n")
     draft = "\n".join([steps[0], "9 + 9 = 9", "#### 9"])
@@ -287,9 +287,7 @@ def test_rounds_stop_when_fewer_drafts_are_fixed(lab, monkeypatch):
         monkeypatch.setattr(rl, name, artifact)
     monkeypatch.setattr(rl, "located", lambda *_: drafts(("q", "a", 1)))
     monkeypatch.setattr(rl, "student_drafts", lambda *_: drafts(("q", "a", 1)))
-    longer = replace_section(lab.run.params.refiner_rl, rounds=3)
-    run = Run(lab.run.params.model_copy(update={"refiner_rl": longer}), lab.run.store, lab.run.task)
-    trainings = rl.Trainings(Replication(run))
+    trainings = rl.Trainings(Replication(with_parameters(lab.run, "refiner_rl", rounds=3)))
     rows, refiners = trainings.rounds
     assert list(rows["fixed_validation"]) == [0.2, 0.4, 0.3]
     assert [refiner.tokens for refiner in refiners] == [0, 10, 20]
@@ -306,6 +304,7 @@ def test_a_round_without_a_correct_refinement_keeps_the_refiner(lab, monkeypatch
     monkeypatch.setattr(rl, "student_drafts", lambda *_: drafts(("q", "a", 1)))
     _, refiners = rl.Trainings(lab).rounds
     assert [refiner.model for refiner in refiners] == [lab.refiner] * 2 and refiners[-1].passes == 1
+    assert refiners[-1].seconds == 1.0 and refiners[-1].tokens == 10
 
 
 def test_no_drafts_are_one_error(lab, monkeypatch):
@@ -336,9 +335,7 @@ def test_what_a_training_depends_on_is_in_its_key(lab, monkeypatch, changed):
     monkeypatch.setattr(Run, "frame", lambda self, name, schema, make, params, inputs: self._key(make, params, inputs))
 
     def keys(**values) -> dict[str, dict]:
-        p = lab.run.params
-        p = p.model_copy(update={"refiner_rl": replace_section(p.refiner_rl, **values)})
-        made.run = Run(p, lab.run.store, lab.run.task)
+        made.run = with_parameters(lab.run, "refiner_rl", **values)
         places = rl.draw(made.run, 1, drafts(*((f"q{i}", "a\nb", 2) for i in range(6))))
         return {"grpo": rl.train_grpo(made, "orm", places), "attempts": rl.attempt(made, refiner, 1, places)}
 

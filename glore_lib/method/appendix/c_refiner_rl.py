@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from glore_lib import statistics as st
 from glore_lib.artifacts.store import Artifact, Info
+from glore_lib.method.appendix.measures import outcome_differences
 from glore_lib.method.evaluation import NUMBERS, Outcomes, numbers
 from glore_lib.method.refinement import RefinementSpec, locate_first_error, refine, refiner_pairs
 from glore_lib.method.replication import Replication
@@ -158,7 +159,8 @@ def solved_pairs(attempts: pd.DataFrame, cap: int) -> pd.DataFrame:
     """
     correct = _distinct(attempts[attempts["is_correct"]], ["draft", "text"])
     pairs = correct.rename(columns={"text": "target"})[["question_id", "kind", "draft", "first_error", "target"]]
-    pairs = pairs[[p.kind == "global" or _corrects(p.draft, p.target, p.first_error) for p in pairs.itertuples()]]
+    usable = [p.kind == "global" or _corrects(p.draft, p.target, p.first_error) for p in pairs.itertuples()]
+    pairs = pairs[np.array(usable, dtype=bool)]
     return pairs[pairs.groupby(["question_id", "kind"]).cumcount() < cap].reset_index(drop=True)
 
 
@@ -177,9 +179,8 @@ def train_round(lab: Replication, number: int, attempts: Sequence[Artifact]) -> 
     def make(folder: Path) -> Info:
         supervised = refiner_pairs(run, lab.data)
         new = [solved_pairs(a.read(), p.pairs_per_question) for a in attempts]
-        pairs = pd.concat([supervised, *new], ignore_index=True)
-        keys = pairs.assign(draft=pairs["draft"].map(normalise), target=pairs["target"].map(normalise))
-        pairs = pairs[~keys.duplicated().to_numpy()].sort_values(["question_id", "draft", "first_error", "target"])
+        pairs = _distinct(pd.concat([supervised, *new]), ["draft", "target"])
+        pairs = pairs.sort_values(["question_id", "draft", "first_error", "target"])
         questions, skips = run.questions(run.reward_split) | run.questions(SPLIT), p.force_prefix or not p.learn_prefix
         examples: dict[str, list[Labelled]] = {}
         for pair in pairs.itertuples():
@@ -244,13 +245,14 @@ class Trainings:
             last = refiners[-1]
             made = attempt(lab, last.model, number, draw(lab.run, number, self.drafts, own))
             attempts.append(made)
-            # Without a correct refinement there is nothing new to learn.
-            model = train_round(lab, number, attempts) if made.read()["is_correct"].any() else last.model
-            record = made.record
-            seconds = last.seconds + record["seconds"] + model.record["seconds"]
-            tokens = last.tokens + record["info"]["tokens_generated"]
-            refiners.append(Refiner(model, number, tokens, seconds))
-            share, correct = validation_share(lab, model), made.read()["is_correct"]
+            tokens = last.tokens + made.record["info"]["tokens_generated"]
+            refiner = Refiner(last.model, number, tokens, last.seconds + made.record["seconds"])
+            correct = made.read()["is_correct"]
+            if correct.any():  # else there is nothing new to learn
+                model = train_round(lab, number, attempts)
+                refiner = replace(refiner, model=model, seconds=refiner.seconds + model.record["seconds"])
+            refiners.append(refiner)
+            share = validation_share(lab, refiner.model)
             rows.append(
                 {"round": number, "attempts": len(correct), "correct": correct.mean(), "fixed_validation": share}
             )
@@ -265,7 +267,7 @@ class Trainings:
         best = refiners[int(rows["fixed_validation"].fillna(0).to_numpy().argmax())]
         return replace(refiners[-1], model=best.model)
 
-    def grpo(self, reward: Reward) -> Refiner:
+    def _grpo(self, reward: Reward) -> Refiner:
         """Train the supervised refiner by GRPO, on as many passes over drafts as expert iteration made rounds."""
         passes = self.rounds[1][-1].passes
         drawn = [draw(self.lab.run, number, self.drafts) for number in range(1, passes + 1)]
@@ -273,12 +275,12 @@ class Trainings:
         info = model.record["info"]
         return Refiner(model, passes, info["tokens_generated"], model.record["seconds"])
 
-    @property
+    @cached_property
     def refiners(self) -> dict[str, Refiner]:
         """All refiners by the name of their training."""
         first, *after = self.rounds[1]
         found = {"supervised": first, "round_1": after[0], "rounds": self.chosen}
-        return found | {f"grpo_{reward}": self.grpo(reward) for reward in self.lab.run.params.refiner_rl.rewards}
+        return found | {f"grpo_{reward}": self._grpo(reward) for reward in self.lab.run.params.refiner_rl.rewards}
 
 
 # GRPO
@@ -398,8 +400,8 @@ def _each(trainings: Sequence[Trainings]) -> Iterator[Trainings]:
         of_seed.lab.run.free()
 
 
-def outcomes(lab: Replication, refiner: Artifact, name: str) -> Outcomes:
-    """Measure a refiner on the test drafts, by name and metric.
+def outcomes(lab: Replication, refiner: Artifact) -> dict[str, Outcome]:
+    """Measure a refiner on the test drafts, by metric.
 
     Shares of the wrong drafts fixed globally, locally with the SORM, by either, and by two global refinements (one
     greedy, one sampled); of the correct drafts that a global one makes wrong; accuracy if all are refined globally; and
@@ -423,7 +425,7 @@ def outcomes(lab: Replication, refiner: Artifact, name: str) -> Outcomes:
     }
     answers = refined["global"].read()
     of_wrong = answers["sample_id"].map(wrong).to_numpy(dtype=bool)
-    scores = answer_scores(test.score("orm", refined["global"], f"-{name}").read())
+    scores = answer_scores(test.score("orm", refined["global"], f"-{refiner.record['name']}").read())
     scores = scores.reindex(answers["sample_id"], fill_value=0.0)
     found["orm_score"] = Outcome.of(scores, answers["question_id"], of_wrong)
     every = lab.run.questions("test")
@@ -431,29 +433,20 @@ def outcomes(lab: Replication, refiner: Artifact, name: str) -> Outcomes:
     if None not in labels:
         steps = [(q, y) for q, ys in zip(answers[of_wrong]["question_id"], labels, strict=True) for y in ys or []]
         found["correct_steps"] = Outcome.of([y for _, y in steps], [q for q, _ in steps])
-    return {(name, metric): outcome for metric, outcome in found.items()}
+    return found
 
 
 def compare(trainings: Sequence[Trainings]) -> pd.DataFrame:
     """Measure all refinements of all seeds on the test split; and compare with supervised, and GRPO with the rounds."""
-    by_seed = [
-        {key: o for name, r in t.refiners.items() for key, o in outcomes(t.lab, r.model, name).items()}
+    by_seed: list[Outcomes] = [
+        {(name, metric): o for name, r in t.refiners.items() for metric, o in outcomes(t.lab, r.model).items()}
         for t in _each(trainings)
     ]
-    p = trainings[0].lab.run.params
-    rows = [numbers(p.run, p.base_model.source, None, by_seed)]
-    names = list(trainings[0].refiners)
+    lab, names = trainings[0].lab, list(trainings[0].refiners)
     pairs = [(name, "supervised") for name in names[1:]] + [(name, "rounds") for name in names[3:]]
-    for a, b in pairs:
-        for metric in METRICS:
-            one, other = ([of_seed[name, metric] for of_seed in by_seed] for name in (a, b))
-            change = st.difference(one, other).estimate()
-            tested = st.Estimate(st.paired_p(one, other) if change.n else nan, nan, nan, change.n, change.clusters)
-            rows += [
-                pd.DataFrame([st.row(p.run, p.base_model.source, f"{a}-{b}", f"{metric}_difference{end}", e)])
-                for end, e in (("", change), ("_p", tested))
-            ]
-    return pd.concat(rows, ignore_index=True)[NUMBERS].astype({"seed": "Int64"})
+    measured = numbers(lab.run.params.run, lab.run.params.base_model.source, None, by_seed)
+    compared = outcome_differences(lab.tables, by_seed, pairs, METRICS).assign(seed=None)
+    return pd.concat([measured, compared], ignore_index=True).astype({"seed": "Int64"})
 
 
 def costs(trainings: Sequence[Trainings]) -> pd.DataFrame:
@@ -474,9 +467,10 @@ def curves(trainings: Sequence[Trainings]) -> pd.DataFrame:
     Methods are the measures; metrics are ``<reward>@<part>``, of :data:`PARTS` equal parts of the steps of each seed.
     """
     p = trainings[0].lab.run.params
+    by_seed = [t.refiners for t in _each(trainings)]
     rows = []
     for reward in p.refiner_rl.rewards:
-        infos = [t.grpo(reward).model.record["info"] for t in _each(trainings)]
+        infos = [refiners[f"grpo_{reward}"].model.record["info"] for refiners in by_seed]
         together = infos[0]["completions"] // infos[0]["steps"]
         steps = pd.concat([pd.DataFrame(info["log"]).assign(last=info["steps"]) for info in infos])
         for part, of_part in steps.groupby(-(-steps["step"] * PARTS // steps["last"])):

@@ -196,7 +196,7 @@ def curves(lab: Replication, drafts: int, temperatures: Sequence[float], k: int)
             outcomes |= {(f"temperature_{temperature:g}", f"{m}@{few}"): o for m, o in shown.items()}
     ends = [(f"temperature_{max(temperatures):g}", f"temperature_{min(temperatures):g}")]
     metrics = [f"{metric}@{few}" for metric in LABELS for few in (lab.run.params.reward_models.rollouts_per_step, k)]
-    compared = outcome_differences(lab.tables, outcomes, ends, dict.fromkeys(metrics))
+    compared = outcome_differences(lab.tables, [outcomes], ends, dict.fromkeys(metrics))
     return pd.concat([lab.tables.numbers(outcomes), compared], ignore_index=True)
 
 
@@ -240,7 +240,7 @@ def policies(lab: Replication, questions: int, k: int) -> pd.DataFrame:
     judged = lab.tables.table1(answers, scores)
     metrics = [f"{metric}{suffix}" for metric in JUDGED for suffix in answers.truths]
     outcomes |= {key: outcome for key, outcome in judged.items() if key[0] in made and key[1] in metrics}
-    compared = outcome_differences(lab.tables, outcomes, PAIRS, [*LABELS, *metrics])
+    compared = outcome_differences(lab.tables, [outcomes], PAIRS, [*LABELS, *metrics])
     return pd.concat([lab.tables.numbers(outcomes), compared], ignore_index=True)
 
 

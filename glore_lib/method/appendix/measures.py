@@ -54,16 +54,16 @@ def label_numbers(tables: Tables, method: str, labels: pd.DataFrame, exact: pd.D
 
 
 def outcome_differences(
-    tables: Tables, outcomes: Outcomes, pairs: Iterable[tuple[str, str]], metrics: Iterable[str]
+    tables: Tables, outcomes: Sequence[Outcomes], pairs: Iterable[tuple[str, str]], metrics: Iterable[str]
 ) -> pd.DataFrame:
-    """Compare pairs of methods in each of the metrics that both have: the difference, and its p value."""
+    """Compare pairs of methods in the metrics that both have, over one or several seeds: difference and p value."""
     rows = []
     for a, b in pairs:
         for metric in metrics:
-            one, other = outcomes.get((a, metric)), outcomes.get((b, metric))
-            if one is not None and other is not None:
-                change = st.difference([one], [other]).estimate()
-                p = st.paired_p([one], [other]) if change.n else nan
+            if {(a, metric), (b, metric)} <= outcomes[0].keys():
+                one, other = ([of_seed[method, metric] for of_seed in outcomes] for method in (a, b))
+                change = st.difference(one, other).estimate()
+                p = st.paired_p(one, other) if change.n else nan
                 name, tested = difference_name(metric), st.Estimate(p, nan, nan, change.n, change.clusters)
                 rows += [tables.row(f"{a}-{b}", name, change), tables.row(f"{a}-{b}", f"{name}_p", tested)]
     return pd.DataFrame(rows, columns=NUMBERS)
