@@ -101,8 +101,9 @@ Name = Annotated[str | None, typer.Option(
 Start = Annotated[str | None, typer.Option(
     "--from", metavar="STAGE", help="Execute again from this stage on, such as 03.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Replace the results of these runs; artifacts are kept.")]
-Appendix = Annotated[bool, typer.Option(
-    "--appendix", help="Add the appendix: human labels, value-based refinement, refiner by RL, ablations.")]
+Appendix = Annotated[str | None, typer.Option(
+    metavar="LIST", help="Add notebooks of the appendix: all, or names such as label_noise,c_refiner_rl.",
+    show_default=False)]
 Seeds = Annotated[str | None, typer.Option(
     metavar="LIST", help="Seeds of each run, such as 0-4 or 0,2,5; by default the one in its params file.",
     show_default=False)]
@@ -144,7 +145,7 @@ def main(
 )
 def run(
     params: ParamsFiles, settings: Settings, artifacts: Artifacts, out: Root = Path("results"), name: Name = None,
-    seeds: Seeds = None, start: Start = None, fresh: Fresh = False, appendix: Appendix = False,
+    seeds: Seeds = None, start: Start = None, fresh: Fresh = False, appendix: Appendix = None,
     recompute: Recompute = False, keep_stale: KeepStale = False, jobs: Jobs = None, retrain: Retrain = False,
 ) -> None:  # fmt: skip
     """Run notebooks 01-05 for each params file, then 06, which compares the runs. Finished notebooks are kept.
@@ -153,11 +154,12 @@ def run(
     without notebooks, into seeds/ in the run's folder.
     """
     os.environ["TQDM_DISABLE"] = "1"  # before tqdm is imported: seeds are computed under the bar of this command
-    from glore_lib.workflow.pipeline import Pipeline
+    from glore_lib.workflow.pipeline import Pipeline, parse_appendix
 
     _set("GLORE_RETRAIN", retrain)
     overrides, numbers = _parse(settings), parse_seeds(seeds)
-    pipeline = Pipeline(params, out, artifacts, overrides, start, fresh, appendix, name, recompute, numbers)
+    added = parse_appendix(appendix)
+    pipeline = Pipeline(params, out, artifacts, overrides, start, fresh, added, name, recompute, numbers)
     if any(job.due for job in pipeline.jobs):
         runs = [made.params for made in pipeline.results if made.params]
         _settle_stale(artifacts, runs, recompute, keep_stale)
@@ -176,7 +178,8 @@ def compute(
 ) -> None:  # fmt: skip
     """Compute all artifacts of notebooks 01-05 in this process, for example on a GPU server, and render nothing.
 
-    `glore run` then renders the notebooks in minutes. What only the appendix needs is computed by glore run --appendix.
+    `glore run` then renders the notebooks in minutes. What only the appendix needs is computed by glore run
+    --appendix all.
     """
     if not sys.stderr.isatty():
         os.environ["TQDM_DISABLE"] = "1"  # before tqdm is imported: no bars in a log

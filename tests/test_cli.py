@@ -527,7 +527,7 @@ def test_a_failed_import_is_an_error_of_its_own(clone, monkeypatch):
 
 
 def test_the_appendix_is_run_where_it_is_asked_for(clone):
-    shown = glore("run", clone.params, "--out", clone.results, "--appendix")
+    shown = glore("run", clone.params, "--out", clone.results, "--appendix", "j_value")
     assert shown.exit_code == 0
     assert "tiny appendix/j_value rendered" in shown.stderr.splitlines()
     assert (clone.out / "appendix" / "j_value.ipynb").exists()

@@ -433,8 +433,8 @@ class Pipeline:
 
     Building one writes nothing, and raises :class:`ParamsError` where the parameters, the data, a stage name or an
     output folder cannot be used. ``overrides`` apply to every params file; ``start`` is the first stage to execute
-    even if it is done; ``fresh`` removes what earlier runs left in the folders; ``appendix`` adds its notebooks;
-    ``recompute`` executes again what used artifacts of older code. Artifacts are always kept.
+    even if it is done; ``fresh`` removes what earlier runs left in the folders; ``appendix`` adds notebooks of
+    :data:`APPENDIX`; ``recompute`` executes again what used artifacts of older code. Artifacts are always kept.
     """
 
     params_files: Sequence[Path]
@@ -443,7 +443,7 @@ class Pipeline:
     overrides: dict[str, Any] = field(default_factory=dict)
     start: str | None = None
     fresh: bool = False
-    appendix: bool = False
+    appendix: Sequence[str] = ()
     name: str | None = None
     recompute: bool = False
     seeds: Sequence[int] = ()
@@ -453,7 +453,7 @@ class Pipeline:
     results: list[Results] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
-        stages = [stage for stage in STAGES if stage != FIGURES] + (list(APPENDIX) if self.appendix else [])
+        stages = [stage for stage in STAGES if stage != FIGURES] + [*self.appendix]
         again = _from(self.start, [*stages, FIGURES]) if self.start else []
         self.runs = read_runs(self.params_files, self.overrides, self.artifacts, self.appendix)
         name = comparison_name([*self.runs]) if self.name is None else self.name
@@ -524,6 +524,18 @@ def _from(name: str, stages: Sequence[str]) -> Sequence[str]:
         if name in (stage, Path(stage).name, number, words):
             return stages[index:]
     raise ParamsError(f"--from {name}: no such stage; must be one of {', '.join(stages)}, or its number")
+
+
+def parse_appendix(text: str | None) -> list[str]:
+    """Return the stages that ``all``, or names separated by commas such as ``label_noise``, stand for; None: none."""
+    if text is None:
+        return []
+    names = {Path(stage).name: stage for stage in APPENDIX}
+    given = [*names] if text == "all" else [name.strip() for name in text.split(",")]
+    if unknown := [name for name in given if name not in names]:
+        known = f"must be all, or some of {', '.join(names)}, separated by commas"
+        raise ParamsError(f"--appendix {text}: {known}; not {', '.join(map(repr, unknown))}")
+    return [stage for name, stage in names.items() if name in given]
 
 
 def _now() -> str:

@@ -14,9 +14,12 @@ MOST = 100
 
 
 def read_runs(
-    files: Sequence[Path], overrides: dict[str, Any], artifacts: Path, appendix: bool = False
+    files: Sequence[Path], overrides: dict[str, Any], artifacts: Path, appendix: Sequence[str] = ()
 ) -> dict[str, Params]:  # fmt: skip
-    """Return the runs of some params files by name; raise ParamsError if one, or what it needs, cannot be used."""
+    """Return the runs of some params files by name; raise ParamsError if one, or what it needs, cannot be used.
+
+    ``appendix`` are the appendix notebooks that are run too.
+    """
     from glore_lib.artifacts.packed import is_packed  # imports pandas, which takes a second
 
     runs: dict[str, Params] = {}
@@ -29,9 +32,9 @@ def read_runs(
         checked_task(params)
         if not is_packed(artifacts, params):
             check_installed(params)
-            if appendix:
+            if "appendix/c_refiner_rl" in appendix:
                 check_grpo(params)
-        if appendix and params.task.name != "arithmetic":
+        if "appendix/g_label_quality" in appendix and params.task.name != "arithmetic":
             from glore_lib.tasks.mr_gsm8k import MRGSM8K  # imports pandas, which takes a second
 
             MRGSM8K(params.task.calculator_annotations, params.task.test_questions).check_data({})

@@ -31,7 +31,7 @@ from glore_lib.reporting.results import TABLE_METRICS
 from glore_lib.run import Run
 from glore_lib.workflow.check import check
 from glore_lib.workflow.notebooks import finish
-from glore_lib.workflow.pipeline import APPENDIX, FIGURES, ROOT, STAGES, Pipeline, render
+from glore_lib.workflow.pipeline import APPENDIX, FIGURES, ROOT, STAGES, Pipeline, parse_appendix, render
 from tiny import Scripted, solver
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -307,8 +307,9 @@ def test_cells_on_any_run(student, tiny_base, tmp_path, monkeypatch, capsys):
 def test_all_notebooks_run_and_a_second_run_finds_all_done(tmp_path: Path):
     files = [ROOT / "params" / f"mini-{difficulty}.yaml" for difficulty in ("hard", "easy")]
 
-    def pipeline(root: str = "out", artifacts: str = "artifacts", appendix: bool = True) -> Pipeline:
-        return Pipeline(files, tmp_path / root, tmp_path / artifacts, REDUCED, appendix=appendix, name="mini")
+    def pipeline(root: str = "out", artifacts: str = "artifacts", appendix: str | None = "all") -> Pipeline:
+        added = parse_appendix(appendix)
+        return Pipeline(files, tmp_path / root, tmp_path / artifacts, REDUCED, appendix=added, name="mini")
 
     render(pipeline().results)
     for run in ("mini-hard", "mini-easy"):
@@ -330,10 +331,21 @@ def test_all_notebooks_run_and_a_second_run_finds_all_done(tmp_path: Path):
         test_every_output_fits_a_screen(path)
 
     # From an empty folder, the same parameters and seed give the same tables, byte for byte.
-    render(pipeline("again", "artifacts-again", appendix=False).results)
+    render(pipeline("again", "artifacts-again", appendix=None).results)
     assert {path.name: path.read_bytes() for path in (tmp_path / "again" / "mini" / "tables").iterdir()} == {
         path.name: content for path, content in tables.items()
     }
+
+
+def test_a_rendered_notebook_does_not_name_the_folder_of_the_data(tmp_path, monkeypatch):
+    folder = tmp_path / "data"
+    monkeypatch.setenv("GLORE_DATA_DIR", f"{folder}/")
+    text = f"GLORE_DATA_DIR = '{folder}': no file; {folder}/gsm8k, {folder}.old, other{folder}"
+    printed = nbformat.v4.new_code_cell("1", outputs=[nbformat.v4.new_output("stream", text=text)])
+    finish(nbformat.v4.new_notebook(cells=[printed], metadata={"papermill": {}}), tmp_path / "made.ipynb", {})
+    (cell,) = nbformat.read(tmp_path / "made.ipynb", as_version=4).cells
+    expected = "GLORE_DATA_DIR = '$GLORE_DATA_DIR': no file; $GLORE_DATA_DIR/gsm8k, "
+    assert cell.outputs[0].text == f"{expected}{folder}.old, other{folder}"
 
 
 @pytest.mark.parametrize("count", [0, 3, 7])
