@@ -224,6 +224,19 @@ def difference(a: Sequence[Outcome], b: Sequence[Outcome] | float) -> Resampled:
     return _over_seeds(a, values, _by_seed(a) - _by_seed(b), (-1.0, 1.0))
 
 
+def unpaired(a: Sequence[Outcome], b: Sequence[Outcome]) -> tuple[Resampled, float]:
+    """Bootstrap a statistic of ``a`` minus that of ``b`` on other questions, and return its two-sided p value too.
+
+    The p value is that of a normal distribution with the bootstrap's standard error; 1 if no question differs.
+    """
+    one, other = resampled(a), resampled(b)
+    replicates = one.replicates - np.roll(other.replicates, 1)  # equally many questions share the same draws
+    size, clusters = one.n + other.n, one.clusters + other.clusters
+    change = Resampled(one.value - other.value, replicates, size, clusters, (-1.0, 1.0))
+    error = change.standard_error
+    return change, float(2 * norm.sf(abs(change.value) / error)) if error > 0 else 1.0
+
+
 def paired_p(a: Sequence[Outcome], b: Sequence[Outcome] | float) -> float:
     """Return the two-sided p value of no difference between ``a`` and ``b``: methods swapped question by question.
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.stats import mannwhitneyu, permutation_test
+from statsmodels.stats.proportion import test_proportions_2indep as two_proportions
 
 from glore_lib import statistics
 from glore_lib.statistics import (
@@ -33,6 +34,7 @@ from glore_lib.statistics import (
     proportion,
     resampled,
     row,
+    unpaired,
 )
 
 outcomes = st.lists(st.integers(0, 1), min_size=1, max_size=40)
@@ -330,6 +332,26 @@ def test_a_test_over_seeds_uses_each_questions_mean():
     a, b = Outcome.of([1] * 10, names), Outcome.of([0] * 10, names)
     assert paired_p([a, b], [b, a]) == 1  # the seeds contradict each other
     assert paired_p([a, a], [b, b]) == pytest.approx(2 / 2**10, abs=0.002)
+
+
+@pytest.mark.parametrize(("right", "others"), [(60, 45), (60, 60), (30, 80)])
+def test_runs_on_other_questions_are_compared_as_two_independent_proportions(right, others):
+    a, b = (
+        Outcome.of([i < n for i in range(120)], [f"{run}{i}" for i in range(120)])
+        for run, n in (("a", right), ("b", others))
+    )
+    change, p = unpaired([a], [b])
+    known = two_proportions(right, 120, others, 120, method="wald")
+    assert change.value == pytest.approx((right - others) / 120) and change.n == change.clusters == 240
+    assert change.standard_error == pytest.approx(np.sqrt(known.variance), rel=0.05)
+    assert p == pytest.approx(known.pvalue, abs=0.02)
+    assert unpaired([b], [a])[1] == pytest.approx(p, abs=0.02)
+
+
+def test_runs_without_any_difference_have_no_small_p_value():
+    one, none = Outcome.of([1], ["a"]), Outcome.of([0], ["b"])
+    change, p = unpaired([one], [none])
+    assert p == 1 and change.value == 1 and change.estimate().ci_low < 0.9
 
 
 def test_p_values_are_rarely_small_without_a_difference():

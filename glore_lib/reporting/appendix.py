@@ -16,7 +16,7 @@ from glore_lib.reporting.style import METHOD_LABELS
 from glore_lib.reporting.tables import wide
 
 JUDGES = {"exact": "exact labels", "human": "human labels"}
-CONSTANT = ("first", "most_frequent")  # places that are named without reading the solution
+CONSTANT = ("always_first", "always_most_frequent")  # places that are named without reading the solution
 
 REWARDS = {
     "answer": "final answer", "orm": "ORM's score", "improvement": "ORM's gain on the draft",
@@ -89,7 +89,7 @@ def found_label_quality(numbers: pd.DataFrame) -> list[str]:
         f"{values.difference('sorm', 'always_most_frequent', 'first_error_accuracy', suffix)}.",
         *(_shares(values, rule, quality, words) for rule, words in rules.items() if rule in set(numbers["method"])),
         *(_shares(values, k, {steps + suffix: "balanced step accuracy"} | located, n) for k, n in models.items()),
-        *(_shares(values, f"always_{name}", located, f"Always the {name.replace('_', ' ')} step") for name in CONSTANT),
+        *(_shares(values, name, located, METHOD_LABELS[name]) for name in CONSTANT),
     ]
 
 

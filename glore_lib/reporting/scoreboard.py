@@ -49,6 +49,7 @@ COLUMNS = [
     "id", "claim", "paper", "task", "model", "seeds", "ours", "ci_low", "ci_high", "n", "clusters", "p", "p_holm",
     "power", "verdict",
 ]  # fmt: skip
+BENCHMARKS = ("gsm8k", "svamp")
 SYMBOLS = {
     REPLICATED: "✓",
     NOT_REPLICATED: "✗",
@@ -64,8 +65,10 @@ class Claim:
     """A claim and the difference that measures it, as in ``assets/claims.csv``.
 
     The difference is that of the methods ``a`` and ``b`` (or a constant) in ``metric``; one that ends in ``@`` is that
-    of the largest K there is. ``side`` (of :data:`SIDES`) is where it lies if the paper is right. ``about`` names the
-    benchmark whose stand-ins alone can test the claim; empty where every run can. ``needs`` lists differences, as
+    of the largest K there is. If ``b`` is a benchmark, the difference is that of ``a`` in a run on ``about`` and in one
+    on ``b`` by the same model; how hard stand-ins are was chosen by us, so they do not test it. ``side`` (of
+    :data:`SIDES`) is where it lies if the paper is right. ``about`` names the benchmark whose runs and stand-ins alone
+    can test the claim; empty where every run can. ``needs`` lists differences, as
     "a b metric" separated by semicolons, that must lie above 0 for the claim to be informative. ``note`` says why a
     claim is not judged or, without a metric, cannot be tested by any run of ours.
     """
@@ -132,11 +135,25 @@ def judge(outcomes: Sequence[Outcomes], a: str, b: str, metric: str, side: str, 
         power = st.equivalence_power(change.standard_error, *bounds)
         narrow = change.estimate(st.EQUIVALENCE_LEVEL)
         verdict = bounded(narrow.ci_low, narrow.ci_high, power, bounds)
-    for condition in filter(None, needs.split("; ")):
-        better = _pair(outcomes, *condition.split())
-        if better is None or not st.difference(*better).estimate().ci_low > 0:
-            verdict = NOT_INFORMATIVE
-    return Judgement(found, p, power, verdict)
+    return Judgement(found, p, power, verdict if _all_lie_above_0(outcomes, needs) else NOT_INFORMATIVE)
+
+
+def judge_runs(
+    outcomes: Sequence[Outcomes], others: Sequence[Outcomes], method: str, metric: str, needs: str = ""
+) -> Judgement | None:
+    """Judge by how much a method is better in one run than in another; None if one of them does not measure it."""
+    one, other = (_pair(of_run, method, "0", metric) for of_run in (outcomes, others))
+    if one is None or other is None:
+        return None
+    change, p = st.unpaired(one[0], other[0])
+    found, informative = change.estimate(), all(_all_lie_above_0(of_run, needs) for of_run in (outcomes, others))
+    verdict = directional(found.ci_low, found.ci_high, p) if informative else NOT_INFORMATIVE
+    return Judgement(found, p, nan, verdict)
+
+
+def _all_lie_above_0(outcomes: Sequence[Outcomes], needs: str) -> bool:
+    pairs = [_pair(outcomes, *condition.split()) for condition in filter(None, needs.split("; "))]
+    return all(pair is not None and st.difference(*pair).estimate().ci_low > 0 for pair in pairs)
 
 
 def _pair(outcomes: Sequence[Outcomes], a: str, b: str, metric: str) -> tuple[list[st.Outcome], Any] | None:
@@ -171,10 +188,13 @@ def scoreboard(outcomes: Mapping[str, Sequence[Outcomes]], runs: Sequence[Mappin
                 "task": run["run"],
                 "model": run["model"],
             }
-            row |= {"seeds": len(outcomes[run["run"]]), "verdict": NOT_TESTED}
-            found = None
+            seeds, found = outcomes[run["run"]], None
+            row |= {"seeds": len(seeds), "verdict": NOT_TESTED}
             if claim.metric and claim.about in ("", run["stands_for"]):
-                found = judge(outcomes[run["run"]], claim.a, claim.b, claim.metric, claim.side, claim.needs)
+                if claim.b not in BENCHMARKS:
+                    found = judge(seeds, claim.a, claim.b, claim.metric, claim.side, claim.needs)
+                elif other := _on(claim.b, run, runs):
+                    found = judge_runs(seeds, outcomes[other], claim.a, claim.metric, claim.needs)
             if found is not None:
                 e = found.found
                 row |= {"ours": e.value, "ci_low": e.ci_low, "ci_high": e.ci_high, "n": e.n, "clusters": e.clusters}
@@ -185,6 +205,12 @@ def scoreboard(outcomes: Mapping[str, Sequence[Outcomes]], runs: Sequence[Mappin
     for _, of_run in frame[frame["p"].notna()].groupby("task"):
         frame.loc[of_run.index, "p_holm"] = multipletests(of_run["p"], method="holm")[1]
     return frame
+
+
+def _on(name: str, run: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> str | None:
+    """Return the run on a benchmark by the model of a run on another one; None for a stand-in, or if there is none."""
+    real = [r for r in runs if r["params"]["task"]["name"] in BENCHMARKS and r["model"] == run["model"]]
+    return next((r["run"] for r in real if run in real and r["stands_for"] == name), None)
 
 
 def to_read(scores: pd.DataFrame) -> pd.DataFrame:

@@ -101,7 +101,7 @@ def outcomes(difference: int = 4) -> Outcomes:
     made: Outcomes = {}
     for claim in sb.CLAIMS:
         for condition in filter(None, [f"{claim.a} {claim.b} {claim.metric}", *claim.needs.split("; ")]):
-            if claim.metric:
+            if claim.metric and claim.b not in sb.BENCHMARKS:
                 a, b, metric = condition.split()
                 metric = metric.replace("@", "@8")
                 made.setdefault((b, metric), answers(220))
@@ -109,9 +109,12 @@ def outcomes(difference: int = 4) -> Outcomes:
     return made
 
 
-def score(*runs: Outcomes) -> pd.DataFrame:
-    """Return the scoreboard of runs "a" and "b", which stand in for GSM8K and SVAMP."""
-    about = [{"run": n, "model": "m", "stands_for": s} for n, s in (("a", "gsm8k"), ("b", "svamp"))][: len(runs)]
+def score(*runs: Outcomes, models: str = "mm", task: str = "") -> pd.DataFrame:
+    """Return the scoreboard of runs "a" and "b", on GSM8K and SVAMP or on a task that stands in for both."""
+    about = [
+        {"run": run, "model": model, "stands_for": benchmark, "params": {"task": {"name": task or benchmark}}}
+        for run, model, benchmark, _ in zip("ab", models, ("gsm8k", "svamp"), runs, strict=False)
+    ]
     return sb.scoreboard({run["run"]: [made] for run, made in zip(about, runs, strict=True)}, about)
 
 
@@ -164,6 +167,28 @@ def test_a_claim_about_one_benchmark_is_tested_by_its_stand_in_alone():
     assert sb.benchmark(Task(name="arithmetic", difficulty="hard", **COUNTS)) == "gsm8k"
     assert sb.benchmark(Task(name="arithmetic", difficulty="easy", **COUNTS)) == "svamp"
     assert sb.benchmark(Task(name="svamp", **COUNTS)) == "svamp"
+
+
+def test_students_of_two_benchmarks_are_compared_if_one_model_was_run_on_both():
+    hard, easy = (
+        outcomes() | {("greedy", "accuracy"): answers(100)},
+        outcomes() | {("greedy", "accuracy"): answers(240)},
+    )
+    verdicts = score(hard, easy).set_index(["id", "task"])
+    c7 = verdicts.loc["c7", "b"]
+    assert c7["ours"] == pytest.approx(0.35) and c7["n"] == 800 and c7["verdict"] == sb.REPLICATED
+    assert score(easy, hard).set_index(["id", "task"]).loc[("c7", "b"), "verdict"] == sb.NOT_REPLICATED
+    assert verdicts.loc[("c7", "a"), "verdict"] == sb.NOT_TESTED
+    for other in (score(hard, easy, models="mn"), score(hard, easy, task="arithmetic"), score(hard)):
+        assert set(other[other["id"].isin(["c7", "q5"])]["verdict"]) == {sb.NOT_TESTED}
+
+
+def test_a_model_no_better_than_a_constant_in_one_of_two_runs_is_not_informative():
+    key = ("orm", "step_balanced_accuracy")
+    good, chance = outcomes() | {key: answers(300)}, outcomes() | {key: answers(200)}
+    assert score(good, good).set_index(["id", "task"]).loc[("q5", "b"), "verdict"] == sb.INCONCLUSIVE
+    for runs in ((good, chance), (chance, good)):
+        assert score(*runs).set_index(["id", "task"]).loc[("q5", "b"), "verdict"] == sb.NOT_INFORMATIVE
 
 
 def test_the_reranking_is_taken_at_the_largest_number_of_samples():
