@@ -63,7 +63,7 @@ class Commands(TyperGroup):
             code = 128 + received[-1]
             line = "interrupted: finished work is kept, and the same command continues from there"
         except OSError as error:
-            if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG):
                 code, line = 2, f"error: {error}"
             elif error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 code, line = 1, f"error: {error}; finished work is kept: free disk space and run again"
@@ -178,8 +178,8 @@ def compute(
 ) -> None:  # fmt: skip
     """Compute all artifacts of notebooks 01-05 in this process, for example on a GPU server, and render nothing.
 
-    `glore run` then renders the notebooks in minutes. What only the appendix needs is computed by glore run
-    --appendix all.
+    `glore run` then renders the notebooks in minutes. What only the appendix needs is computed by
+    `glore run --appendix all`.
     """
     if not sys.stderr.isatty():
         os.environ["TQDM_DISABLE"] = "1"  # before tqdm is imported: no bars in a log

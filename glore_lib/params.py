@@ -328,7 +328,7 @@ class Evaluation(Section):
 class Params(Section):
     """All parameters of a run. Build it with :func:`load_params`."""
 
-    run: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
+    run: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,99}$")]
     caption: Annotated[str, Field(**NOT_COMPUTING)]
     seed: Annotated[int, Field(ge=0)]
     task: Task
@@ -369,9 +369,9 @@ def load_params(path: str | Path, overrides: dict[str, Any] | None = None) -> Pa
     Raises :class:`ParamsError` if the file is missing or not YAML, or if a field is unknown, missing or out of range.
     """
     path = Path(path)
-    if not path.exists() and (SHIPPED / path).is_file():
-        path = SHIPPED / path
     try:
+        if not path.exists() and (SHIPPED / path).is_file():
+            path = SHIPPED / path
         data = read_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ParamsError(f"params file {path}: no such file") from None
@@ -388,7 +388,10 @@ def load_params(path: str | Path, overrides: dict[str, Any] | None = None) -> Pa
     _merge(data, {} if overrides is None else overrides)
     model = data.get("base_model")
     if isinstance(model, dict) and isinstance(model.get("source"), str):
-        data["base_model"] = model | {"source": _from_root(model["source"])}
+        try:
+            data["base_model"] = model | {"source": _from_root(model["source"])}
+        except OSError as error:  # such as a name that is too long
+            raise ParamsError(f"base_model.source = {_show(model['source'])}: {error.strerror}") from None
     try:
         return Params.model_validate(data)
     except ValidationError as error:
@@ -408,7 +411,7 @@ def is_path(source: str) -> bool:
 def _from_root(source: str) -> str:
     """Return a path as ``./`` and from the clone on, one text for all spellings; other sources unchanged."""
     path = expanded(source)
-    if source in MADE_HERE or not source.isprintable() or not (is_path(source) or path.exists()):
+    if source in MADE_HERE or not source.isprintable() or not (path.exists() or is_path(source)):
         return source
     return f"./{os.path.relpath(path.resolve(), ROOT)}"
 

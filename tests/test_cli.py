@@ -39,6 +39,9 @@ from tiny import Scripted, open_tiny, solver
 ALL_STAGES = tuple(pipeline.STAGES)
 
 
+LONG = "a" * 300  # longer than the name of a file can be
+
+
 def glore(*arguments: str | Path) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
@@ -519,6 +522,24 @@ def test_a_terminal_is_recognised():
     os.close(theirs)
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("plan", f"{LONG}.yaml"),
+        *(("plan", TINY, f"--set=base_model.source={source}") for source in (LONG, f"./{LONG}", f"{LONG}.gguf")),
+        ("plan", TINY, f"--set=run={LONG}"), ("compute", TINY, "--artifacts", LONG),
+        ("run", TINY, "--out", LONG), ("run", TINY, "--name", LONG), ("unpack", LONG), ("figures", LONG),
+    ],
+    ids=lambda given: "-".join(str(text).replace(LONG, "long") for text in given),
+)  # fmt: skip
+def test_a_name_that_is_too_long_for_a_file_is_one_error(arguments, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shown = glore(*arguments)
+    assert shown.exit_code == 2, shown.exception
+    (line,) = shown.stderr.splitlines()
+    assert line.startswith("error: ") and "aaa" in line
+
+
 def test_a_failed_import_is_an_error_of_its_own(clone, monkeypatch):
     monkeypatch.setitem(sys.modules, "glore_lib.workflow.pipeline", None)
     result = glore("run", clone.params, "--out", clone.results)
@@ -581,8 +602,9 @@ def test_a_signal_to_end_interrupts_a_run(clone, ending, reliability):
     assert clone.manifest["status"] == "interrupted"
     kernel = int(reached.read_text(encoding="utf-8"))
     wait_until(lambda: not psutil.pid_exists(kernel) or psutil.Process(kernel).status() == psutil.STATUS_ZOMBIE)
+    senders = "closed terminals" if ending == signal.SIGHUP else "batch systems and `docker stop`"
     reliability(
-        f"{ending.name}, as batch systems and `docker stop` send",
+        f"{ending.name}, as {senders} send",
         f"as Ctrl-C: one line that says how to resume; no lock and no process left; exit code {128 + ending}",
         "the shard in progress",
     )

@@ -120,6 +120,7 @@ LEAF = (
 TREE = st.recursive(LEAF, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(LEAF, inner, max_size=3))
 PARAMS = TINY.read_text(encoding="utf-8")
 ODD_YAML = (
+    "base_model: {source: " + "9" * 300 + "a}",
     "a: 2020-13-45", "seed: " + "9" * 5000, "[" * 1500, "&a [*a]", "a: !!bool x", "a: !!timestamp x", "a: !!int ''",
     "? [a]\n: 1", "a: {2020-01-01: 1}", "seed: {2020-01-01: 1}", "seed: {!!binary aGk=: 1}", '"\\u2028": 1',
     "a: !!python/object/apply:os.system [ls]", "seed: !!float x", "%TAG ! x", "a: ''\n---\nb: 1", "<<: 3", "a: \ud800",

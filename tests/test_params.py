@@ -66,7 +66,7 @@ def write(tmp_path):
         ("task.name", "gsm", 'task.name = "gsm": must be one of arithmetic, gsm8k, svamp'),
         ("reward_models.monotone", "yes", 'reward_models.monotone = "yes": must be true or false'),
         ("caption", 7, "caption = 7: must be text"),
-        ("run", "My Run", 'run = "My Run": must be text that matches ^[a-z0-9][a-z0-9_.-]*$'),
+        ("run", "My Run", 'run = "My Run": must be text that matches ^[a-z0-9][a-z0-9_.-]{0,99}$'),
         ("finetuning.lora_targets", "q_proj", 'finetuning.lora_targets = "q_proj": must be a list of texts, not empty'),
         ("finetuning.lora_targets", ["q_proj", 1], "finetuning.lora_targets.1 = 1: must be a list of texts, not empty"),
         ("refiner.training", 3, "refiner.training = 3: must be a section that sets epochs, learning_rate, max_steps"),
