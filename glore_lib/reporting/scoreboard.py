@@ -5,9 +5,9 @@ says. The rule (:func:`judge`):
 
 - a direction is ``replicated`` if the 95 % interval lies above 0 and a paired test rejects no difference at 5 %,
   ``not replicated`` if it lies below 0 and the test rejects, and ``inconclusive`` otherwise;
-- a bound, such as "about the same", is tested by two one-sided tests: ``replicated`` if the 90 % interval lies within
-  the bounds, ``not replicated`` if it lies outside, otherwise ``inconclusive``. If a true difference of 0 would be
-  confirmed in less than half of all samples, the claim is ``underpowered``;
+- a bound, such as "about the same", is tested by two one-sided tests: ``not replicated`` if the 90 % interval lies
+  outside the bounds; otherwise ``underpowered`` if a true difference of 0 would be confirmed in less than half of all
+  samples; otherwise ``replicated`` if the interval lies within, else ``inconclusive``;
 - it is ``not informative`` if a method that it is about is not better than the best constant prediction;
 - ``not judged`` are numbers that cannot contradict their claim, and ``not tested here`` what a run does not measure or
   is not about.
