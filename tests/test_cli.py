@@ -37,8 +37,6 @@ from glore_lib.workflow.runs import parse_seeds
 from tiny import Scripted, open_tiny, solver
 
 ALL_STAGES = tuple(pipeline.STAGES)
-
-
 LONG = "a" * 300  # longer than the name of a file can be
 
 

@@ -19,6 +19,7 @@ from papermill.exceptions import PapermillExecutionError
 
 from glore_lib.artifacts.records import NOTE
 from glore_lib.params import ParamsError, digest
+from glore_lib.tasks.benchmarks import DATA_DIR
 from glore_lib.workflow import StageError
 from glore_lib.workflow.environment import ROOT
 
@@ -163,14 +164,13 @@ def _is_progress_bar(output: nbformat.NotebookNode) -> bool:
 def without_paths(text: str) -> str:
     """Return a text, such as a warning, without the folders of this machine; data URLs, such as images, are kept."""
     home = os.path.expanduser("~")  # noqa: PTH111  # Path.home() raises where there is none
-    folders = {sys.prefix: "", sys.base_prefix: "", str(ROOT): "", home: "~/"}
-    data = os.environ.get("GLORE_DATA_DIR", "").rstrip("/")
+    data = os.environ.get(DATA_DIR, "").rstrip("/")
+    folders = dict.fromkeys([sys.prefix, sys.base_prefix, str(ROOT)], ("/", "")) | {home: ("/", "~/")}
+    if Path(data).is_absolute():
+        folders[data] = (r"(?![\w.-])", f"${DATA_DIR}")  # messages name it, too, and not only files in it
     parts = re.split(r"(data:\w+/[\w.+-]+[;,][^\s\"'<>)]*)", text)
-    for folder, short in folders.items():
+    for folder, (end, short) in folders.items():
         if len(folder) > 3:  # the home of a container's user may be "/"
-            path = rf"(\x1b\[[\d;]*m|(?<![\w./~-])){re.escape(folder)}/"
+            path = rf"(\x1b\[[\d;]*m|(?<![\w./~-])){re.escape(folder)}{end}"
             parts[::2] = [re.sub(path, rf"\g<1>{short}", part) for part in parts[::2]]
-    if len(data) > 3 and Path(data).is_absolute():
-        path = rf"(?<![\w./~-]){re.escape(data)}(?![\w.-])"
-        parts[::2] = [re.sub(path, "$GLORE_DATA_DIR", part) for part in parts[::2]]
     return "".join(parts)

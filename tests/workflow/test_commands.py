@@ -112,6 +112,7 @@ def test_run_and_what_follows_it_over_the_real_notebooks(settings, tmp_path):
     shown = glore("run", TINY, "--out", root, *given)
     assert shown.exit_code == 0, shown.stderr
     assert len(list((root / "tiny" / "tables").glob("*.csv"))) == len(TABLES)
+    assert (root / "tiny-figures" / "report.html").stat().st_size > 10_000
     again = glore("run", TINY, "--out", root, *given)
     assert again.stderr == "found finished: tiny 01-05, tiny-figures 06\n"
     for folder in (root / "tiny", root / "tiny-figures"):

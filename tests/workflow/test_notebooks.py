@@ -322,6 +322,17 @@ def test_all_notebooks_run_and_a_second_run_finds_all_done(tmp_path: Path):
     assert {"global", "local+orm", "local+sorm", "global+local+sorm", "local+oracle"} <= set(table3["method"])
     for figure in ("figure4", "figure5", "figure6"):
         assert (out / "figures" / f"{figure}.svg").stat().st_size > 1000
+    of_run = [
+        "manifest.json",
+        "run.json",
+        "tables/numbers.csv",
+        *(f"{stage}.ipynb" for stage in STAGES if stage != FIGURES),
+    ]
+    made = [tmp_path / "out" / run / name for run in ("mini-hard", "mini-easy") for name in of_run]
+    made += [out / name for name in ("manifest.json", "scoreboard.csv", f"{FIGURES}.ipynb")]
+    made += [out / "tables" / f"table{number}.{suffix}" for number in (1, 2, 3) for suffix in ("csv", "md")]
+    made += [out / "figures" / f"figure{number}.{suffix}" for number in (4, 5, 6) for suffix in ("png", "svg", "csv")]
+    assert [path for path in made if not path.is_file() or not path.stat().st_size] == []
     assert not any(job.due for job in pipeline().jobs)
     for folder in (tmp_path / "out" / "mini-hard", tmp_path / "out" / "mini-easy", out):
         compared, differences = check(folder, tmp_path / "artifacts")

@@ -22,12 +22,14 @@ from glore_lib.params import ROOT, ParamsError, load_params
 from glore_lib.workflow import StageError, notebooks, pipeline
 from glore_lib.workflow.pipeline import APPENDIX, STAGES, Job, Pipeline, Results, comparison_hashes, render
 
+ADDED = ["appendix/j_value"]  # the appendix of these tests
+
 
 def use_two_stages(patch: pytest.MonkeyPatch) -> None:
     """Kernels take a second to start: two stages and the figures show what six would."""
     patch.setattr(pipeline, "STAGES", {"01_expert_iteration": 0.5, "02_orm": 0.4, "06_figures": 0.1})
     patch.setattr(pipeline, "SAVES_TABLES", "02_orm")
-    patch.setattr(pipeline, "APPENDIX", {"appendix/j_value": 0.1})
+    patch.setattr(pipeline, "APPENDIX", dict.fromkeys(ADDED, 0.1))
     patch.setattr(pipeline, "code_hash", lambda _: "c0de")  # so that an editor that saves a module does not fail a test
 
 
@@ -114,7 +116,7 @@ def test_results_that_came_with_a_clone_are_made_anew(done):
 
 def test_the_appendix_is_rendered_where_it_is_asked_for_and_follows_the_same_rules(done):
     assert not (done.out / "appendix").exists()
-    assert done.run(appendix=["appendix/j_value"]) == ["tiny j_value 1"]
+    assert done.run(appendix=ADDED) == ["tiny j_value 1"]
     rendered = done.out / "appendix" / "j_value.ipynb"
     made = nbformat.read(rendered, as_version=4).metadata["glore"]
     assert made["notebook_hash"] == pipeline.notebook_hash(done.notebooks / "appendix" / "j_value.ipynb")
@@ -123,7 +125,7 @@ def test_the_appendix_is_rendered_where_it_is_asked_for_and_follows_the_same_rul
     assert [entry["stage"] for entry in manifest["stages"]] == ["01_expert_iteration", "02_orm", "appendix/j_value"]
     assert manifest["outputs"] == ["appendix/experiment.csv", "run.json", "tables/numbers.csv"]
     assert manifest["stages"][2]["tokens"] == {"generated_tokens": 11}
-    assert done.run(appendix=["appendix/j_value"]) == done.run() == []
+    assert done.run(appendix=ADDED) == done.run() == []
     assert done.manifest == manifest
 
     write_stage(done.notebooks, "01_expert_iteration", WORK.replace("STAGE", "01_expert_iteration"), "'new cell'")
@@ -131,14 +133,14 @@ def test_the_appendix_is_rendered_where_it_is_asked_for_and_follows_the_same_rul
     assert done.manifest["stages"][2] == manifest["stages"][2]  # not asked for now, and not forgotten
     assert done.manifest["outputs"] == manifest["outputs"]
     for start in ("appendix/j_value", "j_value", "value"):
-        due = [job.stage for job in done.pipeline(appendix=["appendix/j_value"], start=start).jobs if job.due]
+        due = [job.stage for job in done.pipeline(appendix=ADDED, start=start).jobs if job.due]
         assert due == ["appendix/j_value", "06_figures"]
     with pytest.raises(ParamsError, match="--from j_value: no such stage"):
         done.pipeline(start="j_value")
 
 
 def test_the_appendix_is_removed_by_fresh(done):
-    done.run(appendix=["appendix/j_value"])
+    done.run(appendix=ADDED)
     write_stage(done.notebooks, "01_expert_iteration", "1 / 0")
     with pytest.raises(StageError):
         done.run(fresh=True)
@@ -157,7 +159,7 @@ def test_the_appendix_needs_the_judged_solutions(clone, tmp_path, monkeypatch, t
     rows = [{"ID": f"chal-{i}", "Body": f"Ann has {i} pens.", "Question": "How many?", "Answer": 5} for i in range(900)]
     (tmp_path / "data" / "svamp" / "SVAMP.json").write_text(json.dumps(rows))
     overrides = {"task.name": task, "student.start": "one_shot"}
-    clone.pipeline(overrides=overrides, appendix=["appendix/j_value"])  # which reads none
+    clone.pipeline(overrides=overrides, appendix=ADDED)  # which reads none
     with pytest.raises(ParamsError, match=r"mr_gsm8k/human_first_error\.jsonl"):
         clone.pipeline(overrides=overrides, appendix=["appendix/g_label_quality"])
 
@@ -574,7 +576,7 @@ def test_names_that_a_comparison_cannot_have(clone, name):
 
 def test_notebooks_are_given_paths_relative_to_the_clone(clone, tmp_path, monkeypatch):
     monkeypatch.chdir(clone.root / "params")  # where the command is given does not matter
-    given = {job.stage: job.parameters for job in clone.pipeline(Path("tiny.yaml"), appendix=["appendix/j_value"]).jobs}
+    given = {job.stage: job.parameters for job in clone.pipeline(Path("tiny.yaml"), appendix=ADDED).jobs}
     stage = {"params_file": "params/tiny.yaml", "overrides": {}, "artifacts": "artifacts"}
     assert given == {
         "01_expert_iteration": stage,
@@ -611,7 +613,7 @@ def test_a_comparison_is_built_from_run_folders_alone(done):
 def test_runs_and_seeds_side_by_side_are_those_one_after_another(seeds):
     other = add_run(seeds)
     reported = []
-    pipeline = seeds.pipeline(seeds.params, other, seeds=[0, 1], name="tiny-figures", appendix=["appendix/j_value"])
+    pipeline = seeds.pipeline(seeds.params, other, seeds=[0, 1], name="tiny-figures", appendix=ADDED)
     seeds.log.unlink()
     render(pipeline.results, lambda job, share: reported.append((job.label, share)), jobs=2)
     made = seeds.log.read_text().splitlines()
@@ -620,13 +622,11 @@ def test_runs_and_seeds_side_by_side_are_those_one_after_another(seeds):
     assert of_runs[0] == COMPUTED[:2] and of_runs[2] == [line.replace("tiny", "other") for line in COMPUTED[:2]]
     assert {label for label, share in reported if share == 1.0} == {job.label for job in pipeline.jobs if job.due}
     side_by_side = seeds.files()
-    seeds.run(seeds.params, other, seeds=[0, 1], name="tiny-figures", appendix=["appendix/j_value"], fresh=True)
+    seeds.run(seeds.params, other, seeds=[0, 1], name="tiny-figures", appendix=ADDED, fresh=True)
     assert side_by_side.keys() == seeds.files().keys()
     tables = [name for name in side_by_side if "tables" in name]
     assert [side_by_side[name] for name in tables] == [seeds.files()[name] for name in tables]
-    assert (
-        seeds.run(seeds.params, other, seeds=[0, 1], name="tiny-figures", appendix=["appendix/j_value"], jobs=2) == []
-    )
+    assert seeds.run(seeds.params, other, seeds=[0, 1], name="tiny-figures", appendix=ADDED, jobs=2) == []
 
 
 def test_a_run_goes_on_beside_one_that_fails(clone):
@@ -706,9 +706,7 @@ def test_the_seed_of_the_run_is_rendered_or_else_the_first(clone, monkeypatch):
 
 
 def test_all_runs_are_rendered_before_further_seeds_are_computed(seeds):
-    pipeline = seeds.pipeline(
-        seeds.params, add_run(seeds), seeds=[0, 1], name="tiny-figures", appendix=["appendix/j_value"]
-    )
+    pipeline = seeds.pipeline(seeds.params, add_run(seeds), seeds=[0, 1], name="tiny-figures", appendix=ADDED)
     assert [(job.place, job.label, job.done) for job in pipeline.jobs if job.stage != "01_expert_iteration"] == [
         ("run 1 of 2, seed 1 of 2, stage 2 of 4: ", "tiny 02_orm", "rendered"),
         ("run 1 of 2, seed 1 of 2, stage 3 of 4: ", "tiny appendix/j_value", "rendered"),
