@@ -8,6 +8,7 @@ While it is made, an artifact is the folder ``.<name>-<key>``. Its subfolder ``u
 has the shards of a frame or the checkpoints of a training. Files that fail their checksum are reported and made again.
 """
 
+import ctypes
 import json
 import os
 import shutil
@@ -182,6 +183,7 @@ class Store:
             path.unlink()
         started = time.perf_counter()
         shard = make()
+        _return_memory()
         seconds = f"{time.perf_counter() - started:.3f}"
         temporary = self._shards / "shard"
         shard.to_parquet(temporary, index=False)
@@ -212,6 +214,7 @@ class Store:
                 _empty(making)
                 self._shards, self._found, started = shards, [], time.perf_counter()
                 info = make(making)
+                _return_memory()
                 seconds = time.perf_counter() - started + sum(self._found) + info.pop("seconds_before", 0.0)
                 record = {"name": name, "key": key, "seconds": round(seconds, 3), "shards_found": len(self._found)}
                 if before := verify_record(folder)["files"] if folder.exists() else {}:
@@ -232,6 +235,16 @@ class Store:
                         shutil.rmtree(making)
                 else:
                     shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
+
+
+def _return_memory() -> None:
+    """Return freed memory to the system.
+
+    Glibc keeps it where something later in the heap is in use: after four trainings of a 0.5B model 8 of 11 GiB, while
+    it sampled rollouts 5 of 7.
+    """
+    with suppress(AttributeError):  # other C libraries have no such function
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def changed_code(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

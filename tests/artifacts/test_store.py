@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import time
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 
 from glore_lib.artifacts.manifest import training_warnings
@@ -49,6 +51,29 @@ def test_a_frame_is_made_once_and_read_as_it_was_written(store):
     assert first.id == second.id
     pd.testing.assert_frame_equal(second.read(), LABELS.astype(SCHEMAS["step_labels"]))
     assert second.read().label_raw.tolist() == [1, -100]  # the value that losses ignore stays itself
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries return memory by themselves")
+def test_memory_that_an_artifact_or_a_shard_no_longer_needs_is_returned(store):
+    kept, grown = [], []
+
+    def rss() -> int:
+        return psutil.Process().memory_info().rss
+
+    def use() -> pd.DataFrame:
+        blocks = [bytes(100_000) for _ in range(3000)]
+        kept.append(blocks.pop())  # the last, so that the heap can't shrink from its end
+        return LABELS
+
+    def make() -> pd.DataFrame:
+        store.shard("shard", use)
+        grown.append(rss() - before)
+        return use()
+
+    before = rss()
+    labels(store, make)
+    grown.append(rss() - before)
+    assert len(kept) == 2 and max(grown) < 100e6  # of 300 each
 
 
 def test_a_frame_is_read_from_disk_once_and_changes_to_it_stay_with_the_reader(store, monkeypatch):
