@@ -160,7 +160,7 @@ PACKED = ROOT / "results" / "packed"
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("run", ["mini-hard", "qwen-coder-svamp"])
+@pytest.mark.parametrize("run", sorted(path.name.removesuffix(".tar.gz") for path in PACKED.iterdir()))
 def test_a_committed_archive_has_what_every_committed_number_is_computed_from(run, tmp_path):
     params = load_params(ROOT / "params" / f"{run}.yaml")
     if params.task.name != "arithmetic" and not os.environ.get("GLORE_DATA_DIR"):
