@@ -54,7 +54,7 @@ COMPARED: dict[str, list[tuple[str, str]]] = {
 
 @dataclass(frozen=True)
 class DraftSet:
-    """Greedy drafts on the questions of a split, with step labels by rollouts and, where known, exact ones."""
+    """Greedy drafts on the questions of a split, with rollout labels of their steps and, where known, exact ones."""
 
     drafts: Artifact
     rollouts: Artifact
@@ -157,7 +157,7 @@ class Tables:
     def _first_errors(self, draft_set: DraftSet, scores: Mapping[str, Artifact]) -> Outcomes:
         """Compute the share of wrong drafts whose first error is located.
 
-        Wrong drafts whose labels show no error, which labels by rollouts allow, do not count.
+        Wrong drafts whose labels show no error, which rollout labels allow, do not count.
         """
         drafts = draft_set.drafts.read()
         outcomes: Outcomes = {}
@@ -182,7 +182,7 @@ class Tables:
         return self._judged("final", "", right, questions, predicted)
 
     def label_quality(self, draft_set: DraftSet) -> Outcomes:
-        """Compute the share of positive labels, and precision and recall of labels by rollouts against exact ones.
+        """Compute the share of positive labels, and precision and recall of rollout labels against exact ones.
 
         Labels are compared raw and after each post-processing step.
         """
@@ -322,7 +322,7 @@ class Pool:
 
 
 def rule_outcomes(rollouts: pd.DataFrame, exact: pd.DataFrame) -> Outcomes:
-    """Compute precision, recall and accuracy of labels by rollouts, raw and after each post-processing rule."""
+    """Compute precision, recall and accuracy of rollout labels, raw and after each post-processing rule."""
     truth = exact.set_index(["sample_id", "step"])
     outcomes: Outcomes = {}
     for rule, switches in step_labels.POSTPROCESSING.items():

@@ -55,7 +55,7 @@ def label_quality_rows(numbers: pd.DataFrame) -> pd.DataFrame:
 
 @with_style({"axes.grid.axis": "x"})
 def label_quality(numbers: pd.DataFrame) -> Figure:
-    """Draw precision and recall of labels by rollouts against exact labels, after each post-processing step."""
+    """Draw precision and recall of rollout labels against exact labels, after each post-processing step."""
     figure, panels = style.run_panels(label_quality_rows(numbers), width=4.6, height=2.6, sharex=True)
     for axes, _, cells in panels:
         for place, method in enumerate(LABEL_RULES):
@@ -209,7 +209,7 @@ def fixed_overlap(rows: pd.DataFrame) -> Figure:
         axes.tick_params(length=0)
         axes.set_title(f"{task} (n = {cells.n.iloc[0]:,})")
         axes.set_xlabel("Framed: all that it fixes")
-        style.outer_label(axes, "Fixed by (% of incorrect drafts)")
+        style.outer_label(axes, "Fixed by (% of wrong drafts)")
     return figure
 
 

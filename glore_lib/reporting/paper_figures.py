@@ -25,7 +25,7 @@ HATCHES = {
 RERANKERS = ("orm", "balanced_orm", "sorm", "sorm_raw")
 RERANKER_ABLATIONS = ("sorm_consistent", "sorm_balanced")  # drawn where a run has them, not missed where it hasn't
 REFINERS = ("global", "local+orm", "local+balanced_orm", "local+sorm")
-DRAFTS = {"accuracy_all_drafts": "All drafts\nrefined", "accuracy_incorrect_drafts": "Only incorrect\ndrafts refined"}
+DRAFTS = {"accuracy_all_drafts": "All drafts\nrefined", "accuracy_incorrect_drafts": "Only wrong\ndrafts refined"}
 CHOICES = ("greedy", "bo3", "reranked", "oracle_bo3", "oracle_reranked")
 
 
@@ -66,7 +66,7 @@ def figure5_rows(numbers: pd.DataFrame) -> pd.DataFrame:
 
 @with_style()
 def figure5(numbers: pd.DataFrame) -> Figure:
-    """Draw the accuracy after refining all drafts, and only the incorrect ones, without reranking (paper, Figure 5)."""
+    """Draw the accuracy after refining all drafts, and only the wrong ones, without reranking (paper, Figure 5)."""
     figure, panels = style.run_panels(figure5_rows(numbers), width=5.2, height=3.6, sharey=True)
     for axes, drawn, cells in panels:
         for group, metric in enumerate(DRAFTS):

@@ -152,7 +152,7 @@ def score_ranges(lab: Replication) -> pd.DataFrame:
 
 
 def training_label_outcomes(lab: Replication) -> Outcomes:
-    """Compare the training labels by rollouts with the exact ones after each post-processing rule; {} if unknown."""
+    """Compare the training rollout labels with the exact ones after each post-processing rule; {} if unknown."""
     rollouts, samples = lab.data.rollouts.read(), lab.data.samples.read()
     labelled = samples[samples["sample_id"].isin(rollouts["sample_id"])]
     exact = step_labels.exact_labels(lab.run, labelled, lab.run.reward_split)
@@ -160,7 +160,7 @@ def training_label_outcomes(lab: Replication) -> Outcomes:
 
 
 def training_label_quality(lab: Replication) -> pd.DataFrame:
-    """Return precision, recall and accuracy of the training labels by rollouts, after each post-processing rule."""
+    """Return precision, recall and accuracy of the training rollout labels, after each post-processing rule."""
     outcomes = training_label_outcomes(lab)
     return (
         wide(lab.tables.numbers(outcomes), list(QUALITY)) if outcomes else pd.DataFrame({"exact labels": ["unknown"]})

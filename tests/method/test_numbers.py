@@ -82,7 +82,7 @@ def test_all_drafts_right_so_that_none_is_to_refine(tiny_base, tmp_path, monkeyp
     assert "Warning: refiner stays untrained: there was nothing to learn from." in warned
     assert not [line for line in warned if "student" in line or "-model-orm-" in line]
     reliability(
-        "all drafts right: no incorrect draft to refine",
+        "all drafts right: no wrong draft to refine",
         "table cells say n = 0; the refiner stays untrained, with a warning in notebook, report and manifest",
     )
 

@@ -1,4 +1,4 @@
-"""Labels by rollouts compared with exact or human labels (paper, appendix G)."""
+"""Rollout labels compared with exact or human labels (paper, appendix G)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ KINDS = ("orm", "balanced_orm", "sorm")
 class Judged:
     """Solutions with the labels of ``judge`` (the task's checker, or humans) and scores by reward models.
 
-    ``rolled_out`` adds labels by rollouts if the questions are like those that the student learned from.
+    ``rolled_out`` adds rollout labels if the questions are like those that the student learned from.
     """
 
     judge: Literal["exact", "human"]
@@ -110,7 +110,7 @@ def processbench(lab: Replication) -> pd.DataFrame:
 
 
 def label_quality(lab: Replication) -> pd.DataFrame:
-    """Compare labels by rollouts and the reward models' predictions with the judge's labels: steps, first errors.
+    """Compare rollout labels and the reward models' predictions with the judge's labels: steps, first errors.
 
     Metrics ``label_…`` and those that end in ``_exact`` or ``_human`` use the judge's labels, the others those by
     rollouts. First errors are those of the wrong solutions in which the judge finds one. Beside them are those of

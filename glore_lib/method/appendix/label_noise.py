@@ -1,4 +1,4 @@
-"""Labels by rollouts against the truth: how many rollouts, at which temperature, and how they become labels.
+"""Rollout labels against the truth: how many rollouts, at which temperature, and how they become labels.
 
 Only a task with exact labels (:func:`glore_lib.method.step_labels.exact_labels`) knows the truth; of other tasks, the
 experiments have no numbers.
