@@ -26,7 +26,8 @@ CHARACTERS_PER_TOKEN = 3.0  # SmolLM2's tokenizer on GSM8K: 3.9 in questions, 2.
 class Hardware:
     """The speed that a machine reaches in practice.
 
-    FLOP/s by dtype in training and in forward passes, bytes/s from memory, seconds to start a layer, bytes of memory.
+    FLOP/s by dtype in training and in forward passes, bytes/s from memory, seconds to start a layer, bytes of memory,
+    and bytes of it that Python and its libraries take.
     """
 
     training: dict[str, float]
@@ -35,6 +36,7 @@ class Hardware:
     layer_seconds: float
     memory: float
     source: str
+    process: float = 0
 
 
 def _gpu(name: str, bfloat16: float, float32: float, bandwidth: float, memory: float) -> Hardware:
@@ -53,6 +55,7 @@ HARDWARE = {
         {"float32": 80e9, "bfloat16": 300e9}, {"float32": 55e9, "bfloat16": 320e9}, 10e9, 0.9e-3, math.inf,
         "measured on two cores of an AMD EPYC with AVX512-BF16: training 80 GFLOP/s in float32 (the mini runs) and 300 "
         "in bfloat16 (Qwen2.5-Coder-0.5B), forward passes 55 and 320; starting a layer takes 0.9 ms",
+        process=0.5 * 2**30,  # 0.55 GiB with torch, transformers and peft
     ),
     "a100-80gb": _gpu("A100 80GB SXM", 312, 19.5, 2039, 80),
     "h100-80gb": _gpu("H100 SXM", 989, 67, 3350, 80),

@@ -42,7 +42,6 @@ NEW_MARKS = 0.4  # share of drafts that one more locator marks at a place where 
 # Questions of a split to measure. Generating all of the mini runs' takes seconds, and changes times by under 0.2 %.
 MEASURED = {"arithmetic": 200}
 NOTEBOOK_SECONDS = 12.0  # a notebook's imports, statistics and figures: 01 and 05 of the mini runs
-PROCESS = 0.5 * 2**30  # bytes of Python and its libraries: 0.55 GiB with torch, transformers and peft
 QUANTISED_BYTES = {"qlora": 4.5 / 8}  # a 4-bit weight and its share of the block's scale
 
 
@@ -121,7 +120,6 @@ class Plan:
         rows = [_sum(stage, list(part)) for stage, part in groupby(self.work, lambda work: work.stage)]
         for row in rows:
             row.seconds += NOTEBOOK_SECONDS
-            row.memory += PROCESS
         return [*rows, _sum("total", rows)]
 
 
@@ -153,7 +151,8 @@ def plan(p: Params, accuracy: float = 0.6, hardware: str = "cpu") -> Plan:
         "texts": f"{right:.0%} of further right samples of a question have a new text, {wrong:.0%} of wrong ones",
         "tokens": f"{'reference solutions' if planner.solved else 'the one-shot example'}, {planner.counted_by}",
         "model": f"{planner.size.parameters / 1e6:,.1f} million parameters, {planner.sized_by}",
-        "memory": "weights, gradients, Adam's states, activations, keys and values, Python and its libraries",
+        "memory": "weights, gradients, Adam's states, activations, keys and values"
+        + ", Python and its libraries" * (HARDWARE[hardware].process > 0),
         "time": f"{hardware}: {HARDWARE[hardware].source}",
     }
     if planner.vllm:
@@ -520,5 +519,5 @@ class _Planner:
     def _flops(self, use: str) -> float:
         return getattr(self.hardware, use)[self.p.base_model.dtype]
 
-    def _add(self, name: str, **amounts: float) -> None:
-        self.work.append(Work(self.stage, name, **amounts))
+    def _add(self, name: str, memory: float = 0, **amounts: float) -> None:
+        self.work.append(Work(self.stage, name, memory=self.hardware.process + memory, **amounts))

@@ -227,6 +227,9 @@ def test_memory_and_hours_follow_the_method_and_the_hardware():
     assert memory[0] < 14 < memory[1] < 54 < memory[2]  # 2 bytes a weight, 8 with gradient and Adam's states
     assert part(lora, "training sft").disk == 4 * 39_976_960
     assert "more than rtx-4090 has: 01_expert_iteration" in planned(llama, hardware="rtx-4090").sources["memory"]
+    on_cpu = planned(llama)  # where Python and its libraries share the memory
+    assert on_cpu.stages[0].memory - full.stages[0].memory == 0.5 * 2**30
+    assert "Python" in on_cpu.sources["memory"] and "Python" not in full.sources["memory"]
     assert "characters a token" in full.sources["tokens"]
     slower = planned(llama, hardware="a100-80gb")
     assert slower.stages[-1].seconds > full.stages[-1].seconds
