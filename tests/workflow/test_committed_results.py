@@ -6,15 +6,17 @@ results are rendered again.
 
 import json
 import re
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import nbformat
 import pytest
-from matplotlib.figure import Figure
 
 from glore_lib.artifacts.keys import code_hash
 from glore_lib.artifacts.manifest import REPORT, RUN_FILE, read_manifest, run_folders
 from glore_lib.params import Params, digest, load_params
+from glore_lib.reporting import report, results
 from glore_lib.reporting.quoted_tables import filled, quoted, tables
 from glore_lib.reporting.report import page as report_page
 from glore_lib.reporting.results import write_comparison
@@ -27,7 +29,7 @@ RESULTS = FOLDERS + SEEDS
 MANIFESTS = {folder: json.loads((folder / "manifest.json").read_text()) for folder in RESULTS}
 COMPARISONS = [folder for folder in RESULTS if "runs" in MANIFESTS[folder]]
 RUNS = [folder for folder in RESULTS if folder not in COMPARISONS]
-# Each takes a quarter of a minute: by default the comparison of most runs alone, which shows what the others do.
+# Drawing takes half a minute: the comparison of most runs, and the others, which show some of the same, at length.
 WIDEST = max(COMPARISONS, key=lambda folder: len(MANIFESTS[folder]["runs"]))
 DRAWN = [pytest.param(folder, marks=[] if folder == WIDEST else pytest.mark.long) for folder in COMPARISONS]
 RENDERED = [path for folder in FOLDERS for path in sorted(folder.rglob("*.ipynb")) if ".partial." not in path.name]
@@ -52,10 +54,21 @@ def test_a_folder_holds_what_its_manifest_lists_and_nothing_else(folder: Path):
     assert {path.relative_to(folder).as_posix() for path in files if path not in of_seeds} == listed
 
 
+@pytest.fixture(scope="module")
+def loaded() -> Iterator[None]:
+    """Load the runs of a comparison once: most of the time of its tables and of its report are the intervals."""
+    load = results.load_runs
+    once = cache(lambda *folders: load(folders))
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (results, report):
+            patch.setattr(module, "load_runs", lambda folders: once(*folders))
+        yield
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("loaded")
 @pytest.mark.parametrize("folder", DRAWN, ids=_name)
-def test_tables_and_rows_of_figures_are_made_from_the_run_folders_byte_for_byte(folder: Path, tmp_path, monkeypatch):
-    monkeypatch.setattr(Figure, "savefig", lambda self, path, **_: path.touch())  # pictures differ between machines
+def test_tables_and_figures_are_redrawn_from_the_run_folders_byte_for_byte(folder: Path, tmp_path: Path):
     write_comparison(run_folders(folder), tmp_path)
     made, committed = ({path.relative_to(root): path for path in root.rglob("*.*")} for root in (tmp_path, folder))
     numbers = {name for name in made if name.suffix in (".csv", ".md")}
@@ -145,8 +158,9 @@ def test_no_cell_of_a_table_is_cut_off(path: Path):
     assert [page[max(0, end - 80) : end] for page, end in ends] == []
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("folder", COMPARISONS, ids=_name)
+@pytest.mark.slow
+@pytest.mark.usefixtures("loaded")
+@pytest.mark.parametrize("folder", DRAWN, ids=_name)
 def test_the_report_is_that_of_the_results_beside_it(folder: Path):
     assert (folder / REPORT).read_text(encoding="utf-8") == report_page(folder)
 
