@@ -200,7 +200,7 @@ def fixed_overlap(rows: pd.DataFrame) -> Figure:
         shown = [of_row(row).percent().replace(" ", "\n", 1) for row in cells.itertuples()]
         sns.heatmap(
             cells.value.to_numpy().reshape(shape), vmin=0, vmax=0.8, cmap="Blues", annot=np.reshape(shown, shape),
-            fmt="", annot_kws={"size": 9.5, "color": style.INK}, cbar=False, linewidths=2, ax=axes,
+            fmt="", annot_kws={"size": 8.5, "color": style.INK}, cbar=False, linewidths=2, ax=axes,
         )  # fmt: skip
         for i in range(len(FIXERS)):
             axes.add_patch(Rectangle((i, i), 1, 1, fill=False, edgecolor=style.INK, linewidth=1.4))

@@ -139,8 +139,8 @@ def found_label_noise(curves: pd.DataFrame, policies: pd.DataFrame) -> list[str]
         for t in reversed(ends) for k in (ks[0], ks[-1])
     ]  # fmt: skip
     quality = {m: shown[m] for m in LABELS} | {"token_share": "tokens"}
-    answers = {"wrong": "wrong", "right": "correct"}
-    parts = {f"{m}_{a}": f"{shown[m]}, {w} samples" for a, w in answers.items() for m in LABELS[:2]}
+    samples = {"wrong": "wrong samples", "right": "correct samples"}
+    parts = {f"{m}_{which}": f"{shown[m]}, {words}" for which, words in samples.items() for m in LABELS[:2]}
     found.append(_shares(of, "any_run", parts, METHOD_LABELS["any_run"]))
     named = [m for m in policies["method"].unique() if "-" not in m]
     return found + [_shares(of, m, quality, METHOD_LABELS[m]) for m in named]

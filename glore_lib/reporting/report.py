@@ -21,10 +21,12 @@ from nbconvert.preprocessors.sanitize import SanitizeHTML
 
 from glore_lib.artifacts.manifest import MANIFEST, REPORT, read_manifest, run_folders
 from glore_lib.artifacts.records import write
+from glore_lib.method.evaluation import NUMBERS
 from glore_lib.params import ParamsError
 from glore_lib.reporting import read_asset, read_template, scoreboard
 from glore_lib.reporting.findings import Values
 from glore_lib.reporting.results import Comparison, load_runs
+from glore_lib.reporting.tables import read_table
 
 MAIN_FIGURE = "figure6"
 RULE = "Scoreboard"  # the section of notebook 06 with the rule of the verdicts
@@ -63,7 +65,7 @@ def page(out: Path) -> str:
     rule = parts.pop(RULE, [])
     shown = [title for title, cells in parts.items() if any(_drawn(cell) == MAIN_FIGURE for cell in cells)]
     sections = {
-        "Summary": _summary(c, manifests, verdicts),
+        "Summary": _summary(out, c, manifests, verdicts),
         "Claims": _claims(out, verdicts, rule),
         "Accuracy": "".join(_html(parts.pop(title)) for title in shown),
         "Details": "".join(_folded(_heading(title), _html(cells)) for title, cells in parts.items()),
@@ -80,9 +82,11 @@ def page(out: Path) -> str:
     return read_template(f"{REPORT}.jinja").render(runs=names, notes=notes + c.stale_notes, sections=filled) + "\n"
 
 
-def _summary(c: Comparison, manifests: dict[str, dict[str, Any]], verdicts: pd.DataFrame) -> str:
+def _summary(out: Path, c: Comparison, manifests: dict[str, dict[str, Any]], verdicts: pd.DataFrame) -> str:
     """Return three sentences: the runs, how the claims fared, and what the method adds to the student's accuracy."""
     runs, fared, gains = [], [], []
+    drawn = out / "figures" / f"{MAIN_FIGURE}.csv"
+    accuracies = read_table(drawn, NUMBERS) if drawn.exists() else pd.DataFrame(columns=NUMBERS)
     for run in c.runs:
         name, seeds = run["run"], c.seeds[run["run"]]
         took = manifests[name].get("seconds")
@@ -94,8 +98,7 @@ def _summary(c: Comparison, manifests: dict[str, dict[str, Any]], verdicts: pd.D
             judged = counts.drop([scoreboard.NOT_JUDGED, scoreboard.NOT_TESTED], errors="ignore").sum()
             done, failed = (int(counts.get(v, 0)) for v in (scoreboard.REPLICATED, scoreboard.NOT_REPLICATED))
             fared.append(f"on {name}, {done} replicated and {failed} did not, of {judged} that are judged")
-        numbers = c.tables["numbers"]
-        values = Values(numbers[numbers["task"] == name])
+        values = Values(accuracies[accuracies["task"] == name])
         if "unknown" not in (change := [values.share(method, "accuracy") for method in ("greedy", "reranked")]):
             gains.append(f"from {' to '.join(change)} on {name}")
     sentences = [f"This page compares the paper with {_joined(runs)}."]

@@ -9,6 +9,7 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -84,14 +85,25 @@ SELECT: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
 class Comparison:
     """Results of one or several runs: their ``run.json`` and their tables, concatenated in the given order.
 
-    By run, ``seeds`` are the seeds whose results are there, in order, and ``outcomes`` the outcomes of each of them.
+    ``own_numbers`` are the numbers in each run's folder, of its own seed alone. By run, ``seeds`` are the seeds whose
+    results are there, in order, and ``outcomes`` the outcomes of each of them.
     """
 
     folders: list[Path]
     runs: list[dict[str, Any]]
+    own_numbers: list[pd.DataFrame]
     tables: dict[str, pd.DataFrame]
     outcomes: dict[str, list[Outcomes]]
     seeds: dict[str, list[int]]
+
+    @cached_property
+    def numbers(self) -> pd.DataFrame:
+        """The numbers of all runs, each over its seeds; computed on demand, since intervals take seconds."""
+        return _concatenate([
+            evaluation.numbers(run["run"], run["model"], None, outcomes) if len(outcomes) > 1
+            else own.astype({"seed": "Int64"})
+            for run, own in zip(self.runs, self.own_numbers, strict=True) for outcomes in [self.outcomes[run["run"]]]
+        ])  # fmt: skip
 
     @property
     def stale_notes(self) -> list[str]:
@@ -157,15 +169,19 @@ def load_runs(folders: Sequence[str | Path]) -> Comparison:
     if not runs or len(set(names)) < len(names):
         raise ParamsError(f"runs: must be one or several folders of different runs, not {', '.join(names) or 'none'}")
     seeds = {run["run"]: _by_seed(path, run) for path, run in zip(paths, runs, strict=True)}
-    outcomes = {run: [_load_outcomes(folder) for folder in of.values()] for run, of in seeds.items()}
-    tables = {}
-    for name, columns in TABLES.items():
-        read = [read_table(path / "tables" / f"{name}.csv", columns) for path in paths]
-        if name == "numbers":
-            read = [_over_seeds(run, outcomes[run["run"]], table) for run, table in zip(runs, read, strict=True)]
-        filled = [table for table in read if len(table)]  # an empty table has no column types
-        tables[name] = pd.concat(filled or read, ignore_index=True)
-    return Comparison(paths, runs, tables, outcomes, {run: list(of) for run, of in seeds.items()})
+    outcomes = {run: _outcomes(run, folders) for run, folders in seeds.items()}
+    read = {
+        name: [read_table(path / "tables" / f"{name}.csv", columns) for path in paths]
+        for name, columns in TABLES.items()
+    }
+    own_numbers = read.pop("numbers")
+    tables = {name: _concatenate(of_runs) for name, of_runs in read.items()}
+    return Comparison(paths, runs, own_numbers, tables, outcomes, {run: list(of) for run, of in seeds.items()})
+
+
+def _concatenate(tables: list[pd.DataFrame]) -> pd.DataFrame:
+    filled = [table for table in tables if len(table)]  # an empty table has no column types
+    return pd.concat(filled or tables, ignore_index=True)
 
 
 def _by_seed(folder: Path, run: dict[str, Any]) -> dict[int, Path]:
@@ -194,15 +210,14 @@ def _flat(params: dict[str, Any]) -> dict[Any, Any]:
     return pd.json_normalize(params).iloc[0].to_dict()
 
 
-def _over_seeds(run: dict[str, Any], outcomes: list[Outcomes], numbers: pd.DataFrame) -> pd.DataFrame:
-    """Return the numbers of a run over its seeds; of a single seed, those in its folder."""
-    if len(outcomes) == 1:
-        return numbers.astype({"seed": "Int64"})
+def _outcomes(run: str, folders: dict[int, Path]) -> list[Outcomes]:
+    """Return the outcomes of a run's seeds, which must hold the same methods and metrics."""
+    outcomes = [_load_outcomes(folder) for folder in folders.values()]
     for of_seed in outcomes[1:]:
         if differing := outcomes[0].keys() ^ of_seed.keys():
             some = " ".join(min(differing))
-            raise ParamsError(f"run {run['run']}: not all of its seeds have {some}; compute them by the same code")
-    return evaluation.numbers(run["run"], run["model"], None, outcomes)
+            raise ParamsError(f"run {run}: not all of its seeds have {some}; compute them by the same code")
+    return outcomes
 
 
 def _load_outcomes(folder: Path) -> Outcomes:
@@ -229,8 +244,7 @@ def _load_run(folder: Path) -> dict[str, Any]:
 def save_table(c: Comparison, name: str, out: str | Path) -> pd.DataFrame:
     """Write a table of :data:`TABLE_METRICS` to ``out``/tables as CSV and as Markdown; return it to display."""
     folder = Path(out) / "tables"
-    numbers = c.tables["numbers"]
-    rows = numbers[numbers["metric"].isin(TABLE_METRICS[name])]
+    rows = c.numbers[c.numbers["metric"].isin(TABLE_METRICS[name])]
     style.save_rows(rows, folder, name)
     shown = wide(rows, [m for m in TABLE_METRICS[name] if "_difference" not in m])
     values, paired = (frame.reset_index().to_markdown(index=False) for frame in (shown, differences(c, name)))
@@ -243,12 +257,12 @@ def save_table(c: Comparison, name: str, out: str | Path) -> pd.DataFrame:
 
 def differences(c: Comparison, name: str) -> pd.DataFrame:
     """Return the paired differences of a table of :data:`TABLE_METRICS`, in points, with their p values."""
-    return wide(c.tables["numbers"], [m for m in TABLE_METRICS[name] if "_difference" in m])
+    return wide(c.numbers, [m for m in TABLE_METRICS[name] if "_difference" in m])
 
 
 def save_figure(c: Comparison, name: str, out: str | Path) -> Figure:
     """Draw a figure of :data:`DRAW` and write it to ``out``/figures as PNG, SVG and CSV."""
-    rows = SELECT[name](c.tables["numbers"]) if name in SELECT else c.tables[name]
+    rows = SELECT[name](c.numbers) if name in SELECT else c.tables[name]
     figure = DRAW[name](rows)
     if len(rows) and (missing := [run["run"] for run in c.runs if run["run"] not in set(rows.task)]):
         figure.supxlabel(f"{figure.get_supxlabel()}\nNo data: {', '.join(missing)}".strip(), fontsize=9.5)

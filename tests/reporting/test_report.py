@@ -60,6 +60,10 @@ def printed(text: str) -> nbformat.NotebookNode:
     return nbformat.v4.new_output("stream", name="stdout", text=text)
 
 
+def save_numbers(text: str, path: Path) -> None:
+    pd.read_csv(StringIO(text)).assign(seed=7, clusters=100)[TABLES["numbers"]].to_csv(path, index=False)
+
+
 @pytest.fixture
 def out(tmp_path) -> Path:
     """Write a finished comparison of one run: rendered notebook 06, two figures, scoreboard, and run folder."""
@@ -67,8 +71,7 @@ def out(tmp_path) -> Path:
     for name, columns in TABLES.items():
         (run / "tables").mkdir(parents=True, exist_ok=True)
         (run / "tables" / f"{name}.csv").write_text(",".join(columns) + "\n")
-    numbers = pd.read_csv(StringIO(NUMBERS)).assign(seed=7, clusters=100)
-    numbers[TABLES["numbers"]].to_csv(run / "tables" / "numbers.csv", index=False)
+    save_numbers(NUMBERS, run / "tables" / "numbers.csv")
     to_frame({("greedy", "accuracy"): Outcome.of([1], ["q"])}).to_parquet(run / "tables" / "outcomes.parquet")
     about = {
         "run": "tiny",
@@ -82,7 +85,7 @@ def out(tmp_path) -> Path:
     }
     (run / "run.json").write_text(json.dumps(about))
     (out / "figures").mkdir(parents=True)
-    (out / "figures" / "figure6.csv").write_text(FIGURE6)
+    save_numbers(FIGURE6, out / "figures" / "figure6.csv")
     for name in ("figure6", "novel_chart"):
         (out / "figures" / f"{name}.png").write_bytes(PNG)
     (out / "scoreboard.csv").write_text(SCORES)
@@ -147,12 +150,16 @@ def test_summary_has_runs_verdicts_and_what_refining_adds(out):
         "This page compares the paper with tiny (A tiny task for tests, mini-base, 1 seed, 62 minutes).",
         "Of the paper's claims: on tiny, 1 replicated and 0 did not, of 1 that are judged.",
     ]
-    reranked = NUMBERS + "tiny,m,reranked,accuracy,0.75,0.7,0.8,100\n"
-    numbers = pd.read_csv(StringIO(reranked)).assign(seed=7, clusters=100)
-    numbers[TABLES["numbers"]].to_csv(out.parent / "tiny" / "tables" / "numbers.csv", index=False)
+    drawn = out / "figures" / "figure6.csv"
+    save_numbers(FIGURE6 + "tiny,m,reranked,accuracy,0.75,0.7,0.8,100\n", drawn)
     assert words(section(read(out), "Summary")).endswith(
         "changes accuracy from 50.0 % [40.0, 60.0] (n = 100) to 75.0 % [70.0, 80.0] (n = 100) on tiny."
     )
+    drawn.unlink()
+    assert [words(paragraph) for paragraph in section(read(out), "Summary").find_all("p")] == sentences
+    drawn.write_text(HEADER)
+    with pytest.raises(ParamsError, match=r"figure6\.csv: must be a CSV file with the columns task, model, seed"):
+        page(out)
 
 
 def test_claims_have_counts_the_rule_and_a_line_each_that_was_tested(out):
@@ -178,7 +185,7 @@ def test_figures_are_the_saved_ones_with_alt_texts_and_the_numbers_drawn(out):
     images = results.find_all("img")
     assert [image["alt"] for image in images] == [ALTERNATIVES["figure6"], "Figure novel_chart"]
     assert all(base64.b64decode(image["src"].removeprefix("data:image/png;base64,")) == PNG for image in images)
-    assert rows(results.details.table) == [["tiny", "m", "greedy", "accuracy", "0.5", "0.4", "0.6", "100"]]
+    assert rows(results.details.table) == [["tiny", "m", "7", "greedy", "accuracy", "0.5", "0.4", "0.6", "100", "100"]]
 
 
 def test_every_figure_has_an_alt_text():

@@ -68,7 +68,7 @@ def test_a_comparison_holds_the_runs_rows_exactly_and_draws_all_from_them(tmp_pa
     folders = [save(tmp_path / "z", "z"), save(tmp_path / "NA", "NA", pd.DataFrame(rows))]
     c = results.write_comparison(folders, tmp_path / "out")
     assert [run["run"] for run in c.runs] == ["z", "NA"]
-    held = c.tables["numbers"]
+    held = c.numbers
     assert list(held["task"].unique()) == ["z", "NA"]  # a name that pandas would read as a missing value
     assert held.loc[held["task"] == "NA", "value"].tolist() == values.tolist()
     written = {
@@ -106,8 +106,8 @@ def test_a_run_is_loaded_with_the_seeds_in_its_folder(tmp_path):
     assert c.seeds == {"a": [0], "b": [1, 2, 3, 10]}
     right = {run: [of["greedy", "accuracy"].hits.sum() for of in seeds] for run, seeds in c.outcomes.items()}
     assert right == {"a": [2], "b": [1, 2, 3, 3]}
-    numbers = c.tables["numbers"]
-    pd.testing.assert_frame_equal(numbers[numbers["task"] == "a"], results.load_runs(folders[:1]).tables["numbers"])
+    numbers = c.numbers
+    pd.testing.assert_frame_equal(numbers[numbers["task"] == "a"], results.load_runs(folders[:1]).numbers)
     (over,) = numbers[numbers["task"] == "b"].itertuples()
     assert (over.method, over.metric, over.value) == ("greedy", "accuracy", pytest.approx((1 + 2 + 3 + 3) / 12))
     assert pd.isna(over.seed)

@@ -106,7 +106,7 @@ def test_a_seed_is_checked_as_a_run_is(seeds, tmp_path, monkeypatch):
 def test_the_check_of_a_comparison_notices_a_seed_that_was_added(seeds, tmp_path):
     results = shutil.copytree(seeds[0], tmp_path / "results")
     c = load_runs([results / "tiny"])
-    numbers = c.tables["numbers"].set_index(["method", "metric"])
+    numbers = c.numbers.set_index(["method", "metric"])
     values = [of["greedy", "accuracy"].value for of in c.outcomes["tiny"]]
     assert c.seeds == {"tiny": [0, 1]} and values[0] != values[1]
     assert numbers.loc[("greedy", "accuracy"), "value"] == pytest.approx(sum(values) / 2)

@@ -6,8 +6,6 @@ results are rendered again.
 
 import json
 import re
-from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 
 import nbformat
@@ -16,7 +14,6 @@ import pytest
 from glore_lib.artifacts.keys import code_hash
 from glore_lib.artifacts.manifest import REPORT, RUN_FILE, read_manifest, run_folders
 from glore_lib.params import Params, digest, load_params
-from glore_lib.reporting import report, results
 from glore_lib.reporting.quoted_tables import filled, quoted, tables
 from glore_lib.reporting.report import page as report_page
 from glore_lib.reporting.results import write_comparison
@@ -54,19 +51,7 @@ def test_a_folder_holds_what_its_manifest_lists_and_nothing_else(folder: Path):
     assert {path.relative_to(folder).as_posix() for path in files if path not in of_seeds} == listed
 
 
-@pytest.fixture(scope="module")
-def loaded() -> Iterator[None]:
-    """Load the runs of a comparison once: most of the time of its tables and of its report are the intervals."""
-    load = results.load_runs
-    once = cache(lambda *folders: load(folders))
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (results, report):
-            patch.setattr(module, "load_runs", lambda folders: once(*folders))
-        yield
-
-
 @pytest.mark.slow
-@pytest.mark.usefixtures("loaded")
 @pytest.mark.parametrize("folder", DRAWN, ids=_name)
 def test_tables_and_figures_are_redrawn_from_the_run_folders_byte_for_byte(folder: Path, tmp_path: Path):
     write_comparison(run_folders(folder), tmp_path)
@@ -159,7 +144,6 @@ def test_no_cell_of_a_table_is_cut_off(path: Path):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("loaded")
 @pytest.mark.parametrize("folder", DRAWN, ids=_name)
 def test_the_report_is_that_of_the_results_beside_it(folder: Path):
     assert (folder / REPORT).read_text(encoding="utf-8") == report_page(folder)
