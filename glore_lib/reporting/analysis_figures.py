@@ -193,14 +193,14 @@ def fixed_overlap_rows(drafts: pd.DataFrame) -> pd.DataFrame:
 def fixed_overlap(rows: pd.DataFrame) -> Figure:
     """Draw the wrong drafts that one refinement fixes and another does not (paper, Table 3)."""
     tasks = list(_by_task(rows))
-    figure, panels = style.new_panels(len(tasks), width=5.0, height=3.9)
+    figure, panels = style.new_panels(len(tasks), width=5.0, height=3.9, sharey=True)
     names = [style.METHOD_LABELS[method].replace(" ", "\n", 1) for method in FIXERS]
     shape = (len(FIXERS), len(FIXERS))
     for axes, (task, cells) in zip(panels, tasks, strict=True):
         shown = [of_row(row).percent().replace(" ", "\n", 1) for row in cells.itertuples()]
         sns.heatmap(
             cells.value.to_numpy().reshape(shape), vmin=0, vmax=0.8, cmap="Blues", annot=np.reshape(shown, shape),
-            fmt="", annot_kws={"size": 8.5, "color": style.INK}, cbar=False, linewidths=2, ax=axes,
+            fmt="", annot_kws={"size": 9, "color": style.INK}, cbar=False, linewidths=2, ax=axes,
         )  # fmt: skip
         for i in range(len(FIXERS)):
             axes.add_patch(Rectangle((i, i), 1, 1, fill=False, edgecolor=style.INK, linewidth=1.4))
