@@ -3,7 +3,8 @@
 An artifact's key must change with every edit that can change its content, and with no other. Starting from the function
 that makes an artifact, :func:`code_key` collects the functions, classes and constants of the library that it reaches
 and hashes their syntax trees without docstrings, annotations, warnings and error messages. Code that only stores
-results or validates parameters is left out.
+results or validates parameters is left out. :func:`code_hash` does the same for rendered notebooks, which also show what
+the packages of :data:`NOT_COMPUTING` contain.
 
 Names are resolved statically. A class is taken whole, except the facades in :data:`FACADES`, which give access to the
 whole method: of these only the attributes in use are followed.
@@ -11,12 +12,14 @@ whole method: of these only the attributes in use are followed.
 
 import ast
 import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from glore_lib.params import Params, digest
+from glore_lib.params import SHIPPED, Params, digest
 
 Definition = tuple[str, str]  # module, dotted name in it
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -42,14 +45,12 @@ NOT_FOLLOWED = {
         "finish",
     )
 }
-# What no notebook shows, by the beginning of its path.
-NOT_SHOWN = (
-    *("cli", "workflow", "cost", "artifacts/keys", "artifacts/locks", "artifacts/manifest", "artifacts/packed"),
-    *("artifacts/upgrades", "sampling/ray"),
-    *("reporting/explorer", "reporting/report", "reporting/quoted", "assets/report", "assets/dataset"),
-)
+# What no notebook shows although its code reaches it, and assets that none shows.
+NOT_SHOWN = ("workflow", "artifacts.keys", "artifacts.locks", "artifacts.manifest", "artifacts.packed", "sampling.ray")
+ASSETS_NOT_SHOWN = ("assets/dataset.md", "assets/report.html.jinja")
 # What only runs on published questions show.
-BENCHMARKS = tuple(f"tasks/{name}" for name in ("benchmarks", "gsm8k", "svamp", "judged", "mr_gsm8k", "processbench"))
+BENCHMARKS = tuple(f"tasks.{name}" for name in ("benchmarks", "gsm8k", "svamp", "judged", "mr_gsm8k", "processbench"))
+SCRIPT = "<script>"  # what stands for a script among the modules
 SILENT = {"warn", "print"}  # calls whose arguments are messages
 
 
@@ -63,11 +64,19 @@ class _Module:
 
 
 class Library:
-    """The source of a package in the folder ``root``, parsed when needed."""
+    """The source of a package in the folder ``root``, parsed when needed.
 
-    def __init__(self, root: Path):
-        self.root = root
+    Code is not followed into modules whose names begin with one of ``outside``, and into ``alternatives`` only if they
+    are chosen. Classes in ``facades`` are not taken whole.
+    """
+
+    def __init__(
+        self, root: Path, outside: tuple[str, ...] = NOT_COMPUTING, alternatives: tuple[str, ...] = ALTERNATIVES,
+        facades: Mapping[str, str] = FACADES,
+    ):  # fmt: skip
+        self.root, self.outside, self.alternatives, self.facades = root, outside, alternatives, facades
         self._modules: dict[str, _Module] = {}
+        self._paths: dict[str, Path | None] = {}
         self._visited: dict[tuple[Definition, str], tuple[str, set[Definition]]] = {}
 
     def code_key(self, start: str, task: str = "", backend: str = "") -> dict[str, str]:
@@ -76,11 +85,24 @@ class Library:
         Names are "module:definition" below the package. ``task`` is followed where the code uses a run's task,
         ``backend`` is the module that samples. Raises KeyError where ``start`` is not defined.
         """
-        reached: dict[str, dict[str, str]] = {}
         first = self._resolve(*start.split(":"))
         if first is None:
             raise KeyError(start)
-        todo, seen = [first], {first}
+        return self._by_path(self._reached({first}, task, backend))
+
+    def script_key(self, source: str) -> dict[str, str]:
+        """Return what :meth:`code_key` does for a script that imports from the package."""
+        return self._by_path(self.reached_by(source))
+
+    def reached_by(self, source: str) -> dict[str, dict[str, str]]:
+        """Return the hashes of the definitions that a script reaches, by module and name."""
+        tree = ast.parse(source)
+        self._modules[SCRIPT] = _parsed(source.encode(), self.root.name)
+        return self._reached({d for node in tree.body for d in self._references(SCRIPT, "", node, "")}, "", "")
+
+    def _reached(self, first: set[Definition], task: str, backend: str) -> dict[str, dict[str, str]]:
+        reached: dict[str, dict[str, str]] = {}
+        todo, seen = [*first], {*first}
         while todo:
             module, name = todo.pop()
             found: set[Definition] = set()
@@ -89,9 +111,12 @@ class Library:
                 found |= references
             for definition in found - seen:
                 where = definition[0]
-                if not where.startswith(ALTERNATIVES) or where in (backend, task.partition(":")[0]):
+                if not where.startswith(self.alternatives) or where in (backend, task.partition(":")[0]):
                     seen.add(definition)
                     todo.append(definition)
+        return reached
+
+    def _by_path(self, reached: dict[str, dict[str, str]]) -> dict[str, str]:
         paths = {module: self._path(module) for module in reached}
         return {
             path.relative_to(self.root).as_posix(): digest(reached[module])
@@ -122,8 +147,8 @@ class Library:
         local = _imports([node], self.root.name) | self._module(module).imports
         facade = name.partition(".")[0]
         found: set[Definition | None] = set()
-        if facade in FACADES:  # what it holds is built there
-            found |= {self._member(other, "__init__") for other, place in FACADES.items() if place == module}
+        if facade in self.facades:  # what it holds is built there
+            found |= {self._member(other, "__init__") for other, place in self.facades.items() if place == module}
         for part in ast.walk(node):
             if isinstance(part, ast.Name):
                 found.add(self._resolve(*local.get(part.id, (module, part.id))))
@@ -131,26 +156,27 @@ class Library:
                 owner = part.value
                 if isinstance(owner, ast.Name) and owner.id in local:
                     found.add(self._resolve(".".join(filter(None, local[owner.id])), part.attr))
-                if isinstance(owner, ast.Name) and owner.id == "self" and facade in FACADES:
+                if isinstance(owner, ast.Name) and owner.id == "self" and facade in self.facades:
                     found.add(self._member(facade, part.attr))
-                found.add(self._member(ANY_OBJECT, part.attr))
+                if ANY_OBJECT in self.facades:
+                    found.add(self._member(ANY_OBJECT, part.attr))
                 if part.attr == "task" and task:
                     found.add(self._resolve(*task.split(":")))
         return {definition for definition in found if definition}
 
     def _member(self, facade: str, name: str) -> Definition | None:
-        definition = FACADES[facade], f"{facade}.{name}"
-        if facade not in self._module(FACADES[facade]).definitions or definition[1] in NOT_FOLLOWED:
+        definition = self.facades[facade], f"{facade}.{name}"
+        if facade not in self._module(self.facades[facade]).definitions or definition[1] in NOT_FOLLOWED:
             return None
         return definition if self._nodes(*definition) else None
 
     def _resolve(self, module: str, name: str) -> Definition | None:
-        """Return where a name is defined, followed through imports; None outside the code that computes."""
+        """Return where a name is defined, followed through imports; None outside the code that counts."""
         top = name.partition(".")[0]
-        while module.partition(".")[0] not in NOT_COMPUTING and self._path(module):
+        while not module.startswith(self.outside) and self._path(module):
             source = self._module(module)
             if top in source.definitions:
-                return (module, name) if top not in FACADES or "." in name else None
+                return (module, name) if top not in self.facades or "." in name else None
             if top not in source.imports:
                 return None
             module, top = source.imports[top]
@@ -158,19 +184,23 @@ class Library:
         return None
 
     def _path(self, module: str) -> Path | None:
-        path = self.root.joinpath(*module.split("."))
-        return next((p for p in (path.with_suffix(".py"), path / "__init__.py") if p.is_file()), None)
+        if module not in self._paths:
+            path = self.root.joinpath(*module.split("."))
+            files = (path.with_suffix(".py"), path / "__init__.py")
+            self._paths[module] = next((file for file in files if file.is_file()), None)
+        return self._paths[module]
 
     def _module(self, name: str) -> _Module:
         if name not in self._modules:
             path = self._path(name)
-            tree = ast.parse(path.read_text(encoding="utf-8")) if path else ast.Module([], [])
             package = name.split(".") if path and path.name == "__init__.py" else name.split(".")[:-1]
-            self._modules[name] = _parsed(tree, self.root.name, package)
+            self._modules[name] = _parsed(path.read_bytes() if path else b"", self.root.name, tuple(package))
         return self._modules[name]
 
 
-def _parsed(tree: ast.Module, package: str, parents: list[str]) -> _Module:
+@cache
+def _parsed(source: bytes, package: str, parents: tuple[str, ...] = ()) -> _Module:
+    tree = ast.parse(source)
     made = _Module(imports=_imports(tree.body, package, parents))
     for node in _without_docstring(tree.body):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
@@ -187,7 +217,7 @@ def _parsed(tree: ast.Module, package: str, parents: list[str]) -> _Module:
     return made
 
 
-def _imports(body: list[ast.stmt], package: str, parents: list[str] | None = None) -> dict[str, Definition]:
+def _imports(body: list[ast.stmt], package: str, parents: Sequence[str] | None = None) -> dict[str, Definition]:
     """Return (module below the package, name in it) by local name; the name is empty for an imported module."""
     found: dict[str, Definition] = {}
     for node in (part for statement in body for part in ast.walk(statement)):
@@ -257,6 +287,7 @@ def _without_docstring(body: list[ast.stmt]) -> list[ast.stmt]:
     return body[1:] if is_docstring else body
 
 
+@cache
 def fingerprint(node: ast.AST) -> str:
     """Return a hash of what a piece of code does."""
     return _hash(ast.parse(ast.unparse(node)))
@@ -265,11 +296,6 @@ def fingerprint(node: ast.AST) -> str:
 def _hash(tree: ast.AST) -> str:
     """Return the hash of a tree, which is changed on the way."""
     return digest(ast.dump(_Normalised().visit(tree)))
-
-
-@cache
-def _hash_of(source: bytes) -> str:
-    return _hash(ast.parse(source))
 
 
 @cache
@@ -310,17 +336,33 @@ def below_package(module: str) -> str:
 
 
 def code_hash(params: Params | None = None) -> str:
-    """Return a hash of all that can change what a notebook of a run shows: the library's modules and assets.
+    """Return a hash of all that can change what the notebooks of a run show: the code that they reach, and the assets.
 
-    Samplers and tasks that the run does not use are left out; of a comparison, which has no parameters, all are.
+    Samplers and tasks that the run does not use are left out. Without parameters, the hash is that of a comparison.
     """
-    unused: tuple[str, ...] = NOT_SHOWN
+    unused: tuple[str, ...] = ()
     if not params or params.task.name == "arithmetic":
         unused += BENCHMARKS
     if not params or params.sampling.backend != "vllm":
-        unused += ("sampling/vllm",)
-    parts = {path: _hash_of(path.read_bytes()) for path in sorted(PACKAGE.rglob("*.py"))}
+        unused += ("sampling.vllm",)
+    folder = (SHIPPED if SHIPPED.is_dir() else PACKAGE.parent) / "notebooks"
+    notebooks = (
+        [*folder.glob("0[1-5]_*.ipynb"), *folder.glob("appendix/*.ipynb")] if params else folder.glob("06_*.ipynb")
+    )
+    read = tuple((path, path.read_bytes()) for path in [*sorted(notebooks), *sorted(PACKAGE.rglob("*.py"))])
     assets = (path for path in sorted((PACKAGE / "assets").rglob("*")) if path.is_file())
-    parts |= {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in assets}
-    names = {path.relative_to(PACKAGE).as_posix(): part for path, part in parts.items()}
-    return digest({name: part for name, part in names.items() if not name.startswith(unused)})
+    hashes = {path.relative_to(PACKAGE).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in assets}
+    return digest([_shown_by(read, unused), {name: of for name, of in hashes.items() if name not in ASSETS_NOT_SHOWN}])
+
+
+@cache
+def _shown_by(read: tuple[tuple[Path, bytes], ...], unused: tuple[str, ...]) -> dict[str, str]:
+    """Return the hash of what the notebooks among the files ``read`` reach of each module; the others are modules."""
+    library = Library(PACKAGE, outside=(*NOT_SHOWN, *unused), alternatives=(), facades={})
+    return library.script_key("\n".join(code_cells(content) for path, content in read if path.suffix == ".ipynb"))
+
+
+def code_cells(notebook: bytes) -> str:
+    """Return the code of a notebook's file as one script."""
+    cells = [cell["source"] for cell in json.loads(notebook)["cells"] if cell["cell_type"] == "code"]
+    return "\n".join("".join(source) for source in cells)

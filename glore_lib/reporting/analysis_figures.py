@@ -25,6 +25,7 @@ from glore_lib.statistics import LEVEL, RESAMPLES, clustered, of_row, proportion
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # those seen well on white
 COST_MARKERS = {"local+orm": "D", "local+sorm": "s", "global+local+sorm": "^", "resample": "v", "bo3": "D"}
 FEW_STEPS = 0.05  # of the most frequent step: means of so few say nothing, and their numbers crowd the axis
+FEW_IN_BINS = 0.2  # of the most frequent step: so few are almost none per bin
 LABEL_RULES = ("raw", "monotone", "consistent")
 LABEL_METRICS = {"label_precision": "Precision", "label_recall": "Recall"}
 LABEL_MARKERS: dict[str, dict[str, Any]] = {
@@ -152,9 +153,10 @@ def _reached(rows: pd.DataFrame) -> pd.Series:
 @with_style()
 def reliability(rows: pd.DataFrame) -> Figure:
     """Draw the share of correct steps against the score, a row per task and a panel per step, without rare ones."""
-    steps = [(task, _reached(of_task)) for task, of_task in _by_task(rows)]
+    reached = [(task, _reached(of_task)) for task, of_task in _by_task(rows)]
+    steps = [(task, counts[counts >= FEW_IN_BINS * counts.max()]) for task, counts in reached]
     columns = max((len(counts) for _, counts in steps), default=1)
-    figure, panels = style.new_panels(columns * len(steps), 1.65, 2.1, columns, sharex=True, sharey=True)
+    figure, panels = style.new_panels(columns * len(steps), 1.9, 1.95, columns, sharex=True, sharey=True)
     for place, axes in enumerate(panels):
         task, counts = steps[place // columns]
         if place % columns >= len(counts):

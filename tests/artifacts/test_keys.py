@@ -8,7 +8,7 @@ import pytest
 from clone import TINY
 from glore_lib.artifacts import keys
 from glore_lib.artifacts.keys import Library, code_of, start_of
-from glore_lib.params import digest, load_params
+from glore_lib.params import ROOT, digest, load_params
 from glore_lib.run import Run
 from glore_lib.tasks.arithmetic import Arithmetic
 
@@ -223,15 +223,19 @@ def test_a_parameter_that_was_added_later_enters_no_key_at_its_default():
 
 # Of runs on generated questions, on SVAMP and with vLLM, and of a comparison: whose hash an edit changes.
 EDITS = [
-    ("reporting/analysis_figures.py", '"#0072B2"', '"#0072B3"', (True, True, True, True)),
-    ("method/step_labels.py", "cummax()", "cummin()", (True, True, True, True)),
+    ("reporting/style.py", '"#222222"', '"#222223"', (True, True, True, True)),
+    ("reporting/analysis_figures.py", '"#0072B2"', '"#0072B3"', (True, True, True, False)),  # of losses
+    ("reporting/analysis_figures.py", "BINS = 5", "BINS = 6", (True, True, True, False)),  # of rows that a run saves
+    ("reporting/analysis_figures.py", '"Score of the step"', '"Score"', (False, False, False, True)),
+    ("method/step_labels.py", "cummax()", "cummin()", (True, True, True, False)),
     ("assets/claims.csv", "c1,", "c1 ,", (True, True, True, True)),
     ("tasks/svamp.py", "24 lamps", "25 lamps", (False, True, False, False)),
-    ("tasks/benchmarks.py", "import", "import sys\nimport", (False, True, False, False)),
+    ("tasks/benchmarks.py", "return ", "return 0 or ", (False, True, False, False)),
     ("sampling/vllm.py", "2 * self.params.rows", "3 * self.params.rows", (False, False, True, False)),
-    ("sampling/ray.py", "import", "import sys\nimport", (False, False, False, False)),
+    ("sampling/ray.py", "return ", "return 0 or ", (False, False, False, False)),
     ("reporting/style.py", '"""', '"""Reworded. ', (False, False, False, False)),
-    ("cli.py", "import", "import sys\nimport", (False, False, False, False)),
+    ("reporting/report.py", "return ", "return 0 or ", (False, False, False, False)),
+    ("cli.py", "return ", "return 0 or ", (False, False, False, False)),
     ("artifacts/manifest.py", "72 * 3600", "71 * 3600", (False, False, False, False)),
 ]
 
@@ -239,6 +243,7 @@ EDITS = [
 def test_the_hash_of_rendered_notebooks_changes_with_what_they_show(monkeypatch, tmp_path):
     package = tmp_path / "glore_lib"
     shutil.copytree(keys.PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__", "mini-base", "diagrams"))
+    shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks")
     monkeypatch.setattr(keys, "PACKAGE", package)
     on_svamp = {"task.name": "svamp", "student.start": "one_shot"}
     runs = [load_params(TINY, changes) for changes in ({}, on_svamp, {"sampling.backend": "vllm"})]

@@ -479,6 +479,26 @@ def test_reliability_bins_by_hand():
     assert axes.get_title(loc="left") == "Step 1\nn = 16"
 
 
+def test_reliability_has_no_panel_of_a_step_that_less_than_a_fifth_of_the_drafts_reach():
+    reached = {1: 100, 2: 21, 3: 19}  # drafts by step
+    frame = pd.DataFrame([
+        {"step": step, "score": 0.5, "label": i % 2, "question_id": i, "task": "t", "model": "sorm"}
+        for step, count in reached.items() for i in range(count)
+    ])  # fmt: skip
+    titles = [axes.get_title(loc="left") for axes in draw("reliability", frame).axes]
+    assert titles == ["Step 1\nn = 100", "Step 2\nn = 21"]
+    assert set(rows_of("reliability", frame).step) == {*reached}
+
+
+@pytest.mark.parametrize("name", [*NUMBER_FIGURES, *INPUTS])
+def test_a_figure_of_four_runs_fits_a_screen(name):
+    frame = INPUTS[name]() if name in INPUTS else numbers()
+    run = frame[frame.task == frame.task.iloc[0]]
+    runs = pd.concat([run.assign(task=f"run-{i}") for i in range(4)])
+    width, height = draw(name, runs).get_size_inches()
+    assert width <= style.WIDEST and height <= 8.1  # inches
+
+
 def test_fixed_overlap_by_hand():
     rows = analysis_figures.fixed_overlap_rows(drafts()).set_index(["fixed_by", "not_by"])
     assert rows.loc[("global", ""), "count"] == 5

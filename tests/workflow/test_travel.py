@@ -1,10 +1,14 @@
 """A run that is computed on one machine and read on another, which has neither its models nor its base model."""
 
+import inspect
 import json
 import os
 import re
 import shutil
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import CodeType, FrameType
 
 import nbformat
 import papermill
@@ -13,6 +17,8 @@ import yaml
 from test_notebooks import REDUCED
 from typer.testing import CliRunner, Result
 
+from glore_lib.artifacts import keys
+from glore_lib.artifacts.keys import Library, code_cells
 from glore_lib.artifacts.packed import without_weights
 from glore_lib.cli import app
 from glore_lib.method.schedule import pool_size
@@ -20,6 +26,7 @@ from glore_lib.models.sources import MINI_BASE
 from glore_lib.params import ROOT, load_params
 from glore_lib.workflow import compute, dataset, runs
 from glore_lib.workflow.notebooks import Kernel
+from glore_lib.workflow.pipeline import FIGURES, STAGES
 
 PARAMS = ROOT / "params" / "mini-hard.yaml"
 
@@ -96,6 +103,42 @@ def test_every_notebook_renders_and_every_number_is_recomputed_without_weights(t
     cells = nbformat.read(next((out / "more").glob("*.partial.ipynb")), as_version=4).cells
     (failed,) = (o for c in cells if c.cell_type == "code" for o in c.outputs if o.output_type == "error")
     assert len(failed.traceback) == 1 and failed.traceback[0].startswith("ParamsError: artifacts ")
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_the_hash_of_rendered_notebooks_reaches_all_functions_that_they_execute(travelled, tmp_path, monkeypatch):
+    monkeypatch.setattr("builtins.display", lambda *_: None, raising=False)
+    codes: set[CodeType] = set()
+
+    def note(frame: FrameType, event: str, _: object) -> None:
+        codes.add(frame.f_code)
+
+    def executed() -> Iterator[tuple[str, str]]:
+        """Yield module and name of every function of the library that was called, of a method its class."""
+        for code in codes:
+            path, name = Path(code.co_filename), code.co_qualname.partition(".")[0]
+            if path.is_relative_to(keys.PACKAGE) and code.co_flags & inspect.CO_OPTIMIZED and name[0] != "<":
+                module = path.relative_to(keys.PACKAGE).with_suffix("").as_posix().removesuffix("/__init__")
+                yield module.replace("/", "."), name
+
+    given = {"params_file": str(PARAMS), "overrides": travelled.settings, "artifacts": str(travelled.here)}
+    out = tmp_path / "mini-hard"
+    library = Library(keys.PACKAGE, outside=keys.NOT_SHOWN, alternatives=(), facades={})
+    for stage in STAGES:
+        if stage == FIGURES:
+            given = {"runs": [str(out)], "out": str(tmp_path / "figures")}
+        script = code_cells((ROOT / "notebooks" / f"{stage}.ipynb").read_bytes())
+        codes.clear()
+        sys.setprofile(note)
+        try:
+            exec(script.replace("import os\n", f"import os\nglobals().update({ {'out': str(out)} | given })\n", 1), {})
+        finally:
+            sys.setprofile(None)
+        reached = library.reached_by(script)
+        shown = {(module, name) for module, name in executed() if not module.startswith(keys.NOT_SHOWN)}
+        assert len(shown) > 50
+        assert not {(module, name) for module, name in shown if name not in reached.get(module, {})}, stage
 
 
 @pytest.mark.slow
