@@ -3,8 +3,8 @@
 An artifact's key must change with every edit that can change its content, and with no other. Starting from the function
 that makes an artifact, :func:`code_key` collects the functions, classes and constants of the library that it reaches
 and hashes their syntax trees without docstrings, annotations, warnings and error messages. Code that only stores
-results or validates parameters is left out. :func:`code_hash` does the same for rendered notebooks, which also show what
-the packages of :data:`NOT_COMPUTING` contain.
+results or validates parameters is left out. :func:`code_hash` does the same for rendered notebooks, where the packages
+of :data:`NOT_COMPUTING` count too.
 
 Names are resolved statically. A class is taken whole, except the facades in :data:`FACADES`, which give access to the
 whole method: of these only the attributes in use are followed.
