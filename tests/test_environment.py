@@ -181,7 +181,7 @@ def test_public_ci_is_valid_and_calls_targets_of_the_makefile(path):
 
 def test_every_check_of_ci_is_one_that_public_ci_makes():
     public = "".join(path.read_text() for path in (ROOT / ".github" / "workflows").glob("*.yml"))
-    own = re.findall(r"^(?:make|suite) (\S+)", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
+    own = re.findall(r"^ *(?:make|suite) (\S+)", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
     assert {"lint", "test", "test-long", "test-vllm"} <= set(own)
     assert all(f"make {target}\n" in public for target in own)
 
