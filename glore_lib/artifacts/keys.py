@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from glore_lib.params import SHIPPED, Params, digest
+from glore_lib.params import Params, digest, notebooks_of
 
 Definition = tuple[str, str]  # module, dotted name in it
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -97,7 +97,7 @@ class Library:
     def reached_by(self, source: str) -> dict[str, dict[str, str]]:
         """Return the hashes of the definitions that a script reaches, by module and name."""
         tree = ast.parse(source)
-        self._modules[SCRIPT] = _parsed(source.encode(), self.root.name)
+        self._modules[SCRIPT] = _Module(imports=_imports(tree.body, self.root.name))
         return self._reached({d for node in tree.body for d in self._references(SCRIPT, "", node, "")}, "", "")
 
     def _reached(self, first: set[Definition], task: str, backend: str) -> dict[str, dict[str, str]]:
@@ -199,7 +199,7 @@ class Library:
 
 
 @cache
-def _parsed(source: bytes, package: str, parents: tuple[str, ...] = ()) -> _Module:
+def _parsed(source: bytes, package: str, parents: tuple[str, ...]) -> _Module:
     tree = ast.parse(source)
     made = _Module(imports=_imports(tree.body, package, parents))
     for node in _without_docstring(tree.body):
@@ -345,19 +345,22 @@ def code_hash(params: Params | None = None) -> str:
         unused += BENCHMARKS
     if not params or params.sampling.backend != "vllm":
         unused += ("sampling.vllm",)
-    folder = (SHIPPED if SHIPPED.is_dir() else PACKAGE.parent) / "notebooks"
+    folder = notebooks_of(PACKAGE.parent)
     notebooks = (
         [*folder.glob("0[1-5]_*.ipynb"), *folder.glob("appendix/*.ipynb")] if params else folder.glob("06_*.ipynb")
     )
     read = tuple((path, path.read_bytes()) for path in [*sorted(notebooks), *sorted(PACKAGE.rglob("*.py"))])
-    assets = (path for path in sorted((PACKAGE / "assets").rglob("*")) if path.is_file())
-    hashes = {path.relative_to(PACKAGE).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in assets}
-    return digest([_shown_by(read, unused), {name: of for name, of in hashes.items() if name not in ASSETS_NOT_SHOWN}])
+    files = {path.relative_to(PACKAGE).as_posix(): path for path in (PACKAGE / "assets").rglob("*") if path.is_file()}
+    assets = {name: hashlib.sha256(files[name].read_bytes()).hexdigest() for name in files.keys() - {*ASSETS_NOT_SHOWN}}
+    return digest([_shown_by(read, unused), assets])
 
 
 @cache
 def _shown_by(read: tuple[tuple[Path, bytes], ...], unused: tuple[str, ...]) -> dict[str, str]:
-    """Return the hash of what the notebooks among the files ``read`` reach of each module; the others are modules."""
+    """Return the hash of what notebooks reach of each module, by the module's path.
+
+    ``read`` are the notebooks and all modules with their contents, so that an edit of either is noticed.
+    """
     library = Library(PACKAGE, outside=(*NOT_SHOWN, *unused), alternatives=(), facades={})
     return library.script_key("\n".join(code_cells(content) for path, content in read if path.suffix == ".ipynb"))
 

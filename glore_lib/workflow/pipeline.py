@@ -39,7 +39,7 @@ from glore_lib.artifacts.manifest import (
     training_warnings,
 )
 from glore_lib.artifacts.records import UNFINISHED, checksum, write
-from glore_lib.params import SHIPPED, Params, ParamsError, digest, from_root
+from glore_lib.params import SHIPPED, Params, ParamsError, digest, from_root, notebooks_of
 from glore_lib.workflow import StageError, environment, notebooks
 from glore_lib.workflow.environment import ROOT
 from glore_lib.workflow.notebooks import is_done, notebook_hash
@@ -88,11 +88,6 @@ class Job:
 Progress = Callable[[Job, float], None]  # called with a job and its share that is done, 1.0 once it is rendered
 
 
-def _notebooks() -> Path:
-    """Return the folder of the notebooks: the clone's, or that of an installed package."""
-    return (SHIPPED if SHIPPED.is_dir() else ROOT) / "notebooks"
-
-
 @dataclass
 class Results:
     """A results folder: its notebooks to render, and its manifest.
@@ -102,7 +97,7 @@ class Results:
     """
 
     out: Path
-    notebooks: Path = field(default_factory=_notebooks)
+    notebooks: Path = field(default_factory=lambda: notebooks_of(ROOT))
     fresh: bool = False  # replace what earlier runs left
     artifacts: Path | None = None
     params: Params | None = None
@@ -447,7 +442,7 @@ class Pipeline:
     name: str | None = None
     recompute: bool = False
     seeds: Sequence[int] = ()
-    notebooks: Path = field(default_factory=_notebooks)
+    notebooks: Path = field(default_factory=lambda: notebooks_of(ROOT))
     runs: dict[str, Params] = field(init=False)
     # Those of the runs, then of their further seeds, and then the comparison.
     results: list[Results] = field(init=False, default_factory=list)
