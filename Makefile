@@ -1,4 +1,4 @@
-# make replicate    run both mini runs and compare them; results in results/mini-hard, results/mini-easy and results/mini
+# make replicate    run both mini runs and compare them, into replicated/; the committed results stay as they are
 # make figures      redraw every table, figure and report under results/ from the committed run folders, without a model
 # make test         run the tests; make test-long those that take minutes: all notebooks, killed runs, a real browser
 # make test-vllm    test sampling with the CPU build of vLLM, in an environment of its own, .venv-vllm
@@ -18,7 +18,7 @@ PARALLEL := -n logical --maxprocesses 8
 .PHONY: replicate figures test test-long test-vllm lab lint audit
 
 replicate: $(STAMP)
-	@.venv/bin/glore run params/mini-hard.yaml params/mini-easy.yaml --name mini
+	@.venv/bin/glore run params/mini-hard.yaml params/mini-easy.yaml --name mini --out replicated
 
 figures: $(STAMP)
 	@.venv/bin/glore figures results

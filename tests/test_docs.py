@@ -27,7 +27,9 @@ INDEX = ROOT / "docs" / "paper_index.md"
 WITH_EXAMPLES = [page for page in DOCS if blocks(page.read_text(), "python")]
 GROUP = typer.main.get_command(app)
 COMMANDS, OPTIONS = GROUP.commands, {option for parameter in GROUP.params for option in parameter.opts}
-TARGETS = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1].split()
+MAKEFILE = (ROOT / "Makefile").read_text()
+TARGETS = re.search(r"^\.PHONY: (.*)$", MAKEFILE, re.MULTILINE)[1].split()
+CALLS = dict(re.findall(r"^([\w-]+): .*\n\t@\.venv/bin/(glore .*)$", MAKEFILE, re.MULTILINE))  # of targets
 TESTS = {
     node.name
     for path in (ROOT / "tests").rglob("test_*.py")
@@ -82,8 +84,11 @@ def _shell(page: Path) -> str:
 
 
 def _calls(page: Path) -> list[list[str]]:
-    """Return the words of each ``glore ...`` line in the page's shell blocks, without variables set before it."""
-    shell = _shell(page).splitlines()
+    """Return the words of each ``glore ...`` line in the page's shell blocks, without variables set before it.
+
+    A line that calls make counts as what its target calls.
+    """
+    shell = re.sub(r"^make ([\w-]+).*$", lambda m: CALLS.get(m[1], ""), _shell(page), flags=re.MULTILINE).splitlines()
     lines = [shlex.split(line, comments=True) for line in shell if re.match(r"(\w+=\S+ )*glore ", line)]
     return [line[line.index("glore") + 1 :] for line in lines]
 
