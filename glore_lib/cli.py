@@ -24,7 +24,7 @@ from glore_lib.params import Params, ParamsError, expanded, explain_yaml, load_p
 from glore_lib.tasks.benchmarks import DATA_DIR
 from glore_lib.workflow import StageError, environment
 from glore_lib.workflow.processes import default_jobs
-from glore_lib.workflow.runs import STAGES, parse_seeds, read_runs, with_seeds
+from glore_lib.workflow.runs import STAGES, parse_seeds, read_runs, slow_bfloat16, with_seeds
 
 if TYPE_CHECKING:  # commands import what takes seconds themselves
     from glore_lib.workflow.pipeline import Job, Results
@@ -110,7 +110,7 @@ Seeds = Annotated[str | None, typer.Option(
 Jobs = Annotated[int | None, typer.Option(
     min=1, help="Runs to do side by side; by default all, if each gets a core and none uses a GPU.",
     show_default=False)]
-Hardware = Annotated[str, typer.Option(help="What runs it: cpu, a100-80gb, h100-80gb or rtx-4090.")]
+Hardware = Annotated[str, typer.Option(help="What runs it: cpu, cpu-avx2, a100-80gb, h100-80gb or rtx-4090.")]
 Accuracy = Annotated[float, typer.Option(help="Share of samples that are assumed right, between 0 and 1.")]
 # fmt: on
 
@@ -358,6 +358,9 @@ def plan(
         return f"{number / 1e6:,.1f} M" if number >= 1e6 else f"{number:,.0f}"
 
     numbers = parse_seeds(seeds)
+    for path in params if hardware == "cpu" else []:
+        if slow := slow_bfloat16(load_params(path, _parse(settings))):
+            typer.echo(f"{slow}. --hardware cpu-avx2 plans for such a CPU.", err=True)
     for made in [plan(load_params(path, _parse(settings)), accuracy, hardware) for path in params]:
         rows = []
         for row in made.stages:

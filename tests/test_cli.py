@@ -17,6 +17,7 @@ from unittest.mock import Mock
 import pandas as pd
 import psutil
 import pytest
+import torch
 import typer
 from test_replication import SETTINGS, artifacts, forbid_work, script
 from typer.testing import CliRunner, Result
@@ -33,7 +34,7 @@ from glore_lib.reporting.tables import stepwise, student_comparison
 from glore_lib.run import Run
 from glore_lib.workflow import environment, pipeline
 from glore_lib.workflow.pipeline import comparison_name
-from glore_lib.workflow.runs import parse_seeds
+from glore_lib.workflow.runs import parse_seeds, read_runs
 from tiny import Scripted, open_tiny, solver
 
 ALL_STAGES = tuple(pipeline.STAGES)
@@ -182,6 +183,32 @@ def test_a_plan_of_several_seeds_is_as_many_times_that_of_one():
         f"3 seeds, each as the table says: {duration(3 * total.seconds)}, {3 * total.disk / 2**30:,.2f} GiB of disk"
     )
     assert [line for line in lines if line not in glore("plan", TINY).stdout.splitlines()] == [expected]
+
+
+@pytest.mark.parametrize("command", ["plan", "run"])
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({}, ""),
+        ({"base_model.dtype": "bfloat16"}, "base_model.dtype = 'bfloat16'"),
+        ({"finetuning.mixed_precision": True}, "finetuning.mixed_precision = true"),
+    ],
+)
+@pytest.mark.parametrize("native", [True, False])
+def test_bfloat16_is_said_to_be_slow_where_the_cpu_lacks_it(
+    command, settings, named, native, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: native)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    if command == "plan":
+        said = glore("plan", TINY, *(f"--set={field}={value}" for field, value in settings.items())).stderr
+        assert ("--hardware cpu-avx2" in said) == bool(said)
+        assert not glore("plan", TINY, "--hardware", "cpu-avx2", "--set=base_model.dtype=bfloat16").stderr
+    else:
+        read_runs([TINY], settings, tmp_path)
+        said = capsys.readouterr().err
+    assert bool(said) == (not native and bool(named))
+    assert not said or f"{named}: this CPU has no instructions for bfloat16" in said
 
 
 @pytest.mark.parametrize(

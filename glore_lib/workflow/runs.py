@@ -18,7 +18,7 @@ def read_runs(
 ) -> dict[str, Params]:  # fmt: skip
     """Return the runs of some params files by name; raise ParamsError if one, or what it needs, cannot be used.
 
-    ``appendix`` are the appendix notebooks that are run too.
+    ``appendix`` are the appendix notebooks that are run too. What is slow on this machine is said on stderr.
     """
     from glore_lib.artifacts.packed import is_packed  # imports pandas, which takes a second
 
@@ -38,7 +38,32 @@ def read_runs(
             from glore_lib.tasks.mr_gsm8k import MRGSM8K  # imports pandas, which takes a second
 
             MRGSM8K(params.task.calculator_annotations, params.task.test_questions).check_data({})
+        if slow := slow_bfloat16(params):
+            from glore_lib.artifacts.records import warn  # imports pandas, too
+
+            warn(slow)
     return runs
+
+
+def slow_bfloat16(params: Params) -> str | None:
+    """Return what a run in bfloat16 costs on a CPU without instructions for it, where torch multiplies in plain loops.
+
+    None if the run computes in float32, or if this machine has a GPU or such instructions.
+    """
+    fields = {
+        "base_model.dtype = 'bfloat16'": params.base_model.dtype == "bfloat16",
+        "finetuning.mixed_precision = true": params.finetuning.mixed_precision,
+    }
+    if not any(fields.values()):
+        return None
+    import torch  # takes seconds
+
+    if torch.cuda.is_available() or torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return None
+    return (
+        f"{', '.join(field for field, used in fields.items() if used)}: this CPU has no instructions for bfloat16, and "
+        "float32 is many times as fast here: set base_model.dtype to float32 and finetuning.mixed_precision to false"
+    )
 
 
 def parse_seeds(text: str | None) -> list[int]:

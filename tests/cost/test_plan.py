@@ -235,6 +235,15 @@ def test_memory_and_hours_follow_the_method_and_the_hardware():
     assert slower.stages[-1].seconds > full.stages[-1].seconds
 
 
+def test_a_cpu_without_bfloat16_is_planned_to_be_faster_in_float32():
+    seconds = {
+        (hardware, dtype): part(planned({"base_model.dtype": dtype}, hardware=hardware), "training sft").seconds
+        for hardware in ("cpu", "cpu-avx2") for dtype in ("float32", "bfloat16")
+    }  # fmt: skip
+    assert seconds["cpu", "bfloat16"] < seconds["cpu", "float32"] == seconds["cpu-avx2", "float32"]
+    assert seconds["cpu-avx2", "bfloat16"] > 10 * seconds["cpu-avx2", "float32"]
+
+
 def test_vllm_is_planned_by_its_published_rate_and_need_not_be_installed():
     llama = {"base_model.source": "meta-llama/Llama-2-7b-hf", "base_model.dtype": "bfloat16"}
     plain = planned(llama, hardware="h100-80gb")
