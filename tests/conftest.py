@@ -1,5 +1,6 @@
 """Fixtures that several test modules share."""
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,12 @@ settings.register_profile("suite", deadline=None)  # a busy machine is no failur
 settings.load_profile("suite")
 
 DATA = Path(os.environ.get("GLORE_DATA_DIR") or Path(__file__).parents[2] / "shared" / "data")
+
+
+def pytest_collection_finish() -> None:
+    """Leave what the imports made out of garbage collections: accelerate does one after each of hundreds of trainings."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
