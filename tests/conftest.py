@@ -25,7 +25,7 @@ DATA = Path(os.environ.get("GLORE_DATA_DIR") or Path(__file__).parents[2] / "sha
 
 
 def pytest_collection_finish() -> None:
-    """Leave what the imports made out of garbage collections: accelerate does one after each of hundreds of trainings."""
+    """Leave what the imports made out of garbage collections: accelerate does one after each training."""
     gc.collect()
     gc.freeze()
 
