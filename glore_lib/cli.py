@@ -305,7 +305,7 @@ def status(out: Folder, artifacts: Artifacts) -> None:
         f"{e['error']}; rendered so far: {out / e['partial']}" if "partial" in e else e["error"]
         for e in manifest["stages"] if "error" in e
     ]  # fmt: skip
-    lines += [f"compares: {out / run['folder']}" for run in manifest.get("runs", {}).values()]
+    lines += [f"compares: {os.path.normpath(out / run['folder'])}" for run in manifest.get("runs", {}).values()]
     lines += [f"seed: {folder}" for folder in seed_folders(out)]
     lines += [f"computed by older code: {name} ({why})" for name, why in manifest.get("stale", {}).items()]
     if absent := without_weights(artifacts):
