@@ -18,7 +18,7 @@ def read_runs(
 ) -> dict[str, Params]:  # fmt: skip
     """Return the runs of some params files by name; raise ParamsError if one, or what it needs, cannot be used.
 
-    ``appendix`` are the appendix notebooks that are run too. What is slow on this machine is said on stderr.
+    ``appendix`` are the appendix notebooks that are run too. Warns on stderr of what is slow here.
     """
     from glore_lib.artifacts.packed import is_packed  # imports pandas, which takes a second
 
