@@ -360,11 +360,6 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
-def notebooks_of(clone: Path) -> Path:
-    """Return the folder of the notebooks: a clone's, or that of an installed package."""
-    return (SHIPPED if SHIPPED.is_dir() else clone) / "notebooks"
-
-
 def load_params(path: str | Path, overrides: dict[str, Any] | None = None) -> Params:
     """Load the parameters in a YAML file, changed by ``overrides``.
 

@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from glore_lib.params import Params, digest, notebooks_of
+from glore_lib.params import SHIPPED, Params, digest
 
 Definition = tuple[str, str]  # module, dotted name in it
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -353,6 +353,11 @@ def code_hash(params: Params | None = None) -> str:
     files = {path.relative_to(PACKAGE).as_posix(): path for path in (PACKAGE / "assets").rglob("*") if path.is_file()}
     assets = {name: hashlib.sha256(files[name].read_bytes()).hexdigest() for name in files.keys() - {*ASSETS_NOT_SHOWN}}
     return digest([_shown_by(read, unused), assets])
+
+
+def notebooks_of(clone: Path) -> Path:
+    """Return the folder of the notebooks: a clone's, or that of an installed package."""
+    return (SHIPPED if SHIPPED.is_dir() else clone) / "notebooks"
 
 
 @cache

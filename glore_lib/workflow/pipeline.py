@@ -23,7 +23,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from glore_lib.artifacts.keys import code_hash
+from glore_lib.artifacts.keys import code_hash, notebooks_of
 from glore_lib.artifacts.locks import SIDE_BY_SIDE, check_writable, only_run
 from glore_lib.artifacts.manifest import (
     MANIFEST,
@@ -39,7 +39,7 @@ from glore_lib.artifacts.manifest import (
     training_warnings,
 )
 from glore_lib.artifacts.records import UNFINISHED, checksum, write
-from glore_lib.params import SHIPPED, Params, ParamsError, digest, from_root, notebooks_of
+from glore_lib.params import SHIPPED, Params, ParamsError, digest, from_root
 from glore_lib.workflow import StageError, environment, notebooks
 from glore_lib.workflow.environment import ROOT
 from glore_lib.workflow.notebooks import is_done, notebook_hash
