@@ -305,7 +305,7 @@ def status(out: Folder, artifacts: Artifacts) -> None:
         f"{e['error']}; rendered so far: {out / e['partial']}" if "partial" in e else e["error"]
         for e in manifest["stages"] if "error" in e
     ]  # fmt: skip
-    lines += [f"compares: {os.path.normpath(out / run['folder'])}" for run in manifest.get("runs", {}).values()]
+    lines += [f"compares: {out / run['folder']}" for run in manifest.get("runs", {}).values()]
     lines += [f"seed: {folder}" for folder in seed_folders(out)]
     lines += [f"computed by older code: {name} ({why})" for name, why in manifest.get("stale", {}).items()]
     if absent := without_weights(artifacts):
@@ -358,10 +358,11 @@ def plan(
         return f"{number / 1e6:,.1f} M" if number >= 1e6 else f"{number:,.0f}"
 
     numbers = parse_seeds(seeds)
-    for path in params if hardware == "cpu" else []:
-        if slow := slow_bfloat16(load_params(path, _parse(settings))):
+    runs = [load_params(path, _parse(settings)) for path in params]
+    for run in runs if hardware == "cpu" else []:
+        if slow := slow_bfloat16(run):
             typer.echo(f"{slow}. --hardware cpu-avx2 plans for such a CPU.", err=True)
-    for made in [plan(load_params(path, _parse(settings)), accuracy, hardware) for path in params]:
+    for made in [plan(run, accuracy, hardware) for run in runs]:
         rows = []
         for row in made.stages:
             counts = map(count, (row.samples, row.generated, row.trained, row.steps))

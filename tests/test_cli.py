@@ -314,7 +314,7 @@ def test_run_again_other_parameters_and_status(clone):
     assert "unfinished: orm-0: trained up to step 40" in shown.stdout.splitlines()
     shown = glore("status", clone.comparison)
     assert shown.stdout.splitlines()[1].split()[:3] == ["all", "06_figures", "done"]
-    assert f"compares: {clone.comparison.parent / 'tiny'}" in shown.stdout.splitlines()
+    assert f"compares: {clone.comparison / '../tiny'}" in shown.stdout.splitlines()
 
 
 def test_the_report_comes_last_and_is_made_again_alone_where_it_is_lost(clone):
