@@ -17,12 +17,14 @@ loaded, when PyTorch multiplies a slice of the hidden states with the frozen out
 """
 
 import gc
+import os
 import time
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
+from unittest.mock import patch
 
 import pandas as pd
 import torch
@@ -131,16 +133,25 @@ def measured(
     del plain, model, methods, ours
     gc.collect()
     if find_spec("vllm"):
-        engine = VLLMSampler(run.base, tokenizer, p.base_model.dtype, p.sampling)
-        for (task, n), prompts in cases.items():
-            methods = [Method("vLLM", sampling(engine), len(prompts), None)]
-            found[task, n] += timed(task, run, methods, prompts, n, tokens, repeats)
-        engine.free()
+        for name, reserved in engines().items():
+            with patch.dict(os.environ, reserved):
+                engine = VLLMSampler(run.base, tokenizer, p.base_model.dtype, p.sampling)
+                for (task, n), prompts in cases.items():
+                    methods = [Method(name, sampling(engine), len(prompts), None)]
+                    found[task, n] += timed(task, run, methods, prompts, n, tokens, repeats)
+                engine.free()
     else:
         print(f"{model_name}: vLLM is not installed, its rows are skipped")
     return [
         row | {"x generate": row["sequences/s"] / case[0]["sequences/s"]} for case in found.values() for row in case
     ]
+
+
+def engines() -> dict[str, dict[str, str]]:
+    """Return vLLM's engines by name, as environment variables: on a CPU it reserves a core for its scheduler."""
+    if torch.cuda.is_available() or len(os.sched_getaffinity(0)) == 1:
+        return {"vLLM": {}}
+    return {"vLLM": {}, "vLLM, all cores": {"VLLM_CPU_NUM_OF_RESERVED_CPU": "0"}}
 
 
 def reading(run: Run) -> dict[str, float]:
@@ -160,11 +171,11 @@ def reading(run: Run) -> dict[str, float]:
     return taken
 
 
-def prompts_of(model: str, data: str, questions: int, artifacts: str) -> tuple[Run, list[str]]:
-    """Return a run with the model and prompts of test questions."""
+def prompts_of(model: str, data: str, questions: int, dtype: str, artifacts: str) -> tuple[Run, list[str]]:
+    """Return a run with the model and prompts of test questions; an LLM has the ``dtype``."""
     overrides: dict[str, Any] = {"run": model, "task": DATA.get(data, {}) | {"test_questions": questions}}
     if data:
-        overrides |= {"base_model.dtype": "bfloat16", "student.start": "one_shot", "reward_models.figure4": False}
+        overrides |= {"base_model.dtype": dtype, "student.start": "one_shot", "reward_models.figure4": False}
     if not torch.cuda.is_available():  # where vLLM shares the memory with this process
         overrides["sampling.vllm.memory_fraction"] = 0.3
     run = open_run(str(PARAMS / f"{MODELS[model]}.yaml"), overrides, artifacts)
@@ -179,6 +190,7 @@ def main(
     samples: Annotated[int, typer.Option(min=1, help="Samples of an LLM, of all questions of a data set.")] = 32,
     tokens: Annotated[int, typer.Option(min=1, help="Maximum new tokens of a sample of an LLM.")] = 64,
     rows: Annotated[int, typer.Option(min=1, help="Sequences per batch.")] = 64,
+    dtype: Annotated[str, typer.Option(help="Of an LLM: bfloat16 or float32.")] = "bfloat16",
     repeats: Annotated[int, typer.Option(min=1)] = 3,
     json: Annotated[Path | None, typer.Option(help="Where to write the rows as JSON.")] = None,
 ) -> None:
@@ -192,7 +204,7 @@ def main(
             for data in [""] if own else DATA:
                 task = f"{model} {data}".strip()
                 try:
-                    run, sets[task] = prompts_of(model, data, mini_samples if own else samples, artifacts)
+                    run, sets[task] = prompts_of(model, data, mini_samples if own else samples, dtype, artifacts)
                 except ParamsError as error:
                     print(f"{task} is skipped: {error}")
             if sets:
