@@ -6,8 +6,8 @@ GLORE_DATA_DIR, after one worked example. A model or data set that is not there 
 prompts in the same groups of similar length, at most `rows` samples each; with one sample per question there are more
 questions, so that the samples are as many. The rows of `model.generate` end as the backend's do, after the line of the
 final answer. Methods take turns after a warm-up; a row of the table is the repeat with the median time. vLLM is timed
-if it is installed, on all prompts at once; after the first repeat its prefix cache has the prompts. For one thread:
-`taskset -c 0 python benchmarks/sampler.py`.
+if it is installed, on all prompts at once, on a CPU as it is by default and on all cores; after the first repeat its
+prefix cache has the prompts. For one thread: `taskset -c 0 python benchmarks/sampler.py`.
 
 Two further rows of `mini` are the backend without sharing: first of equal completions, then of questions too. `reading`
 are the seconds to read 22 prompts of 90 tokens: by the backend, and as `model.generate` does after an adapter was
@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from unittest.mock import patch
 
 import pandas as pd
@@ -133,8 +133,8 @@ def measured(
     del plain, model, methods, ours
     gc.collect()
     if find_spec("vllm"):
-        for name, reserved in engines().items():
-            with patch.dict(os.environ, reserved):
+        for name, environment in engines().items():
+            with patch.dict(os.environ, environment):
                 engine = VLLMSampler(run.base, tokenizer, p.base_model.dtype, p.sampling)
                 for (task, n), prompts in cases.items():
                     methods = [Method(name, sampling(engine), len(prompts), None)]
@@ -148,7 +148,7 @@ def measured(
 
 
 def engines() -> dict[str, dict[str, str]]:
-    """Return vLLM's engines by name, as environment variables: on a CPU it reserves a core for its scheduler."""
+    """Return the environment variables of each row of vLLM: on a CPU it reserves a core for its scheduler."""
     if torch.cuda.is_available() or len(os.sched_getaffinity(0)) == 1:
         return {"vLLM": {}}
     return {"vLLM": {}, "vLLM, all cores": {"VLLM_CPU_NUM_OF_RESERVED_CPU": "0"}}
@@ -190,7 +190,7 @@ def main(
     samples: Annotated[int, typer.Option(min=1, help="Samples of an LLM, of all questions of a data set.")] = 32,
     tokens: Annotated[int, typer.Option(min=1, help="Maximum new tokens of a sample of an LLM.")] = 64,
     rows: Annotated[int, typer.Option(min=1, help="Sequences per batch.")] = 64,
-    dtype: Annotated[str, typer.Option(help="Of an LLM: bfloat16 or float32.")] = "bfloat16",
+    dtype: Annotated[Literal["bfloat16", "float32"], typer.Option(help="Of an LLM.")] = "bfloat16",
     repeats: Annotated[int, typer.Option(min=1)] = 3,
     json: Annotated[Path | None, typer.Option(help="Where to write the rows as JSON.")] = None,
 ) -> None:
