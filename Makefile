@@ -14,6 +14,8 @@ STAMP := .venv/.installed
 VLLM_STAMP := .venv-vllm/.installed
 # Each process takes about 2 GiB.
 PARALLEL := -n logical --maxprocesses 8
+# Where no bytecode is kept, each of a run's kernels compiles the library again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: replicate figures test test-long test-vllm lab lint audit
 
@@ -27,7 +29,7 @@ test: $(STAMP)
 	@.venv/bin/python -m pytest $(PARALLEL) --dist loadfile
 
 test-long: $(STAMP)
-	@.venv/bin/python -m pytest -m long $(PARALLEL) --dist worksteal
+	@.venv/bin/python -m pytest -m long $(PARALLEL) --dist loadfile --no-loadscope-reorder
 
 test-vllm: $(VLLM_STAMP)
 	@.venv-vllm/bin/python -m pytest tests/sampling/test_vllm.py

@@ -1,8 +1,8 @@
 """The real command over the real notebooks, stopped in every way: run again, it makes the same tables.
 
 Every test takes one run further, or leaves it as it was, and the last one brings it to its end; each can run alone.
-With ``GLORE_RELIABILITY`` set (see reliability.py) every fault is tried, for a quarter of an hour; without it only the
-first ones, and SIGKILL at 3 moments, not 20.
+Without ``GLORE_RELIABILITY`` set (see reliability.py) only the first two are tried, since the others take a quarter of
+an hour.
 """
 
 import json
@@ -33,6 +33,9 @@ SMALL = {
     "reward_models.figure4": False, "refiner.training": STEPS,
 }  # fmt: skip
 pytestmark = [pytest.mark.slow, pytest.mark.long]
+seldom = pytest.mark.skipif(
+    not os.environ.get("GLORE_RELIABILITY"), reason="takes minutes: only with GLORE_RELIABILITY set"
+)
 GLORE = [Path(sys.executable).with_name("glore"), "run"]
 PATIENCE = 900
 PARTS, TRAINING = f".*/{UNFINISHED}/*-*.parquet", f".*/{UNFINISHED}/training"
@@ -128,17 +131,6 @@ def settings() -> dict[str, object]:
 
 
 @pytest.fixture(scope="module")
-def every_fault() -> bool:
-    return bool(os.environ.get("GLORE_RELIABILITY"))
-
-
-@pytest.fixture
-def seldom(every_fault) -> None:
-    if not every_fault:
-        pytest.skip("takes minutes: only with GLORE_RELIABILITY set")
-
-
-@pytest.fixture(scope="module")
 def whole(tmp_path_factory, settings) -> Runs:
     """Make a run that nothing happens to."""
     runs = Runs(tmp_path_factory.mktemp("whole"), settings)
@@ -202,7 +194,8 @@ def test_a_kernel_that_is_killed_is_told_with_its_stage_and_what_to_lower(runs, 
     )
 
 
-def test_what_was_cut_short_is_told_and_made_again(seldom, runs, whole, reliability):
+@seldom
+def test_what_was_cut_short_is_told_and_made_again(runs, whole, reliability):
     checkpoint = runs.caught(TRAINING + "/checkpoint-*/artifact.json").parent
     flipped(checkpoint / "optimizer.pt")
     part = runs.caught(PARTS, f"{checkpoint.name}: optimizer.pt was modified after it was written")
@@ -223,7 +216,8 @@ def flipped(path: Path) -> None:
     path.write_bytes(content)
 
 
-def test_damaged_artifacts_are_named_and_they_alone_are_made_again(seldom, runs, whole, reliability):
+@seldom
+def test_damaged_artifacts_are_named_and_they_alone_are_made_again(runs, whole, reliability):
     if not runs.tables:
         runs.finish()
     before = runs.records
@@ -250,8 +244,9 @@ def test_damaged_artifacts_are_named_and_they_alone_are_made_again(seldom, runs,
     )
 
 
+@seldom
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="a small disk can only be mounted by root")
-def test_a_full_disk_is_told_and_earlier_work_is_intact(seldom, whole, settings, reliability, tmp_path):
+def test_a_full_disk_is_told_and_earlier_work_is_intact(whole, settings, reliability, tmp_path):
     runs = Runs(tmp_path, settings)
     runs.artifacts.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", runs.artifacts], capture_output=True)
@@ -277,12 +272,11 @@ def test_a_full_disk_is_told_and_earlier_work_is_intact(seldom, whole, settings,
     )
 
 
-def test_a_run_that_is_killed_again_and_again_makes_the_same_tables(
-    every_fault, whole, reliability, settings, tmp_path
-):
-    runs, rng, kills = Runs(tmp_path, settings), random.Random(0), 20 if every_fault else 3
+@seldom
+def test_a_run_that_is_killed_again_and_again_makes_the_same_tables(whole, reliability, settings, tmp_path):
+    runs, rng = Runs(tmp_path, settings), random.Random(0)
     seconds = json.loads((whole.run / "manifest.json").read_text())["seconds"]
-    moments = sorted(rng.uniform(0, seconds) for _ in range(kills))
+    moments = sorted(rng.uniform(0, seconds) for _ in range(20))
     records, left, done = {}, {}, 0
     for begun, moment in zip([0.0, *moments], moments, strict=False):
         process = runs.start()
