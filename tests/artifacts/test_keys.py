@@ -1,5 +1,6 @@
 """Keys change with every edit that can change an artifact, and with no other."""
 
+import ast
 import shutil
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 
 from clone import TINY
 from glore_lib.artifacts import keys
-from glore_lib.artifacts.keys import Library, code_of, start_of
+from glore_lib.artifacts.keys import Library, code_of, fingerprint, start_of
 from glore_lib.params import ROOT, digest, load_params
 from glore_lib.run import Run
 from glore_lib.tasks.arithmetic import Arithmetic
@@ -93,6 +94,31 @@ def test_layout_comments_annotations_assertions_and_docstrings_do_not_count(tmp_
     assert key_of(tmp_path / "a", a=first) == key_of(tmp_path / "b", a=second)
     assert key_of(tmp_path / "d", a=third) == key_of(tmp_path / "e", a="def f(x):\n    y = x + 1\n    return y")
     assert key_of(tmp_path / "c", a=first.replace("+ 1", "+ 2")) != key_of(tmp_path / "a", a=first)
+
+
+def test_messages_and_casts_do_not_count_but_what_is_around_them_does(tmp_path):
+    raised, returned = "raise ValueError('no', g(x)) from h(x)", "return cast(int, x)(1)"
+    source = f"def f(x):\n    if x:\n        {raised}\n    print('a')\n    {returned}"
+    key = key_of(tmp_path / "a", a=source)
+    for i, (text, new) in enumerate([("'no', g(x)", ""), ("'a'", "'b', x"), ("cast(int, x)", "x")]):
+        assert key_of(tmp_path / f"same{i}", a=source.replace(text, new)) == key
+    for i, (text, new) in enumerate([("ValueError", "KeyError"), ("h(x)", "h(1)"), ("(1)", "(2)"), ("if x", "if f")]):
+        assert key_of(tmp_path / f"other{i}", a=source.replace(text, new)) != key
+
+
+def test_code_has_the_hash_of_what_python_3_11_dumps_on_every_version_of_python():
+    """Later versions leave out empty lists, and have type parameters: a run travels between them by its keys."""
+    (function,) = ast.parse("async def f(a, *b, **c):\n    return [f'{x:>{a}}' for x in b if x]\n").body
+    dumped = (
+        "Module(body=[AsyncFunctionDef(name='f', args=arguments(posonlyargs=[], args=[arg(arg='a')], "
+        "vararg=arg(arg='b'), kwonlyargs=[], kw_defaults=[], kwarg=arg(arg='c'), defaults=[]), "
+        "body=[Return(value=ListComp(elt=JoinedStr(values=[FormattedValue(value=Name(id='x', ctx=Load()), "
+        "conversion=-1, format_spec=JoinedStr(values=[Constant(value='>'), FormattedValue(value=Name(id='a', "
+        "ctx=Load()), conversion=-1)]))]), generators=[comprehension(target=Name(id='x', ctx=Store()), "
+        "iter=Name(id='b', ctx=Load()), ifs=[Name(id='x', ctx=Load())], is_async=0)]))], decorator_list=[])], "
+        "type_ignores=[])"
+    )
+    assert fingerprint(function) == digest(dumped)
 
 
 def key_of(root: Path, start: str = "a:f", **modules: str) -> dict[str, str]:
