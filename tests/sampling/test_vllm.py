@@ -319,8 +319,7 @@ def test_an_engine_in_a_ray_worker_gives_the_same_and_ends_with_it(run, tmp_path
             sampler = on_ray.sampler(None)  # a new one, whose worker takes the place of the last one's
             assert sampler.sample(requests, temperature, 60, "test") == answers
             assert not psutil.wait_procs(processes, timeout=60)[1]
-            (worker,) = sampler.sampler._free
-            processes = engines(ray.get(worker.__ray_call__.remote(lambda _: os.getpid())))
+            processes = engines(ray.get(sampler.sampler._free[0].__ray_call__.remote(lambda _: os.getpid())))
             assert len(processes) == 2
         del sampler  # as when a stage has its samples
         assert not psutil.wait_procs(processes, timeout=60)[1]
