@@ -29,7 +29,7 @@ test: $(STAMP)
 	@.venv/bin/python -m pytest $(PARALLEL) --dist loadfile
 
 test-long: $(STAMP)
-	@.venv/bin/python -m pytest -m long $(PARALLEL) --dist loadfile --no-loadscope-reorder
+	@.venv/bin/python -m pytest -m long $(PARALLEL) --dist worksteal
 
 test-vllm: $(VLLM_STAMP)
 	@.venv-vllm/bin/python -m pytest tests/sampling/test_vllm.py
