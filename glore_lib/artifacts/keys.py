@@ -13,7 +13,7 @@ whole method: of these only the attributes in use are followed.
 import ast
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -77,7 +77,7 @@ class Library:
         self.root, self.outside, self.alternatives, self.facades = root, outside, alternatives, facades
         self._modules: dict[str, _Module] = {}
         self._paths: dict[str, Path | None] = {}
-        self._visited: dict[Definition, tuple[str, set[Definition], bool]] = {}
+        self._visited: dict[tuple[Definition, str], tuple[str, set[Definition]]] = {}
 
     def code_key(self, start: str, task: str = "", backend: str = "") -> dict[str, str]:
         """Return the hash of the definitions that each module contributes to ``start``, by the module's path.
@@ -97,8 +97,8 @@ class Library:
     def reached_by(self, source: str) -> dict[str, dict[str, str]]:
         """Return the hashes of the definitions that a script reaches, by module and name."""
         tree = ast.parse(source)
-        self._modules[SCRIPT] = _Module(imports=_imports(ast.walk(tree), self.root.name))
-        return self._reached({d for node in tree.body for d in self._references(SCRIPT, "", [*ast.walk(node)])}, "", "")
+        self._modules[SCRIPT] = _Module(imports=_imports(tree.body, self.root.name))
+        return self._reached({d for node in tree.body for d in self._references(SCRIPT, "", node, "")}, "", "")
 
     def _reached(self, first: set[Definition], task: str, backend: str) -> dict[str, dict[str, str]]:
         reached: dict[str, dict[str, str]] = {}
@@ -126,16 +126,12 @@ class Library:
 
     def _visit(self, definition: Definition, task: str) -> tuple[str, set[Definition]]:
         """Return the hash and the references of a definition; for "", of what runs when the module is imported."""
-        if definition not in self._visited:
+        if (definition, task) not in self._visited:
             module, name = definition
             nodes = self._nodes(module, name) if name else self._module(module).effects
-            parts = [[*ast.walk(node)] for node in nodes]
-            references = {d for each in parts for d in self._references(module, name, each)}
-            uses_task = any(isinstance(p, ast.Attribute) and p.attr == "task" for each in parts for p in each)
-            self._visited[definition] = "".join(map(fingerprint, nodes)), references, uses_task
-        code, references, uses_task = self._visited[definition]
-        chosen = self._resolve(*task.split(":")) if task and uses_task else None
-        return code, references | {chosen} if chosen else references
+            references = {d for node in nodes for d in self._references(module, name, node, task)}
+            self._visited[definition, task] = "".join(map(fingerprint, nodes)), references
+        return self._visited[definition, task]
 
     def _nodes(self, module: str, name: str) -> list[ast.stmt]:
         """Return the statements that define a name; of a facade, only the member."""
@@ -146,26 +142,26 @@ class Library:
         children = [child for node in nodes if isinstance(node, ast.ClassDef) for child in node.body]
         return [child for child in children if getattr(child, "name", "") == member]
 
-    def _references(self, module: str, name: str, parts: list[ast.AST]) -> set[Definition]:
-        """Return the definitions of the package that a statement names; ``parts`` are all nodes of its tree."""
-        local = _imports(parts, self.root.name) | self._module(module).imports
+    def _references(self, module: str, name: str, node: ast.stmt, task: str) -> set[Definition]:
+        """Return the definitions of the package that a statement names."""
+        local = _imports([node], self.root.name) | self._module(module).imports
         facade = name.partition(".")[0]
-        members: set[tuple[str, str]] = set()
+        found: set[Definition | None] = set()
         if facade in self.facades:  # what it holds is built there
-            members |= {(other, "__init__") for other, place in self.facades.items() if place == module}
-        named: set[Definition] = set()
-        for part in parts:
+            found |= {self._member(other, "__init__") for other, place in self.facades.items() if place == module}
+        for part in ast.walk(node):
             if isinstance(part, ast.Name):
-                named.add(local.get(part.id, (module, part.id)))
+                found.add(self._resolve(*local.get(part.id, (module, part.id))))
             elif isinstance(part, ast.Attribute):
                 owner = part.value
                 if isinstance(owner, ast.Name) and owner.id in local:
-                    named.add((".".join(filter(None, local[owner.id])), part.attr))
+                    found.add(self._resolve(".".join(filter(None, local[owner.id])), part.attr))
                 if isinstance(owner, ast.Name) and owner.id == "self" and facade in self.facades:
-                    members.add((facade, part.attr))
+                    found.add(self._member(facade, part.attr))
                 if ANY_OBJECT in self.facades:
-                    members.add((ANY_OBJECT, part.attr))
-        found = {self._member(*member) for member in members} | {self._resolve(*definition) for definition in named}
+                    found.add(self._member(ANY_OBJECT, part.attr))
+                if part.attr == "task" and task:
+                    found.add(self._resolve(*task.split(":")))
         return {definition for definition in found if definition}
 
     def _member(self, facade: str, name: str) -> Definition | None:
@@ -205,7 +201,7 @@ class Library:
 @cache
 def _parsed(source: bytes, package: str, parents: tuple[str, ...]) -> _Module:
     tree = ast.parse(source)
-    made = _Module(imports=_imports(ast.walk(tree), package, parents))
+    made = _Module(imports=_imports(tree.body, package, parents))
     for node in _without_docstring(tree.body):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             names = [node.name]
@@ -221,10 +217,10 @@ def _parsed(source: bytes, package: str, parents: tuple[str, ...]) -> _Module:
     return made
 
 
-def _imports(parts: Iterable[ast.AST], package: str, parents: Sequence[str] | None = None) -> dict[str, Definition]:
+def _imports(body: list[ast.stmt], package: str, parents: Sequence[str] | None = None) -> dict[str, Definition]:
     """Return (module below the package, name in it) by local name; the name is empty for an imported module."""
     found: dict[str, Definition] = {}
-    for node in parts:
+    for node in (part for statement in body for part in ast.walk(statement)):
         if isinstance(node, ast.ImportFrom):
             if node.level and parents is not None:
                 base = parents[: len(parents) - node.level + 1]
@@ -242,6 +238,49 @@ def _imports(parts: Iterable[ast.AST], package: str, parents: Sequence[str] | No
     return found
 
 
+class _Normalised(ast.NodeTransformer):
+    """Remove what cannot change a result."""
+
+    def visit_Module(self, node: ast.Module) -> ast.AST:
+        self.generic_visit(node)
+        node.body = _without_docstring(node.body)
+        return node
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        self.generic_visit(node)
+        node.body, node.returns, node.type_comment = _without_docstring(node.body) or [ast.Pass()], None, None
+        return node
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
+        self.generic_visit(node)
+        node.body = _without_docstring(node.body) or [ast.Pass()]
+        return node
+
+    def visit_arg(self, node: ast.arg) -> ast.AST:
+        node.annotation = None
+        return node
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
+        self.generic_visit(node)
+        node.annotation = ast.Constant(None)
+        return ast.Assign([node.target], node.value) if node.value else node
+
+    def visit_Raise(self, node: ast.Raise) -> ast.AST:
+        if isinstance(node.exc, ast.Call):
+            node.exc.args, node.exc.keywords = [], []
+        return node
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        self.generic_visit(node)
+        name = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
+        if name.endswith(("Error", "Exception")) or name in SILENT:
+            node.args, node.keywords = [], []
+        return node.args[1] if name == "cast" and len(node.args) == 2 else node
+
+    def visit_Assert(self, node: ast.Assert) -> None:
+        return None
+
+
 def _without_docstring(body: list[ast.stmt]) -> list[ast.stmt]:
     first = body[0] if body else None
     is_docstring = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
@@ -249,59 +288,29 @@ def _without_docstring(body: list[ast.stmt]) -> list[ast.stmt]:
 
 
 @cache
-def fingerprint(node: ast.stmt) -> str:
-    """Return a hash of what a statement does, the same on every version of Python."""
-    return digest(_text(ast.Module([node], [])))
+def fingerprint(node: ast.AST) -> str:
+    """Return a hash of what a piece of code does, the same on every version of Python."""
+    return _hash(ast.parse(ast.unparse(node)))
 
 
-def _text(value: Any, whole: bool = False) -> str:
-    """Write a tree as :func:`ast.dump` of Python 3.11 does; unless ``whole``, without what cannot change a result."""
+def _hash(tree: ast.AST) -> str:
+    """Return the hash of a tree, which is changed on the way."""
+    return digest(_dump(_Normalised().visit(tree)))
+
+
+def _dump(value: Any) -> str:
+    """Return what :func:`ast.dump` of Python 3.11 does; later ones have type parameters, and leave out empty lists."""
     if isinstance(value, list):
-        kept = value if whole else [each for each in value if not isinstance(each, ast.Assert)]
-        return f"[{', '.join(_text(each, whole) for each in kept)}]"
+        return f"[{', '.join(map(_dump, value))}]"
     if not isinstance(value, ast.AST):
         return repr(value)
-    value = value if whole else _without_cast(value)
-    kind, fields = type(value), {name: getattr(value, name, None) for name in value._fields}
-    if not whole:
-        if isinstance(value, ast.Module | ast.FunctionDef | ast.ClassDef):
-            body = _without_docstring([each for each in value.body if not isinstance(each, ast.Assert)])
-            fields["body"] = body if body or isinstance(value, ast.Module) else [ast.Pass()]
-        if isinstance(value, ast.FunctionDef):
-            fields["returns"] = fields["type_comment"] = None
-        elif isinstance(value, ast.arg):
-            fields["annotation"] = None
-        elif isinstance(value, ast.AnnAssign):
-            if value.value:
-                kind, fields = ast.Assign, {"targets": [value.target], "value": value.value}
-            else:
-                fields["annotation"] = ast.Constant(None)
-        elif isinstance(value, ast.Call):
-            function = _without_cast(value.func)
-            name = function.id if isinstance(function, ast.Name) else getattr(function, "attr", "")
-            if name.endswith(("Error", "Exception")) or name in SILENT:
-                fields["args"] = fields["keywords"] = []
-        elif isinstance(value, ast.Raise):
-            whole = True
-            if isinstance(value.exc, ast.Call):
-                fields["exc"] = ast.Call(value.exc.func, [], [])
-    # Python 3.11 omits optional fields without a value, and has no type parameters.
+    fields = {name: getattr(value, name, None) for name in value._fields}
     shown = {
         name: field
         for name, field in fields.items()
-        if not (field is None and getattr(kind, name, ...) is None) and (field or name != "type_params")
+        if not (field is None and getattr(type(value), name, ...) is None) and (field or name != "type_params")
     }
-    return f"{kind.__name__}({', '.join(f'{name}={_text(field, whole)}' for name, field in shown.items())})"
-
-
-def _without_cast(node: ast.AST) -> ast.AST:
-    """Return the value of a cast, and any other node as it is."""
-    while isinstance(node, ast.Call) and len(node.args) == 2:
-        name = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
-        if name != "cast":
-            break
-        node = node.args[1]
-    return node
+    return f"{type(value).__name__}({', '.join(f'{name}={_dump(field)}' for name, field in shown.items())})"
 
 
 @cache
