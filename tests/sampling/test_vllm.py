@@ -306,21 +306,23 @@ def test_a_model_that_vllm_does_not_know_is_reported_in_one_line(tmp_path):
 
 @engine
 @slow
-def test_an_engine_in_a_ray_worker_gives_the_same_and_ends_with_it(run, tmp_path, monkeypatch):
+def test_engines_in_ray_workers_give_the_same_and_end_with_them(run, tmp_path, monkeypatch):
     requests = [Request(prompt, 2, seed=i) for i, prompt in enumerate(PROMPTS)]
     expected = [sample(run, requests, temperature) for temperature in (0.0, 1.0)]
     run.free()
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("RAY_worker_niceness", "0")  # Ray's 15 starves workers where the machine does something else
-    on_ray = open_vllm(tmp_path, sampling__ray__workers=1)
+    on_ray = open_vllm(tmp_path, sampling__ray__workers=2)
     processes: list[psutil.Process] = []
     try:
         for answers, temperature in zip(expected, (0.0, 1.0), strict=True):
-            sampler = on_ray.sampler(None)  # a new one, whose worker takes the place of the last one's
+            sampler = on_ray.sampler(None)  # a new one, whose workers take the place of the last one's
             assert sampler.sample(requests, temperature, 60, "test") == answers
             assert not psutil.wait_procs(processes, timeout=60)[1]
-            processes = engines(ray.get(sampler.sampler._free[0].__ray_call__.remote(lambda _: os.getpid())))
-            assert len(processes) == 2
+            pids = ray.get([w.__ray_call__.remote(lambda _: os.getpid()) for w in sampler.sampler._free])
+            below = [engines(pid) for pid in pids]
+            assert [len(each) for each in below] == [2, 2]
+            processes = list(chain(*below))
         del sampler  # as when a stage has its samples
         assert not psutil.wait_procs(processes, timeout=60)[1]
     finally:
