@@ -11,6 +11,7 @@ import struct
 import subprocess
 from base64 import b64decode
 from collections.abc import Iterator
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -310,12 +311,8 @@ def test_all_notebooks_run_and_a_second_run_finds_all_done(tmp_path: Path):
         added = parse_appendix(appendix)
         return Pipeline(files, tmp_path / "out", tmp_path / "artifacts", REDUCED, appendix=added, name=name)
 
-    def alone() -> Pipeline:
-        return pipeline("alone", "easy", appendix="all")
-
-    def both() -> Pipeline:
-        return pipeline("mini", "hard", "easy")
-
+    alone = partial(pipeline, "alone", "easy", appendix="all")
+    both = partial(pipeline, "mini", "hard", "easy")
     render(alone().results)
     easy = {path: path.read_bytes() for path in (tmp_path / "out" / "mini-easy").rglob("*.*")}
     written = {path.name for path in (tmp_path / "out" / "mini-easy" / "appendix").iterdir()}
